@@ -1,0 +1,35 @@
+# Every target builds what it needs: `make demo` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: setup demo test check bench clean
+
+setup: $(STAMP)
+
+# torch goes first: the version that the constraints pin decides everything that resolves after it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/hybridstitch demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The table of docs/benchmarks.md: real HTTP requests to both endpoints, interleaved, and fidelity on held-out prompts.
+bench: setup
+	$(BIN)/python -m hybridstitch.bench.http
+
+clean:
+	rm -rf $(VENV) build demo

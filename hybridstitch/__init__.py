@@ -1,0 +1,10 @@
+"""Token-wise stitching of a large and a small Stable Diffusion 3 model."""
+
+from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.pipeline import HybridStitchPipeline
+from hybridstitch.recipes import Catalogue, Recipe, recipes
+from hybridstitch.report import Report
+
+__version__ = "0.1.0"
+
+__all__ = ["Catalogue", "HybridStitchPipeline", "InvalidInput", "Problem", "Recipe", "Report", "recipes"]

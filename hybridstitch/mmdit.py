@@ -1,0 +1,191 @@
+"""The SD3 transformer (MMDiT) on all image tokens, or on a subset of them with cached keys and values.
+
+Why a subset is possible at all: in SD3, SD3.5-Large and SD3.5-Medium the position table is added before the
+first block, norms, modulation and MLPs work on each token by itself, and only attention mixes tokens. So a
+token's row can be computed alone, as long as attention finds keys and values of all the others: those of the
+last dense forward (RAS, arXiv 2502.10389, does the same with the last prediction as the filler).
+
+Dense forwards take the same code and the same arithmetic, in the same order, as diffusers' own forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the usual name
+from diffusers import SD3Transformer2DModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+
+def gather_rows(rows: Tensor, tokens: Tensor) -> Tensor:
+    """Rows `(batch, n, width)` at indices `tokens` `(batch, k)`, as `(batch, k, width)`."""
+    return rows.gather(1, tokens.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+
+
+def scatter_rows(rows: Tensor, tokens: Tensor, new: Tensor) -> Tensor:
+    """A copy of `rows` `(batch, n, width)` with `new` `(batch, k, width)` at indices `tokens` `(batch, k)`."""
+    return rows.scatter(1, tokens.unsqueeze(-1).expand_as(new), new)
+
+
+def patchify(latents: Tensor, patch_size: int) -> Tensor:
+    """Latents `(batch, channels, height, width)` as token rows `(batch, n, patch * patch * channels)`."""
+    batch, channels, height, width = latents.shape
+    grid = latents.reshape(batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)
+    return torch.einsum("nchpwq->nhwpqc", grid).flatten(1, 2).flatten(2)
+
+
+def unpatchify(rows: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """The inverse of `patchify` for a token grid of `(rows, columns)`."""
+    batch, _, width = rows.shape
+    cells = rows.reshape(batch, *grid, patch_size, patch_size, width // patch_size**2)
+    latents = torch.einsum("nhwpqc->nchpwq", cells)
+    return latents.reshape(batch, latents.shape[1], grid[0] * patch_size, grid[1] * patch_size)
+
+
+class KVCache:
+    """Keys and values of every attention layer, for one generation of one model.
+
+    One buffer a layer holds the rows of all image tokens and, behind them, of the text, so that attention reads
+    it as it stands: a dense forward fills it for the price of the concatenation that it replaces. Keys are kept
+    after their norm. Memory: `2 * layers * batch * (image + text tokens) * width` elements, where the two halves
+    of classifier-free guidance count as two items of the batch.
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def filled(self) -> bool:
+        """Whether a dense forward has been here: before it, a subset has nothing to attend to."""
+        return bool(self._layers)
+
+    def __getitem__(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer, each `(batch, heads, image + text tokens, head_dim)`."""
+        return self._layers[layer]
+
+    def update(
+        self,
+        layer: str,
+        key: Tensor,
+        value: Tensor,
+        text: tuple[Tensor, Tensor] | None,
+        tokens: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Write fresh rows and return all keys and values of the layer.
+
+        key, value: `(batch, heads, k, head_dim)` of the image tokens, all of them if `tokens` is None.
+        text: the same of the text tokens, or None in an image-only attention.
+        tokens: `(batch, k)` indices of the rows, or None.
+        """
+        if tokens is None:
+            self._allocate(layer, key, text)
+        keys, values = self._layers[layer]
+        for buffer, fresh, fresh_text in zip((keys, values), (key, value), text or (None, None), strict=True):
+            if tokens is None:
+                buffer[:, :, : fresh.shape[2]] = fresh
+            else:
+                buffer.scatter_(2, tokens[:, None, :, None].expand_as(fresh), fresh)
+            if fresh_text is not None:
+                buffer[:, :, -fresh_text.shape[2] :] = fresh_text
+        return keys, values
+
+    def _allocate(self, layer: str, key: Tensor, text: tuple[Tensor, Tensor] | None) -> None:
+        batch, heads, rows, head_dim = key.shape
+        shape = (batch, heads, rows + (text[0].shape[2] if text else 0), head_dim)
+        if layer not in self._layers or self._layers[layer][0].shape != shape:
+            self._layers[layer] = (key.new_empty(shape), key.new_empty(shape))
+
+
+class CachedJointAttention:
+    """SD3's attention, joint (`attn`) or image-only (`attn2`), that can read the keys and values it lacks."""
+
+    def __init__(self, layer: str):
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        kv_cache: KVCache | None = None,
+        tokens: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        query = _heads(attn, attn.to_q(hidden_states), attn.norm_q)
+        key = _heads(attn, attn.to_k(hidden_states), attn.norm_k)
+        value = _heads(attn, attn.to_v(hidden_states), None)
+        text = None
+        if encoder_hidden_states is not None:
+            text_query = _heads(attn, attn.add_q_proj(encoder_hidden_states), attn.norm_added_q)
+            text_key = _heads(attn, attn.add_k_proj(encoder_hidden_states), attn.norm_added_k)
+            text = (text_key, _heads(attn, attn.add_v_proj(encoder_hidden_states), None))
+            query = torch.cat([query, text_query], dim=2)
+
+        if kv_cache is not None:
+            key, value = kv_cache.update(self.layer, key, value, text, tokens)
+        elif text is not None:
+            key, value = torch.cat([key, text[0]], dim=2), torch.cat([value, text[1]], dim=2)
+
+        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attended.transpose(1, 2).flatten(2)
+        image = attn.to_out[1](attn.to_out[0](attended[:, : hidden_states.shape[1]]))
+        if encoder_hidden_states is None:
+            return image
+        context = attended[:, hidden_states.shape[1] :]
+        return image, context if attn.context_pre_only else attn.to_add_out(context)
+
+
+def _heads(attn: Attention, rows: Tensor, norm: torch.nn.Module | None) -> Tensor:
+    """`(batch, n, heads * head_dim)` as `(batch, heads, n, head_dim)`, normed if the model norms it."""
+    rows = rows.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+    return rows if norm is None else norm(rows)
+
+
+@contextmanager
+def cached_attention(transformer: SD3Transformer2DModel) -> Iterator[None]:
+    """Give every attention layer a `CachedJointAttention`; on exit, also by an exception, put back what was there."""
+    originals = dict(transformer.attn_processors)
+    transformer.set_attn_processor({name: CachedJointAttention(name) for name in originals})
+    try:
+        yield
+    finally:
+        transformer.set_attn_processor(originals)
+
+
+def mmdit_forward(
+    transformer: SD3Transformer2DModel,
+    latents: Tensor,
+    timestep: Tensor,
+    context: Tensor,
+    pooled: Tensor,
+    tokens: Tensor | None = None,
+    kv_cache: KVCache | None = None,
+) -> Tensor:
+    """Velocity of the image tokens, inside `cached_attention(transformer)`.
+
+    latents: `(batch, channels, height, width)`, the whole picture in either case.
+    timestep: `(batch,)`. context: `(batch, text tokens, width)`. pooled: `(batch, width)`.
+    tokens: `(batch, k)` indices into the `height / patch * width / patch` image tokens, row by row; None for all.
+    kv_cache: filled by a dense forward, read and refreshed by one on a subset; None to do without (dense only).
+
+    Returns `(batch, k, patch * patch * channels)`: `unpatchify` of a dense answer is diffusers' own output, bit
+    by bit in float32. Raises ValueError for a subset without a filled cache.
+    """
+    if tokens is not None and (kv_cache is None or not kv_cache.filled):
+        raise ValueError("tokens: expected a K/V cache that a dense forward has filled, got none")
+    hidden_states = transformer.pos_embed(latents).contiguous()
+    if tokens is not None:
+        hidden_states = gather_rows(hidden_states, tokens)
+    temb = transformer.time_text_embed(timestep, pooled)
+    context = transformer.context_embedder(context)
+    for block in transformer.transformer_blocks:
+        context, hidden_states = block(
+            hidden_states=hidden_states,
+            encoder_hidden_states=context,
+            temb=temb,
+            joint_attention_kwargs={"kv_cache": kv_cache, "tokens": tokens},
+        )
+    return transformer.proj_out(transformer.norm_out(hidden_states, temb))

@@ -1,0 +1,256 @@
+"""Prompts to pictures: diffusers' Stable Diffusion 3 parts around a loop that stitches two transformers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
+
+from hybridstitch.errors import Problem, raise_if
+from hybridstitch.guidance import GuidedModel
+from hybridstitch.mmdit import cached_attention
+from hybridstitch.pair import SizeLimits, load_pair
+from hybridstitch.recipes import Catalogue, Recipe
+from hybridstitch.report import Recorder, Report, synchronize
+from hybridstitch.sampler import Step, sample
+
+StepCallback = Callable[["HybridStitchPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Pictures in the form asked for, and the report on how they were made."""
+
+    images: Any
+    report: Report
+
+
+class HybridStitchPipeline:
+    """A large and a small SD3 model behind the call that `StableDiffusion3Pipeline` has.
+
+    One call at a time: while it runs, the transformers' attention processors are replaced; they are put back
+    before it returns, also after an exception.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusion3Pipeline,
+        small: SD3Transformer2DModel,
+        catalogue: Catalogue | None = None,
+    ):
+        """pipeline: the large model with all shared parts. small: the small transformer."""
+        self._pipeline = pipeline
+        self.large: SD3Transformer2DModel = pipeline.transformer
+        self.small = small
+        self.catalogue = catalogue or Catalogue.load()
+        self.size_limits = SizeLimits.of(pipeline, small)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | None = None,
+        *,
+        large: str | Path | None = None,
+        small: str | Path | None = None,
+        torch_dtype: torch.dtype = torch.float32,
+        catalogue: Catalogue | None = None,
+    ) -> Self:
+        """Load a packed pair, or two SD3 pipelines (folders or hub ids); see `hybridstitch.pair.load_pair`."""
+        return cls(*load_pair(folder, large, small, torch_dtype), catalogue=catalogue)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts under diffusers' names; `transformer` is the large one."""
+        return dict(self._pipeline.components)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move every part."""
+        self._pipeline.to(device)
+        self.small.to(device)
+        return self
+
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """As in diffusers: arguments for tqdm, such as `disable=True`."""
+        self._pipeline.set_progress_bar_config(**config)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        prompt_2: str | list[str] | None = None,
+        prompt_3: str | list[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 28,
+        sigmas: list[float] | None = None,
+        guidance_scale: float = 7.0,
+        negative_prompt: str | list[str] | None = None,
+        negative_prompt_2: str | list[str] | None = None,
+        negative_prompt_3: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        clip_skip: int | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        max_sequence_length: int | None = None,
+        recipe: Recipe | str | dict[str, Any] = "hybridstitch",
+    ) -> Output:
+        """Draw pictures. Arguments are those of `StableDiffusion3Pipeline` where it has them.
+
+        recipe: which model renders what; a name, a description (see `Catalogue.resolve`) or a `Recipe`.
+        height, width: pixels, see `size_limits`; the pair's own size by default.
+        max_sequence_length: tokens for the third text encoder, 256 by default; 0 for pairs without it.
+        callback_on_step_end: called with this pipeline, the step, its timestep and `{"latents": …}` after every
+            step; latents in the dictionary that it returns replace the step's, an exception ends the generation.
+        output_type: `pil`, `np`, `pt` or `latent`.
+
+        Raises InvalidInput (a ValueError) for wrong arguments, FloatingPointError for latents that are not finite.
+        """
+        started = time.perf_counter()
+        width, height = width or self.size_limits.default[0], height or self.size_limits.default[1]
+        raise_if(self.size_limits.problems(width, height) + _step_problems(num_inference_steps))
+        recipe = self.catalogue.resolve(recipe)
+        if max_sequence_length is None:
+            max_sequence_length = 0 if self._pipeline.text_encoder_3 is None else 256
+        self._pipeline.check_inputs(
+            prompt, prompt_2, prompt_3, height, width, negative_prompt, negative_prompt_2, negative_prompt_3,
+            max_sequence_length=max_sequence_length,
+        )  # fmt: skip
+
+        guided = guidance_scale > 1
+        context, pooled = self._encode(
+            guided,
+            prompt=prompt,
+            prompt_2=prompt_2,
+            prompt_3=prompt_3,
+            negative_prompt=negative_prompt,
+            negative_prompt_2=negative_prompt_2,
+            negative_prompt_3=negative_prompt_3,
+            num_images_per_prompt=num_images_per_prompt,
+            clip_skip=clip_skip,
+            max_sequence_length=max_sequence_length,
+        )
+        latents = self._pipeline.prepare_latents(
+            context.shape[0] // (2 if guided else 1),
+            self.large.config.in_channels,
+            height,
+            width,
+            context.dtype,
+            context.device,
+            generator,
+            latents,
+        )
+        synchronize(context.device)
+        encoded = time.perf_counter()
+
+        large = GuidedModel(self.large, context, pooled, guidance_scale, cached=recipe.plan.masked)
+        small = GuidedModel(self.small, context, pooled, guidance_scale, cached=False)
+        recorder = Recorder(large, small, latents)
+        latents = self._denoise(
+            latents, large, small, recipe, recorder, num_inference_steps, sigmas, callback_on_step_end
+        )
+        if not torch.isfinite(latents).all():
+            raise FloatingPointError("latents: not finite after denoising; a wider dtype than this one may help")
+        denoised = time.perf_counter()
+
+        images = latents if output_type == "latent" else self._decode(latents, output_type)
+        synchronize(context.device)
+        finished = time.perf_counter()
+
+        moments = {
+            "encode": (started, encoded),
+            "denoise": (encoded, denoised),
+            "decode": (denoised, finished),
+        }
+        work = recorder.work()
+        report = Report(
+            recipe=recipe,
+            seed=_seed(generator),
+            width=width,
+            height=height,
+            num_inference_steps=len(work["share_by_step"]),
+            guidance_scale=guidance_scale,
+            timing_ms={name: 1000 * (end - start) for name, (start, end) in moments.items()}
+            | {"total": 1000 * (finished - started)},
+            warnings=self._warnings(recipe, prompt, work["large_token_share"]),
+            **work,
+        )
+        return Output(images, report)
+
+    def _encode(self, guided: bool, **prompts: Any) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings for both models, encoded once; with guidance the negative half comes first."""
+        positive, negative, pooled, negative_pooled = self._pipeline.encode_prompt(
+            do_classifier_free_guidance=guided, **prompts
+        )
+        if not guided:
+            return positive, pooled
+        return torch.cat([negative, positive]), torch.cat([negative_pooled, pooled])
+
+    def _denoise(
+        self,
+        latents: Tensor,
+        large: GuidedModel,
+        small: GuidedModel,
+        recipe: Recipe,
+        recorder: Recorder,
+        num_inference_steps: int,
+        sigmas: list[float] | None,
+        callback: StepCallback | None,
+    ) -> Tensor:
+        # A scheduler of this generation's own: what an exception leaves in it is nobody's.
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self._pipeline.scheduler.config)
+        if sigmas is None:
+            scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        else:
+            scheduler.set_timesteps(sigmas=sigmas, device=latents.device)
+        with ExitStack() as stack:
+            stack.enter_context(cached_attention(self.large))
+            stack.enter_context(cached_attention(self.small))
+            progress = stack.enter_context(self._pipeline.progress_bar(total=len(scheduler.timesteps)))
+
+            def on_step(step: Step) -> Tensor | None:
+                recorder.step(step)
+                progress.update()
+                if callback is None:
+                    return None
+                return callback(self, step.index, step.timestep, {"latents": step.latents}).get("latents")
+
+            return sample(latents, scheduler, large, small, recipe, on_step)
+
+    def _decode(self, latents: Tensor, output_type: str) -> Any:
+        vae = self._pipeline.vae
+        latents = latents / vae.config.scaling_factor + vae.config.shift_factor
+        decoded = vae.decode(latents, return_dict=False)[0]
+        return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
+
+    def _warnings(self, recipe: Recipe, prompt: str | list[str] | None, large_share: float) -> list[str]:
+        found = []
+        if large_share >= 1 and recipe.plan.type != "all":
+            found.append(f"recipe {recipe.name}: no token was saved, the large model rendered all of them")
+        limit = self._pipeline.tokenizer_max_length
+        for text in [prompt] if isinstance(prompt, str) else prompt or []:
+            tokens = len(self._pipeline.tokenizer(text).input_ids)
+            if tokens > limit:
+                found.append(f"prompt: {tokens} tokens, of which the CLIP text encoders read the first {limit}")
+        return found
+
+
+def _step_problems(num_inference_steps: Any) -> list[Problem]:
+    whole = isinstance(num_inference_steps, int) and not isinstance(num_inference_steps, bool)
+    if whole and num_inference_steps >= 1:
+        return []
+    return [Problem("num_inference_steps", "an integer of at least 1", num_inference_steps)]
+
+
+def _seed(generator: torch.Generator | list[torch.Generator] | None) -> int | list[int] | None:
+    if isinstance(generator, list):
+        return [each.initial_seed() for each in generator]
+    return None if generator is None else generator.initial_seed()

@@ -1,0 +1,153 @@
+"""What a generation computed: by which model, on which tokens, in how long."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from hybridstitch.guidance import GuidedModel
+from hybridstitch.recipes import Recipe
+from hybridstitch.sampler import Step
+
+
+@dataclass
+class Stage:
+    """Consecutive steps of one kind. Token counts are token-steps per picture.
+
+    name: `large` (it rendered every token), `hybrid` (some of them), `small` (the small model alone) or `fill`
+    (neither model ran).
+    """
+
+    name: str
+    steps: int = 0
+    ms: float = 0.0
+    large_tokens: int = 0
+    small_tokens: int = 0
+
+
+@dataclass
+class Report:
+    """Everything that one call of the pipeline computed, for all its pictures; `to_dict` is its JSON.
+
+    large_token_share, small_token_share: token-steps of each model, as shares of all token-steps, 0 to 1 each.
+    flops_share: FLOPs of both models (transformers only), plain large model = 1.0; `estimated_speedup` is 1 / that.
+    large_steps: for each picture a grid of integers, `(pictures, rows, columns)`: at how many steps did the large
+        model render this token?
+    share_by_step: share of the tokens that it rendered at each step.
+    """
+
+    recipe: Recipe
+    seed: int | list[int] | None
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    stages: list[Stage]
+    large_token_share: float
+    small_token_share: float
+    flops_share: float
+    timing_ms: dict[str, float]
+    large_steps: np.ndarray
+    share_by_step: list[float]
+    peak_memory_mb: float | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def estimated_speedup(self) -> float:
+        """How many times fewer FLOPs than the plain large model: what the recipe could reach, not a measurement."""
+        return 1 / self.flops_share
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON, see docs/interface.md."""
+        described = {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "width": self.width,
+            "height": self.height,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "stages": [asdict(stage) | {"ms": round(stage.ms, 2)} for stage in self.stages],
+            "large_token_share": round(self.large_token_share, 6),
+            "small_token_share": round(self.small_token_share, 6),
+            "flops_share": round(self.flops_share, 6),
+            "estimated_speedup": round(self.estimated_speedup, 4),
+            "timing_ms": {name: round(ms, 2) for name, ms in self.timing_ms.items()},
+            "mask": {
+                "grid": list(self.large_steps.shape[1:]),
+                "share_by_step": [round(share, 6) for share in self.share_by_step],
+                "large_steps": self.large_steps.tolist(),
+            },
+            "warnings": self.warnings,
+        }
+        if self.peak_memory_mb is not None:
+            described["peak_memory_mb"] = round(self.peak_memory_mb, 1)
+        return described
+
+
+class Recorder:
+    """Watches one generation: called after every step, it counts what the models did and how long it took."""
+
+    def __init__(self, large: GuidedModel, small: GuidedModel, latents: torch.Tensor):
+        self.stages: list[Stage] = []
+        self.share_by_step: list[float] = []
+        self._large, self._small = large, small
+        self._latents = latents
+        rows, columns = large.grid(latents)
+        self._large_steps = torch.zeros(latents.shape[0], rows * columns, dtype=torch.int64)
+        self._grid = (rows, columns)
+        self._seen = (0, 0)
+        self._clock = time.perf_counter()
+
+    def step(self, step: Step) -> None:
+        """Count one step."""
+        synchronize(self._latents.device)
+        now = time.perf_counter()
+        counted = (self._large.token_steps, self._small.token_steps)
+        large_tokens, small_tokens = (after - before for after, before in zip(counted, self._seen, strict=True))
+        if step.tokens is not None:
+            self._large_steps.scatter_add_(1, step.tokens.cpu(), torch.ones_like(step.tokens.cpu()))
+        elif large_tokens:
+            self._large_steps += 1
+
+        name = _stage_name(step, large_tokens, small_tokens)
+        if not self.stages or self.stages[-1].name != name:
+            self.stages.append(Stage(name))
+        stage = self.stages[-1]
+        stage.steps += 1
+        stage.ms += 1000 * (now - self._clock)
+        stage.large_tokens += large_tokens
+        stage.small_tokens += small_tokens
+        self.share_by_step.append(step.share)
+        self._seen, self._clock = counted, time.perf_counter()
+
+    def work(self) -> dict[str, Any]:
+        """The fields of the report that this recorder knows."""
+        steps = len(self.share_by_step)
+        all_tokens = steps * self._grid[0] * self._grid[1]
+        plain = steps * self._large.dense_flops(self._latents)
+        return {
+            "stages": self.stages,
+            "large_token_share": self._large.token_steps / all_tokens,
+            "small_token_share": self._small.token_steps / all_tokens,
+            "flops_share": (self._large.flops + self._small.flops) / plain,
+            "large_steps": self._large_steps.unflatten(1, self._grid).numpy(),
+            "share_by_step": self.share_by_step,
+        }
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for an accelerator, so that the clock sees its work; nothing to do on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _stage_name(step: Step, large_tokens: int, small_tokens: int) -> str:
+    if step.tokens is not None:
+        return "hybrid"
+    if large_tokens:
+        return "large"
+    return "small" if small_tokens else "fill"

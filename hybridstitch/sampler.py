@@ -1,0 +1,77 @@
+"""The loop. Each step asks three questions: what share is the large model's, which tokens, and who does the rest?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from hybridstitch.guidance import GuidedModel
+from hybridstitch.mmdit import scatter_rows, unpatchify
+from hybridstitch.recipes import Recipe
+from hybridstitch.trajectory import Point, Trajectory
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did.
+
+    latents: those it ended with, `(batch, channels, height, width)`.
+    share: of the tokens, rendered by the large model, 0 to 1.
+    tokens: which ones, `(batch, k)` indices; None if it was all or none.
+    """
+
+    index: int
+    timestep: Tensor
+    latents: Tensor
+    share: float
+    tokens: Tensor | None
+
+
+def sample(
+    latents: Tensor,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    large: GuidedModel,
+    small: GuidedModel,
+    recipe: Recipe,
+    on_step: Callable[[Step], Tensor | None],
+) -> Tensor:
+    """Denoise `latents` `(batch, channels, height, width)` over the scheduler's timesteps.
+
+    `on_step` is called after every step; latents that it returns replace the step's own, and an exception in it
+    ends the generation. Returns the denoised latents in the shape and dtype that came in.
+    """
+    trajectory = Trajectory(large.grid(latents), len(scheduler.timesteps), small)
+    scores: Tensor | None = None
+
+    for index, timestep in enumerate(scheduler.timesteps):
+        trajectory.move_to(Point(index, timestep, float(scheduler.sigmas[index]), latents))
+        share = recipe.plan.large_share(trajectory)
+        if 0 < share < 1 and len(trajectory.dense) < recipe.mask.dense_steps:
+            share = 1.0  # nothing to choose by, nor to attend to, yet
+
+        tokens = None
+        if share >= 1:
+            velocity = large(latents, timestep)
+            trajectory.record_dense(velocity)
+            scores = None
+        else:
+            velocity = recipe.fill.velocity(trajectory)
+        if 0 < share < 1:
+            scores = recipe.mask.scores(trajectory) if scores is None else scores
+            tokens = top_tokens(scores, recipe.mask.count(share, trajectory.tokens))
+            velocity = scatter_rows(velocity, tokens, large(latents, timestep, tokens))
+            share = tokens.shape[1] / trajectory.tokens
+
+        velocity = unpatchify(velocity, trajectory.grid, large.patch_size)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        replaced = on_step(Step(index, timestep, latents, share, tokens))
+        latents = latents if replaced is None else replaced
+    return latents
+
+
+def top_tokens(scores: Tensor, count: int) -> Tensor:
+    """Indices `(batch, count)` of the highest scores `(batch, tokens)`, in reading order; ties go to the first."""
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values

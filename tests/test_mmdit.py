@@ -1,0 +1,148 @@
+"""The token-subset forward against diffusers' own forward, in float32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from hybridstitch.flops import forward_flops
+from hybridstitch.mmdit import KVCache, cached_attention, gather_rows, mmdit_forward, patchify, unpatchify
+from hybridstitch.testing import LAYOUTS, tiny_transformer
+
+SIZES = [(16, 16), (8, 20)]
+
+
+def inputs(size: tuple[int, int], batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Latents, timestep, context, pooled."""
+    noise = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(batch, 4, *size, generator=noise),
+        torch.full((batch,), 500.0),
+        torch.randn(batch, 7, 32, generator=noise),
+        torch.randn(batch, 32, generator=noise),
+    )
+
+
+def choose(batch: int, n: int, k: int, seed: int = 0) -> torch.Tensor:
+    noise = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(n, generator=noise)[:k].sort().values for _ in range(batch)])
+
+
+@pytest.fixture(params=LAYOUTS)
+def transformer(request: pytest.FixtureRequest) -> SD3Transformer2DModel:
+    return tiny_transformer(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cached", [False, True])
+def test_dense_forward_is_diffusers_own_bit_by_bit(transformer, size, cached):
+    latents, timestep, context, pooled = inputs(size)
+    expected = transformer(latents, context, pooled, timestep, return_dict=False)[0]
+    with cached_attention(transformer):
+        rows = mmdit_forward(transformer, latents, timestep, context, pooled, kv_cache=KVCache() if cached else None)
+    assert torch.equal(unpatchify(rows, (size[0] // 2, size[1] // 2), 2), expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_all_tokens_through_the_subset_path_equal_the_dense_path(transformer, size):
+    latents, timestep, context, pooled = inputs(size)
+    tokens = torch.arange(size[0] * size[1] // 4).expand(2, -1)
+    cache = KVCache()
+    with cached_attention(transformer):
+        mmdit_forward(transformer, *inputs(size, seed=1), kv_cache=cache)
+        dense = mmdit_forward(transformer, latents, timestep, context, pooled, kv_cache=KVCache())
+        subset = mmdit_forward(transformer, latents, timestep, context, pooled, tokens, cache)
+    assert torch.equal(subset, dense)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_subset_at_the_cached_latents_equals_the_dense_rows(transformer, size):
+    """With nothing changed since the dense step, the cached rows are exact, so every subset must be too."""
+    latents, timestep, context, pooled = inputs(size)
+    tokens = choose(2, size[0] * size[1] // 4, 7)
+    cache = KVCache()
+    with cached_attention(transformer):
+        dense = mmdit_forward(transformer, latents, timestep, context, pooled, kv_cache=cache)
+        subset = mmdit_forward(transformer, latents, timestep, context, pooled, tokens, cache)
+    torch.testing.assert_close(subset, gather_rows(dense, tokens), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cached_rows_outside_the_subset_are_old_and_inside_are_fresh(transformer, size):
+    image_tokens = size[0] * size[1] // 4
+    tokens = choose(2, image_tokens, 9)
+    chosen = torch.zeros(2, image_tokens, dtype=torch.bool).scatter_(1, tokens, True)
+    cache, reference = KVCache(), KVCache()
+    with cached_attention(transformer):
+        mmdit_forward(transformer, *inputs(size), kv_cache=cache)
+        before = {layer: tuple(rows.clone() for rows in cache[layer]) for layer in transformer.attn_processors}
+        new = inputs(size, seed=1)
+        mmdit_forward(transformer, *new, tokens=tokens, kv_cache=cache)
+        mmdit_forward(transformer, *new, kv_cache=reference)
+    for layer, old_rows in before.items():
+        for old, now in zip(old_rows, cache[layer], strict=True):
+            same = (old == now).all(dim=-1).all(dim=1)  # (batch, image tokens + text)
+            assert same[:, :image_tokens][~chosen].all()
+            assert not same[:, :image_tokens][chosen].any()
+    first = "transformer_blocks.0.attn.processor"  # before any attention a token's row depends on itself alone
+    for fresh, now in zip(reference[first], cache[first], strict=True):
+        inside = chosen[:, None, :, None].expand_as(now[:, :, :image_tokens])
+        torch.testing.assert_close(now[:, :, :image_tokens][inside], fresh[:, :, :image_tokens][inside])
+
+
+def test_dual_attention_has_a_cache_of_its_own():
+    transformer = tiny_transformer("sd35-medium")
+    cache = KVCache()
+    with cached_attention(transformer):
+        mmdit_forward(transformer, *inputs((16, 16)), kv_cache=cache)
+    joint, image_only = cache["transformer_blocks.0.attn.processor"], cache["transformer_blocks.0.attn2.processor"]
+    assert joint[0].shape[2] == 64 + 7
+    assert image_only[0].shape[2] == 64
+
+
+def test_subset_without_a_dense_step_is_refused(transformer):
+    with cached_attention(transformer), pytest.raises(ValueError, match="K/V cache"):
+        mmdit_forward(transformer, *inputs((16, 16)), tokens=choose(2, 64, 5), kv_cache=KVCache())
+
+
+def test_processors_come_back_also_after_an_exception(transformer):
+    originals = dict(transformer.attn_processors)
+    with cached_attention(transformer):
+        assert all(transformer.attn_processors[name] is not originals[name] for name in originals)
+    assert all(transformer.attn_processors[name] is originals[name] for name in originals)
+    with pytest.raises(RuntimeError, match="shape"), cached_attention(transformer):
+        mmdit_forward(transformer, *inputs((16, 16))[:3], pooled=torch.zeros(2, 1))
+    assert all(transformer.attn_processors[name] is originals[name] for name in originals)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_patchify_inverts_unpatchify(size):
+    latents = torch.randn(2, 4, *size)
+    rows = patchify(latents, 2)
+    assert rows.shape == (2, size[0] * size[1] // 4, 16)
+    assert torch.equal(unpatchify(rows, (size[0] // 2, size[1] // 2), 2), latents)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_flops_agree_with_torch_counting_them(transformer, share):
+    """Widths of a real model's order, so that what the estimate leaves out weighs as little as it does there."""
+    layout = next(name for name, config in LAYOUTS.items() if transformer.config.items() >= config.items())
+    model = tiny_transformer(layout, layers=4, heads=32, caption_projection_dim=256)
+    latents, timestep, context, pooled = inputs((24, 24), batch=1)
+    tokens = None if share == 1 else choose(1, 144, 36)
+    cache = KVCache()
+    with cached_attention(model), sdpa_kernel(SDPBackend.MATH):  # the counter does not see into fused attention
+        mmdit_forward(model, latents, timestep, context, pooled, kv_cache=cache)
+        with FlopCounterMode(display=False) as counter:
+            mmdit_forward(model, latents, timestep, context, pooled, tokens, cache)
+    estimate = forward_flops(model.config, round(144 * share), 144, 7)
+    assert estimate == pytest.approx(counter.get_total_flops(), rel=0.03)

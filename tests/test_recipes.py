@@ -1,0 +1,126 @@
+"""Recipes by name and by description, and the errors for what is neither."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridstitch import Catalogue, InvalidInput, Recipe, recipes
+from hybridstitch.masks import Disagreement, Random
+from hybridstitch.plans import Staged
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return Catalogue.load()
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_named_recipes_come_back_from_their_description(catalogue, name):
+    recipe = recipes()[name]
+    assert catalogue.resolve(name) is recipe or catalogue.resolve(name) == recipe
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_the_names_that_users_rely_on():
+    assert list(recipes()) == ["large", "small", "t-stitch", "srdiffusion", "hybridstitch"]
+
+
+def test_an_object_replaces_whole_axes_or_single_parameters(catalogue):
+    recipe = catalogue.resolve({"name": "hybridstitch", "plan": {"share": 0.5}, "mask": {"type": "random", "seed": 3}})
+    assert recipe.plan == Staged(share=0.5)
+    assert recipe.mask == Random(3)
+    assert recipe.name == "custom"
+    assert catalogue.resolve({"plan": {"type": "staged"}, "mask": "disagreement"}).mask == Disagreement()
+
+
+@pytest.mark.parametrize(
+    ("value", "fields"),
+    [
+        ("no-such", ["recipe"]),
+        (7, ["recipe"]),
+        ([], ["recipe"]),
+        ({}, ["recipe.plan"]),
+        ({"name": "no-such", "plan": {"type": "all"}}, ["recipe.name"]),
+        ({"plan": "no-such"}, ["recipe.plan.type"]),
+        ({"plan": {"large": 0.1}}, ["recipe.plan.type"]),
+        ({"plan": {"type": "staged", "large": 2, "share": "half"}}, ["recipe.plan.large", "recipe.plan.share"]),
+        ({"plan": {"type": "staged", "large": 0.7, "hybrid": 0.7}}, ["recipe.plan.hybrid"]),
+        ({"plan": {"type": "staged", "large": True}}, ["recipe.plan.large"]),
+        ({"plan": {"type": "staged", "share": float("nan")}}, ["recipe.plan.share"]),
+        ({"name": "hybridstitch", "mask": {"type": "box", "left": 0.9}}, ["recipe.mask.right"]),
+        ({"name": "hybridstitch", "mask": {"type": "random", "seed": 1.5}}, ["recipe.mask.seed"]),
+        ({"name": "hybridstitch", "fill": 3, "mask": None}, ["recipe.mask", "recipe.fill"]),
+        (
+            {"name": "hybridstitch", "paint": 1, "mask": {"type": "box", "size": 1}},
+            ["recipe.paint", "recipe.mask.size"],
+        ),
+        ({"name": "small", "mask": {"type": "os:system"}}, ["recipe.mask.type"]),
+    ],
+)
+def test_every_wrong_field_is_named(catalogue, value, fields):
+    with pytest.raises(InvalidInput) as caught:
+        catalogue.resolve(value)
+    assert [problem.field for problem in caught.value.problems] == fields
+
+
+def test_python_recipes_are_checked_too():
+    with pytest.raises(InvalidInput, match=r"recipe.plan.share: expected a number between 0 and 1, got 3"):
+        Recipe(Staged(share=3))
+
+
+OWN_MASK = '''
+from dataclasses import dataclass
+from hybridstitch.masks import MaskStrategy
+
+@dataclass(frozen=True)
+class Loud(MaskStrategy):
+    """Loud tokens."""
+    type = "loud"
+
+    def scores(self, trajectory):
+        return trajectory.dense[-1][1].norm(dim=-1)
+'''
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own_masks.py").write_text(OWN_MASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("own_masks", None)
+
+
+def test_a_dotted_path_that_the_operator_names(own_module):
+    catalogue = Catalogue.load({"masks": {"loud": "own_masks:Loud"}})
+    recipe = catalogue.resolve({"name": "hybridstitch", "mask": "loud"})
+    assert recipe.mask.to_dict() == {"type": "loud"}
+    assert "loud" in catalogue.describe()["masks"]
+
+
+def test_an_installed_package_offers_its_own(own_module):
+    info = own_module / "own_masks-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-masks\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[hybridstitch.masks]\nloud = own_masks:Loud\n")
+    assert Catalogue.load().resolve({"name": "hybridstitch", "mask": "loud"}).mask.type == "loud"
+
+
+@pytest.mark.parametrize(
+    ("named", "field"),
+    [
+        ({"masks": {"x": "no_such_module:X"}}, "strategies.masks.x"),
+        ({"masks": {"x": "own_masks:NoSuch"}}, "strategies.masks.x"),
+        ({"masks": {"x": "own_masks"}}, "strategies.masks.x"),
+        ({"masks": {"x": "json:JSONDecoder"}}, "strategies.masks.x"),
+        ({"plans": {"loud": "own_masks:Loud"}}, "strategies.plans.loud"),
+        ({"masks": {"quiet": "own_masks:Loud"}}, "strategies.masks.quiet"),
+        ({"colours": {}}, "strategies.colours"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_named(own_module, named, field):
+    with pytest.raises(InvalidInput) as caught:
+        Catalogue.load(named)
+    assert [problem.field for problem in caught.value.problems] == [field]

@@ -1,0 +1,99 @@
+"""Every built-in strategy, and one that a user would write, on the conformance classes that the package ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+import torch
+from torch import Tensor
+
+from hybridstitch import fills, masks, plans
+from hybridstitch.fills import Fill
+from hybridstitch.masks import MaskStrategy
+from hybridstitch.plans import Plan
+from hybridstitch.strategy import Between
+from hybridstitch.testing import FillConformance, MaskConformance, PlanConformance, TinyPair
+from hybridstitch.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class LoudTokens(MaskStrategy):
+    """Tokens with the largest velocity: a user's mask."""
+
+    type = "loud-tokens"
+    power: Annotated[float, Between(0.1, 4)] = 1.0
+
+    def scores(self, trajectory: Trajectory) -> Tensor:
+        _, velocity = trajectory.dense[-1]
+        return velocity.norm(dim=-1) ** self.power
+
+
+class TestUsersMask(MaskConformance):
+    def make(self) -> MaskStrategy:
+        return LoudTokens()
+
+
+class TestMasks(MaskConformance):
+    @pytest.fixture(params=masks.BUILT_IN, autouse=True)
+    def _choose(self, request):
+        self.chosen = request.param
+
+    def make(self) -> MaskStrategy:
+        return self.chosen()
+
+
+class TestPlans(PlanConformance):
+    @pytest.fixture(params=plans.BUILT_IN, autouse=True)
+    def _choose(self, request):
+        self.chosen = request.param
+
+    def make(self) -> Plan:
+        return self.chosen()
+
+
+class TestFills(FillConformance):
+    @pytest.fixture(params=fills.BUILT_IN, autouse=True)
+    def _choose(self, request):
+        self.chosen = request.param
+
+    def make(self) -> Fill:
+        return self.chosen()
+
+
+@pytest.fixture(scope="module")
+def pair() -> TinyPair:
+    return TinyPair()
+
+
+def test_velocity_change_is_the_distance_of_the_last_two_dense_predictions(pair):
+    with pair.trajectory((3, 8), [0, 1]) as trajectory:
+        scores = masks.VelocityChange().scores(trajectory)
+        (_, before), (_, last) = trajectory.dense
+    assert torch.allclose(scores[1, 5], (last[1, 5] - before[1, 5]).square().sum().sqrt())
+
+
+def test_disagreement_is_the_distance_of_the_two_models_at_the_same_latents(pair):
+    with pair.trajectory((3, 8), [0, 1]) as trajectory:
+        scores = masks.Disagreement().scores(trajectory)
+        point, large = trajectory.dense[-1]
+        small = trajectory.small_model(point.latents, point.timestep)
+    assert torch.allclose(scores[0, 7], (large[0, 7] - small[0, 7]).norm())
+
+
+def test_box_takes_the_box_first_and_then_what_is_near(pair):
+    box = masks.Box(left=0.5, top=0, right=1, bottom=0.5)
+    with pair.trajectory((6, 6), [0]) as trajectory:
+        order = box.scores(trajectory)[0].argsort(descending=True).tolist()
+    inside = {row * 6 + column for row in range(3) for column in range(3, 6)}
+    assert set(order[:9]) == inside
+    assert order[-1] == 30  # the far corner
+
+
+def test_random_depends_on_its_seed_only(pair):
+    with pair.trajectory((3, 8), [0, 1]) as trajectory:
+        first, same, other = (masks.Random(seed).scores(trajectory) for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert torch.equal(first[0], first[1])
