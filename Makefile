@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench pictures clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,14 @@ check: setup
 # The table of docs/benchmarks.md: real HTTP requests to both endpoints, interleaved, and fidelity on held-out prompts.
 bench: setup
 	$(BIN)/python -m hybridstitch.bench.http
+
+# The pictures of the README.
+PROMPT := a red apple on blue
+pictures: setup
+	for recipe in large small hybridstitch; do \
+	  $(BIN)/hybridstitch generate "$(PROMPT)" --seed 0 --recipe $$recipe --out docs/images/readme-$$recipe.png \
+	    $$([ $$recipe != hybridstitch ] || echo --mask-overlay docs/images/readme-mask.png) || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build demo

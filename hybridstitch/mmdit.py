@@ -22,12 +22,17 @@ from torch import Tensor
 
 def gather_rows(rows: Tensor, tokens: Tensor) -> Tensor:
     """Rows `(batch, n, width)` at indices `tokens` `(batch, k)`, as `(batch, k, width)`."""
-    return rows.gather(1, tokens.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
+    return rows[_batch_index(tokens), tokens]
 
 
 def scatter_rows(rows: Tensor, tokens: Tensor, new: Tensor) -> Tensor:
     """A copy of `rows` `(batch, n, width)` with `new` `(batch, k, width)` at indices `tokens` `(batch, k)`."""
-    return rows.scatter(1, tokens.unsqueeze(-1).expand_as(new), new)
+    return rows.index_put((_batch_index(tokens), tokens), new)
+
+
+def _batch_index(tokens: Tensor) -> Tensor:
+    """Indexing by this and `tokens` copies whole rows: several times faster than gather and scatter_ on a CPU."""
+    return torch.arange(tokens.shape[0], device=tokens.device).unsqueeze(1)
 
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
@@ -87,7 +92,7 @@ class KVCache:
             if tokens is None:
                 buffer[:, :, : fresh.shape[2]] = fresh
             else:
-                buffer.scatter_(2, tokens[:, None, :, None].expand_as(fresh), fresh)
+                buffer[_batch_index(tokens), :, tokens] = fresh.transpose(1, 2)
             if fresh_text is not None:
                 buffer[:, :, -fresh_text.shape[2] :] = fresh_text
         return keys, values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,14 +13,15 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
-from hybridstitch.errors import Problem, raise_if
+from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import cached_attention
 from hybridstitch.pair import SizeLimits, load_pair
 from hybridstitch.recipes import Catalogue, Recipe
-from hybridstitch.report import Recorder, Report, synchronize
+from hybridstitch.report import Recorder, Report, Stopwatch
 from hybridstitch.sampler import Step, sample
 
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 StepCallback = Callable[["HybridStitchPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -114,10 +115,10 @@ class HybridStitchPipeline:
 
         Raises InvalidInput (a ValueError) for wrong arguments, FloatingPointError for latents that are not finite.
         """
-        started = time.perf_counter()
-        width, height = width or self.size_limits.default[0], height or self.size_limits.default[1]
-        raise_if(self.size_limits.problems(width, height) + _step_problems(num_inference_steps))
-        recipe = self.catalogue.resolve(recipe)
+        watch = Stopwatch(self.large.device)
+        width = self.size_limits.default[0] if width is None else width
+        height = self.size_limits.default[1] if height is None else height
+        recipe = self._check(recipe, width, height, num_inference_steps, guidance_scale, output_type)
         if max_sequence_length is None:
             max_sequence_length = 0 if self._pipeline.text_encoder_3 is None else 256
         self._pipeline.check_inputs(
@@ -138,18 +139,11 @@ class HybridStitchPipeline:
             clip_skip=clip_skip,
             max_sequence_length=max_sequence_length,
         )
+        pictures, channels = context.shape[0] // (2 if guided else 1), self.large.config.in_channels
         latents = self._pipeline.prepare_latents(
-            context.shape[0] // (2 if guided else 1),
-            self.large.config.in_channels,
-            height,
-            width,
-            context.dtype,
-            context.device,
-            generator,
-            latents,
+            pictures, channels, height, width, context.dtype, context.device, generator, latents
         )
-        synchronize(context.device)
-        encoded = time.perf_counter()
+        watch.lap("encode")
 
         large = GuidedModel(self.large, context, pooled, guidance_scale, cached=recipe.plan.masked)
         small = GuidedModel(self.small, context, pooled, guidance_scale, cached=False)
@@ -159,31 +153,46 @@ class HybridStitchPipeline:
         )
         if not torch.isfinite(latents).all():
             raise FloatingPointError("latents: not finite after denoising; a wider dtype than this one may help")
-        denoised = time.perf_counter()
-
+        watch.lap("denoise")
         images = latents if output_type == "latent" else self._decode(latents, output_type)
-        synchronize(context.device)
-        finished = time.perf_counter()
+        watch.lap("decode")
 
-        moments = {
-            "encode": (started, encoded),
-            "denoise": (encoded, denoised),
-            "decode": (denoised, finished),
-        }
-        work = recorder.work()
         report = Report(
             recipe=recipe,
             seed=_seed(generator),
             width=width,
             height=height,
-            num_inference_steps=len(work["share_by_step"]),
+            num_inference_steps=len(recorder.share_by_step),
             guidance_scale=guidance_scale,
-            timing_ms={name: 1000 * (end - start) for name, (start, end) in moments.items()}
-            | {"total": 1000 * (finished - started)},
-            warnings=self._warnings(recipe, prompt, work["large_token_share"]),
-            **work,
+            timing_ms=watch.timing_ms,
+            warnings=self._truncated(prompt),
+            **recorder.work(),
         )
         return Output(images, report)
+
+    def _check(
+        self,
+        recipe: Recipe | str | dict[str, Any],
+        width: Any,
+        height: Any,
+        num_inference_steps: Any,
+        guidance_scale: Any,
+        output_type: Any,
+    ) -> Recipe:
+        """The recipe resolved, if it and the other arguments are right; otherwise one error that names them all."""
+        problems = self.size_limits.problems(width, height)
+        if type(num_inference_steps) is not int or num_inference_steps < 1:
+            problems.append(Problem("num_inference_steps", "an integer of at least 1", num_inference_steps))
+        if type(guidance_scale) not in (int, float) or not 0 <= guidance_scale < math.inf:
+            problems.append(Problem("guidance_scale", "a number of at least 0", guidance_scale))
+        if output_type not in OUTPUT_TYPES:
+            problems.append(Problem("output_type", "one of: " + ", ".join(OUTPUT_TYPES), output_type))
+        try:
+            resolved = self.catalogue.resolve(recipe)
+        except InvalidInput as error:
+            problems.extend(error.problems)
+        raise_if(problems)
+        return resolved
 
     def _encode(self, guided: bool, **prompts: Any) -> tuple[Tensor, Tensor]:
         """Prompt embeddings for both models, encoded once; with guidance the negative half comes first."""
@@ -207,10 +216,8 @@ class HybridStitchPipeline:
     ) -> Tensor:
         # A scheduler of this generation's own: what an exception leaves in it is nobody's.
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self._pipeline.scheduler.config)
-        if sigmas is None:
-            scheduler.set_timesteps(num_inference_steps, device=latents.device)
-        else:
-            scheduler.set_timesteps(sigmas=sigmas, device=latents.device)
+        steps = num_inference_steps if sigmas is None else len(sigmas)
+        scheduler.set_timesteps(steps, sigmas=sigmas, device=latents.device)
         with ExitStack() as stack:
             stack.enter_context(cached_attention(self.large))
             stack.enter_context(cached_attention(self.small))
@@ -219,35 +226,22 @@ class HybridStitchPipeline:
             def on_step(step: Step) -> Tensor | None:
                 recorder.step(step)
                 progress.update()
-                if callback is None:
-                    return None
-                return callback(self, step.index, step.timestep, {"latents": step.latents}).get("latents")
+                tensors = {"latents": step.latents}
+                return callback(self, step.index, step.timestep, tensors).get("latents") if callback else None
 
             return sample(latents, scheduler, large, small, recipe, on_step)
 
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         vae = self._pipeline.vae
-        latents = latents / vae.config.scaling_factor + vae.config.shift_factor
-        decoded = vae.decode(latents, return_dict=False)[0]
+        decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
         return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
 
-    def _warnings(self, recipe: Recipe, prompt: str | list[str] | None, large_share: float) -> list[str]:
-        found = []
-        if large_share >= 1 and recipe.plan.type != "all":
-            found.append(f"recipe {recipe.name}: no token was saved, the large model rendered all of them")
+    def _truncated(self, prompt: str | list[str] | None) -> list[str]:
+        """A warning for every prompt that the CLIP text encoders cannot read to its end."""
         limit = self._pipeline.tokenizer_max_length
-        for text in [prompt] if isinstance(prompt, str) else prompt or []:
-            tokens = len(self._pipeline.tokenizer(text).input_ids)
-            if tokens > limit:
-                found.append(f"prompt: {tokens} tokens, of which the CLIP text encoders read the first {limit}")
-        return found
-
-
-def _step_problems(num_inference_steps: Any) -> list[Problem]:
-    whole = isinstance(num_inference_steps, int) and not isinstance(num_inference_steps, bool)
-    if whole and num_inference_steps >= 1:
-        return []
-    return [Problem("num_inference_steps", "an integer of at least 1", num_inference_steps)]
+        texts = [prompt] if isinstance(prompt, str) else prompt or []
+        lengths = [len(self._pipeline.tokenizer(text).input_ids) for text in texts]
+        return [f"prompt: {n} tokens, of which CLIP reads the first {limit}" for n in lengths if n > limit]
 
 
 def _seed(generator: torch.Generator | list[torch.Generator] | None) -> int | list[int] | None:

@@ -56,6 +56,11 @@ class Report:
     peak_memory_mb: float | None = None
     warnings: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.large_token_share >= 1 and self.recipe.plan.type != "all":
+            name = self.recipe.name
+            self.warnings.append(f"recipe {name}: no token was saved, the large model rendered all of them")
+
     @property
     def estimated_speedup(self) -> float:
         """How many times fewer FLOPs than the plain large model: what the recipe could reach, not a measurement."""
@@ -100,12 +105,10 @@ class Recorder:
         self._large_steps = torch.zeros(latents.shape[0], rows * columns, dtype=torch.int64)
         self._grid = (rows, columns)
         self._seen = (0, 0)
-        self._clock = time.perf_counter()
+        self._watch = Stopwatch(latents.device)
 
     def step(self, step: Step) -> None:
         """Count one step."""
-        synchronize(self._latents.device)
-        now = time.perf_counter()
         counted = (self._large.token_steps, self._small.token_steps)
         large_tokens, small_tokens = (after - before for after, before in zip(counted, self._seen, strict=True))
         if step.tokens is not None:
@@ -118,11 +121,11 @@ class Recorder:
             self.stages.append(Stage(name))
         stage = self.stages[-1]
         stage.steps += 1
-        stage.ms += 1000 * (now - self._clock)
+        stage.ms += self._watch.lap("step")
         stage.large_tokens += large_tokens
         stage.small_tokens += small_tokens
         self.share_by_step.append(step.share)
-        self._seen, self._clock = counted, time.perf_counter()
+        self._seen = counted
 
     def work(self) -> dict[str, Any]:
         """The fields of the report that this recorder knows."""
@@ -139,10 +142,23 @@ class Recorder:
         }
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for an accelerator, so that the clock sees its work; nothing to do on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+class Stopwatch:
+    """Milliseconds of the named parts of a call, and of all of them together, the accelerator's work included."""
+
+    def __init__(self, device: torch.device):
+        self.timing_ms: dict[str, float] = {"total": 0.0}
+        self._device = device
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> float:
+        """End the part `name`, which began when the last one ended; its milliseconds."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        ms, self._last = 1000 * (now - self._last), now
+        self.timing_ms[name] = self.timing_ms.get(name, 0.0) + ms
+        self.timing_ms["total"] += ms
+        return ms
 
 
 def _stage_name(step: Step, large_tokens: int, small_tokens: int) -> str:

@@ -48,7 +48,9 @@ class Parameter:
         """Whether `value` has the declared type and lies in the range. A bool is no number, NaN is nothing."""
         if self.type in (int, float):
             kinds = (int,) if self.type is int else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                return False
+            if isinstance(value, float) and not math.isfinite(value):
                 return False
             return self.range is None or self.range.low <= value <= self.range.high
         return isinstance(value, self.type) if self.type in (bool, str) else True

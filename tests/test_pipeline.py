@@ -193,6 +193,8 @@ def test_a_prompt_too_long_for_the_text_encoders_is_said(pipe):
         ({"width": 13}, ["width"]),
         ({"width": 8, "height": 100_000}, ["width", "height"]),
         ({"num_inference_steps": 0}, ["num_inference_steps"]),
+        ({"num_inference_steps": True, "guidance_scale": float("nan")}, ["num_inference_steps", "guidance_scale"]),
+        ({"output_type": "gif", "recipe": "no-such", "height": 3}, ["height", "output_type", "recipe"]),
         ({"recipe": {"plan": {"type": "staged", "share": 2}}}, ["recipe.plan.share"]),
     ],
 )
