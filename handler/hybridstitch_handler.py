@@ -1,0 +1,27 @@
+"""The endpoint: a prompt in, a picture out that two models drew together."""
+
+from __future__ import annotations
+
+from hybridstitch import Catalogue, HybridStitchPipeline
+from hybridstitch.serving.endpoint import Endpoint
+from hybridstitch.serving.local import draw
+from hybridstitch.serving.request import GenerationRequest
+from hybridstitch.serving.response import Rendering
+
+
+class HybridStitchHandler(Endpoint):
+    """A TorchServe handler around `HybridStitchPipeline`."""
+
+    def load(self) -> None:
+        """The pair from the archive, and the strategies that the operator named in model-config.yaml."""
+        settings = self.settings
+        self.catalogue = Catalogue.load(settings.strategies)
+        self.pipeline = HybridStitchPipeline.from_pretrained(
+            settings.folder, torch_dtype=settings.dtype, catalogue=self.catalogue
+        ).to(settings.device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.size_limits = self.pipeline.size_limits
+
+    def draw(self, request: GenerationRequest) -> Rendering:
+        """One picture by both models, with the report of which rendered what."""
+        return draw(self.pipeline, request)

@@ -1,0 +1,1 @@
+"""Everything that knows TorchServe or HTTP: archives, the request and its answer, the server and its client."""

@@ -1,0 +1,193 @@
+"""One archive (MAR) that holds everything an endpoint needs: handler, package, settings and the models once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.pair import SMALL_FOLDER, check_folders, check_packed
+
+ROOT = Path(__file__).resolve().parents[2]
+FORMATS = ("zip-store", "no-archive", "default")
+HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+logger = logging.getLogger(__name__)
+
+
+def pack(
+    pair: str | Path | None = None,
+    *,
+    large: str | Path | None = None,
+    small: str | Path | None = None,
+    plain: bool = False,
+    out: str | Path = "model_store",
+    archive_format: str = "zip-store",
+    name: str | None = None,
+    version: str = "1.0",
+    config: str | Path | None = None,
+    extra_modules: Sequence[str | Path] = (),
+) -> Path:
+    """Write `out`/`name`.mar (a folder for "no-archive") and return its path; an older one is replaced.
+
+    The models are a packed `pair` folder, or two diffusers SD3 folders `large` and `small`; `plain` packs the
+    large model alone behind diffusers' own pipeline. `config` replaces handler/model-config.yaml, and
+    `extra_modules` are Python files that its dotted paths name. `name` is "hybridstitch", or "plain", by default.
+    Raises InvalidInput for a bad name, folder, format or file, and OSError if the disk is too small.
+    """
+    if name is None:
+        name = "plain" if plain else "hybridstitch"
+    config = Path(config or ROOT / "handler" / "model-config.yaml")
+    handler = ROOT / "handler" / HANDLERS[plain]
+    modules = [Path(module) for module in extra_modules]
+    problems = [*_name_problems(name, version, archive_format), *_file_problems(handler, config, modules)]
+    raise_if(problems)
+    sources = _model_sources(pair, large, small, plain)
+    destination = Path(out).resolve()
+    destination.mkdir(parents=True, exist_ok=True)
+    _require_space(destination, sources)
+    with tempfile.TemporaryDirectory(prefix=".packing-", dir=destination) as work:
+        stage = Path(work, "stage")
+        _stage(stage, handler, sources, modules)
+        shutil.copy(config, stage / "model-config.yaml")
+        _run_archiver(Path(work), handler.name, name, version, archive_format)
+        built = next(Path(work, "out").iterdir())
+        final = destination / built.name
+        if final.is_dir():
+            shutil.rmtree(final)
+        built.replace(final)
+    logger.info("packed %s", final)
+    return final
+
+
+def find_archives(store: str | Path) -> list[Path]:
+    """The archives of a model store, unpacked ones too, by name."""
+    unpacked = (path.parents[1] for path in Path(store).glob("*/MAR-INF/MANIFEST.json"))
+    return sorted([*Path(store).glob("*.mar"), *unpacked])
+
+
+def _name_problems(name: str, version: str, archive_format: str) -> list[Problem]:
+    expected = "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit"
+    problems = [
+        Problem(field, expected, value)
+        for field, value in (("name", name), ("version", version))
+        if not NAME.fullmatch(value)
+    ]
+    if archive_format not in FORMATS:
+        problems.append(Problem("format", f"one of: {', '.join(FORMATS)}", archive_format))
+    return problems
+
+
+def _file_problems(handler: Path, config: Path, modules: Sequence[Path]) -> list[Problem]:
+    problems = []
+    if not handler.is_file():
+        expected = f"{handler.name} in {handler.parent}: pack from a checkout of the project"
+        problems.append(Problem("handler", expected, "no such file"))
+    try:
+        if not isinstance(yaml.safe_load(config.read_text()), dict):
+            problems.append(Problem("config", "a YAML mapping", str(config)))
+    except (OSError, yaml.YAMLError) as error:
+        problems.append(Problem("config", "a readable YAML file", str(error)))
+    taken = {"hybridstitch", *(Path(file).stem for file in HANDLERS.values())}
+    for module in modules:
+        if module.suffix != ".py" or not module.stem.isidentifier() or not module.is_file():
+            problems.append(Problem("extra-module", "an existing Python file", str(module)))
+        elif module.stem in taken:
+            problems.append(Problem("extra-module", f"a name other than {module.stem}", str(module)))
+        taken.add(module.stem)
+    return problems
+
+
+def _model_sources(
+    pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool
+) -> dict[str, Path]:
+    """What the archive's pair folder shall hold, by name, and where each of it is now."""
+    if (pair is None) == (large is None):
+        raise InvalidInput([Problem("pair", "either a pair folder or a large model", pair and str(pair))])
+    if not plain and pair is None and small is None:
+        raise InvalidInput([Problem("small", "a folder: without a pair, both large and small", None)])
+    if small is not None and (plain or pair is not None):
+        raise InvalidInput([Problem("small", "nothing: only a large model and not --plain needs it", str(small))])
+    base = Path(pair or large or "")
+    sources = _components(base)
+    if small is not None:
+        check_folders(base, Path(small))
+        _refuse_pickles(Path(small))
+        sources[SMALL_FOLDER] = Path(small, "transformer")
+    elif plain:
+        sources.pop(SMALL_FOLDER, None)
+    else:
+        check_packed(base)
+    return sources
+
+
+def _components(folder: Path) -> dict[str, Path]:
+    """The parts of a diffusers folder: those that its index names, and what makes it a pair."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput([Problem("pair", "a diffusers folder with model_index.json", str(error))]) from error
+    _refuse_pickles(folder)
+    used = [part for part, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
+    missing = [part for part in used if not (folder / part).is_dir()]
+    if missing:
+        raise InvalidInput([Problem("pair", f"a folder with {', '.join(missing)}", str(folder))])
+    optional = [part for part in (SMALL_FOLDER, "pair.json") if (folder / part).exists()]
+    return {part: folder / part for part in ["model_index.json", *used, *optional]}
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Loading a pickle runs what is inside it, so none gets into an archive."""
+    found = [file for file in _files(folder) if file.suffix.lower() in PICKLED]
+    raise_if([Problem("pair", "weights as safetensors only", str(file.relative_to(folder))) for file in found])
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [Path(root, file) for root, _, files in os.walk(path, followlinks=True) for file in files]
+
+
+def _require_space(destination: Path, sources: dict[str, Path]) -> None:
+    """The archiver copies everything once before it writes the archive."""
+    size = sum(file.stat().st_size for source in sources.values() for file in _files(source))
+    needed, free = 2 * size + 2**24, shutil.disk_usage(destination).free
+    if free < needed:
+        raise OSError(f"packing needs {needed / 2**30:.1f} GiB on {destination}, {free / 2**30:.1f} GiB are free")
+
+
+def _stage(stage: Path, handler: Path, sources: dict[str, Path], modules: Sequence[Path]) -> None:
+    """Lay out the archive's content; the models as links, which the archiver follows."""
+    models = stage / "pair"
+    models.mkdir(parents=True)
+    for name, source in sources.items():
+        (models / name).symlink_to(source.resolve())
+    shutil.copytree(ROOT / "hybridstitch", stage / "hybridstitch", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (handler, *modules):
+        shutil.copy(file, stage)
+
+
+def _run_archiver(work: Path, handler: str, name: str, version: str, archive_format: str) -> None:
+    """Run the archiver in `work` with its own temporary folder, since it builds under a name that is not unique."""
+    for folder in ("temporary", "out"):
+        (work / folder).mkdir()
+    command = [sys.executable, "-m", "model_archiver.model_packaging"]
+    command += ["--model-name", name, "--version", version, "--archive-format", archive_format]
+    command += ["--handler", f"stage/{handler}", "--config-file", "stage/model-config.yaml"]
+    command += ["--extra-files", "stage", "--export-path", "out"]
+    environment = {**os.environ, "TMPDIR": str(work / "temporary")}
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"torch-model-archiver failed: {done.stderr.strip()[-2000:]}")

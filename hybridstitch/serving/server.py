@@ -1,0 +1,214 @@
+"""A TorchServe of one's own: started as a child process, ready when it says so, gone when it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self
+
+import requests
+
+from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.serving.archive import NAME, ROOT
+from hybridstitch.serving.client import Client, ServiceError
+from hybridstitch.serving.process import (
+    choose_ports,
+    end_process,
+    server_environment,
+    short_temporary_folder,
+)
+
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+START_SECONDS = 120
+CONSOLE_LINES = 40  # kept to explain a server that ended; the whole log is in its temporary folder
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """TorchServe on the archives of `store`. Use it as a context manager.
+
+        with Server("model_store") as server:
+            server.register("hybridstitch")
+            server.client.generate("a red apple on blue")
+
+    host: the address that predictions are served at, over HTTP and gRPC; management stays on this machine.
+    port: inference; management and metrics take the next two, gRPC port-1010 and the one after. 0: any free ones.
+    token_auth: False serves without tokens.
+    Everything it writes, unpacked archives too, lies in a temporary folder (TMPDIR says where) until it stops.
+    Raises FileNotFoundError without Java, RuntimeError with the end of the log if the server does not come up.
+    """
+
+    def __init__(
+        self,
+        store: str | Path = "model_store",
+        *,
+        host: str = LOOPBACK,
+        port: int = 0,
+        token_auth: bool = True,
+    ):
+        self.store = Path(store).resolve()
+        if not self.store.is_dir():
+            raise InvalidInput([Problem("store", "an existing folder", str(store))])
+        self.token_auth = token_auth
+        self._host = host
+        self._port = port
+        self._stack = contextlib.ExitStack()
+        self._console: deque[str] = deque(maxlen=CONSOLE_LINES)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server and every process of it, and remove its temporary folder. Once is enough."""
+        self._stack.close()
+
+    def wait(self) -> None:
+        """Return never while the server lives; raise RuntimeError with the end of its log when it dies."""
+        self._process.wait()
+        raise RuntimeError(self._obituary())
+
+    @property
+    def url(self) -> str:
+        """Where predictions are served."""
+        host = LOOPBACK if self._host == EVERYWHERE else self._host
+        return f"http://{host}:{self.ports['inference']}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.ports['management']}"
+
+    @property
+    def key_file(self) -> Path:
+        """The file with the tokens, readable by this user only."""
+        return self.home / "key_file.json"
+
+    def token(self, kind: str = "inference") -> str | None:
+        """The current token for "inference" or "management"; None without token_auth."""
+        return json.loads(self.key_file.read_text())[kind]["key"] if self.token_auth else None
+
+    @property
+    def client(self) -> Client:
+        """A client with the tokens of this server."""
+        return Client(
+            self.url,
+            self.token(),
+            timeout=600,
+            management_url=self.management_url,
+            management_token=self.token("management"),
+        )
+
+    def register(self, model: str, archive: str | None = None) -> None:
+        """Load an archive of the store, `model`.mar by default, and wait until its worker is ready.
+
+        Raises RuntimeError with the worker's own words if it does not start; nothing stays registered then.
+        """
+        if not NAME.fullmatch(model):
+            raise InvalidInput([Problem("model", "letters, digits, '.', '_' and '-'", model)])
+        log = self.home / "logs" / "model_log.log"
+        seen = log.stat().st_size if log.exists() else 0
+        try:
+            self.client.register(archive or f"{model}.mar", model)
+        except ServiceError as error:
+            raise RuntimeError(f"{model}: {error}{_last_words(log, seen)}") from error
+        logger.info("registered %s", model)
+
+    def workers(self, model: str) -> list[dict[str, Any]]:
+        """The worker processes of a model's default version, each with `pid` and `status`."""
+        return self.client.describe(model, customized=False)[0]["workers"]
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        self.home = Path(stack.enter_context(short_temporary_folder()))
+        self.ports = choose_ports(self._port)
+        self._write_config()
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
+        command += ["--ts-config", "config.properties", "--model-store", str(self.store)]
+        # In a session of its own: Ctrl-C reaches this process only, which then stops the server in order.
+        self._process = subprocess.Popen(
+            command,
+            cwd=self.home,
+            env=server_environment(self.home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = Thread(target=self._read_console, daemon=True)
+        stack.callback(self._reader.join)
+        stack.callback(end_process, self._process)
+        self._reader.start()
+        self._wait_until_up()
+
+    def _write_config(self) -> None:
+        settings = _read_properties(ROOT / "config.properties")
+        settings["model_store"] = str(self.store)
+        settings["disable_token_authorization"] = str(not self.token_auth).lower()
+        for name, port in self.ports.items():
+            host = self._host if name.endswith("inference") else LOOPBACK
+            if name.startswith("grpc"):
+                settings[f"{name}_address"] = host
+                settings[f"{name}_port"] = str(port)
+            else:
+                settings[f"{name}_address"] = f"http://{host}:{port}"
+        lines = [f"{name}={value}\n" for name, value in settings.items()]
+        (self.home / "config.properties").write_text("".join(lines))
+
+    def _read_console(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            self._console.extend(lines)
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_up():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(self._obituary())
+            time.sleep(0.2)
+
+    def _obituary(self) -> str:
+        status = self._process.poll()
+        what = f"did not answer in {START_SECONDS} s" if status is None else f"ended with status {status}"
+        if status is not None:
+            self._reader.join(timeout=5)
+        return f"TorchServe {what}; the end of its log:\n{''.join(self._console.copy())}"
+
+    def _is_up(self) -> bool:
+        with contextlib.suppress(FileNotFoundError, ValueError, requests.RequestException):
+            return self.client.health()
+        return False
+
+
+def _read_properties(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: serve from a checkout of the project")
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _last_words(log: Path, start: int) -> str:
+    """Why a worker did not start: the last error in what it logged since `start`."""
+    if not log.exists():
+        return ""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    errors = [line.partition(" - ")[2] for line in text.splitlines() if re.search(r"\w(Error|Exception|Input): ", line)]
+    return f"\nthe worker: {errors[-1]}" if errors else ""

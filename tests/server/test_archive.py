@@ -1,0 +1,148 @@
+"""What gets into an archive, and what never does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from hybridstitch.errors import InvalidInput
+from hybridstitch.serving.archive import find_archives, pack
+from tests.tiny import make_pipeline
+
+
+def names(archive: Path) -> list[str]:
+    with zipfile.ZipFile(archive) as opened:
+        assert opened.testzip() is None
+        return opened.namelist()
+
+
+def fields(error: pytest.ExceptionInfo[InvalidInput]) -> list[str]:
+    return [problem.field for problem in error.value.problems]
+
+
+def test_an_archive_holds_everything_once_and_no_rubbish(tiny: Path, tmp_path: Path) -> None:
+    archive = pack(tiny, out=tmp_path, name="my.model-1", version="2.0")
+    assert archive == tmp_path / "my.model-1.mar"
+    held = names(archive)
+    assert len(set(held)) == len(held)
+    for name in ("hybridstitch_handler.py", "model-config.yaml", "hybridstitch/pipeline.py", "pair/model_index.json"):
+        assert name in held
+    weights = [name for name in held if name.endswith(".safetensors")]
+    assert sorted(Path(name).parent.name for name in weights) == [
+        "text_encoder",
+        "text_encoder_2",
+        "transformer",
+        "transformer_small",
+        "vae",
+    ]
+    assert not [name for name in held if "__pycache__" in name]
+    with zipfile.ZipFile(archive) as opened:
+        assert all(entry.compress_type == zipfile.ZIP_STORED for entry in opened.infolist())
+        model = json.loads(opened.read("MAR-INF/MANIFEST.json"))["model"]
+    assert (model["modelName"], model["modelVersion"], model["handler"]) == (
+        "my.model-1",
+        "2.0",
+        "hybridstitch_handler.py",
+    )
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_the_plain_archive_has_the_large_model_alone(tiny: Path, tmp_path: Path) -> None:
+    held = names(pack(tiny, out=tmp_path, plain=True))
+    assert "plain_sd3_handler.py" in held
+    assert "hybridstitch_handler.py" not in held
+    assert not [name for name in held if name.startswith("pair/transformer_small")]
+
+
+def test_two_folders_make_a_pair(tiny: Path, tmp_path: Path) -> None:
+    make_pipeline("sd35-medium").save_pretrained(tmp_path / "small")
+    archive = pack(large=tiny, small=tmp_path / "small", out=tmp_path / "store")
+    with zipfile.ZipFile(archive) as opened:
+        packed = opened.read("pair/transformer_small/config.json")
+    assert packed == (tmp_path / "small" / "transformer" / "config.json").read_bytes()
+
+
+def test_two_folders_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    shutil.copytree(tiny, small)
+    config = small / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"joint_attention_dim": 64}))
+    with pytest.raises(InvalidInput) as refused:
+        pack(large=tiny, small=small, out=tmp_path / "store")
+    assert fields(refused) == ["transformer.joint_attention_dim"]
+
+
+def test_a_pair_that_does_not_fit_is_refused(tiny: Path, tmp_path: Path) -> None:
+    pair = tmp_path / "pair"
+    shutil.copytree(tiny, pair)
+    config = pair / "transformer_small" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"patch_size": 4}))
+    with pytest.raises(InvalidInput) as refused:
+        pack(pair, out=tmp_path / "store")
+    assert fields(refused) == ["transformer.patch_size"]
+
+
+def test_a_folder_instead_of_an_archive(tiny: Path, tmp_path: Path) -> None:
+    folder = pack(tiny, out=tmp_path, archive_format="no-archive")
+    assert (folder / "pair" / "transformer_small" / "config.json").is_file()
+    assert find_archives(tmp_path) == [folder]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "a/b", "x" * 65, "é", "a\n"])
+def test_names_and_versions_that_a_path_or_a_url_could_misread(tiny: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        pack(tiny, out=tmp_path, name=name)
+    assert fields(refused) == ["name"]
+    with pytest.raises(InvalidInput) as refused:
+        pack(tiny, out=tmp_path, version=name)
+    assert fields(refused) == ["version"]
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.CKPT", "x.pkl", "transformer/x.pth"])
+def test_pickled_weights_are_refused_by_name(tiny: Path, tmp_path: Path, name: str) -> None:
+    pair = tmp_path / "pair"
+    shutil.copytree(tiny, pair)
+    (pair / name).write_bytes(b"")
+    with pytest.raises(InvalidInput, match=name):
+        pack(pair, out=tmp_path / "store")
+    assert not list((tmp_path / "store").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({}, "pair"),
+        ({"pair": "nowhere"}, "pair"),
+        ({"large": "nowhere"}, "small"),
+        ({"pair": "nowhere", "small": "nowhere"}, "small"),
+        ({"pair": "nowhere", "archive_format": "rar"}, "format"),
+        ({"pair": "nowhere", "config": "nowhere.yaml"}, "config"),
+        ({"pair": "nowhere", "extra_modules": ["nowhere.py"]}, "extra-module"),
+        ({"pair": "nowhere", "extra_modules": [__file__.replace("test_archive", "__init__")] * 2}, "extra-module"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path: Path, arguments: dict, field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        pack(**arguments, out=tmp_path)
+    assert fields(refused) == [field]
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))
+    with pytest.raises(OSError, match="GiB"):
+        pack(tiny, out=tmp_path / "store")
+    assert not list((tmp_path / "store").iterdir())
+
+
+def test_packing_again_replaces_the_archive(tiny: Path, tmp_path: Path) -> None:
+    for archive_format in ("zip-store", "default", "no-archive"):
+        first, second = (pack(tiny, out=tmp_path, archive_format=archive_format) for _ in range(2))
+        assert first == second

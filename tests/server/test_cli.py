@@ -1,0 +1,71 @@
+"""The commands that need no server, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hybridstitch.cli import main
+
+
+def test_generate_writes_picture_report_and_mask(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    picture, report, mask = (tmp_path / name for name in ("a.png", "a.json", "a-mask.png"))
+    arguments = ["generate", "red apple", "--pair", str(tiny), "--seed", "3", "--num-inference-steps", "4"]
+    recipe = '{"plan": {"type": "staged", "large": 0.5, "hybrid": 0.5, "share": 0.25}}'
+    outputs = ["--out", str(picture), "--report", str(report), "--mask-overlay", str(mask)]
+    assert main([*arguments, "--recipe", recipe, *outputs]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("recipe custom, seed 3", "large", "hybrid"))
+    assert Image.open(picture).size == Image.open(mask).size == (32, 32)
+    assert Image.open(picture).tobytes() != Image.open(mask).tobytes()
+    assert json.loads(report.read_text())["seed"] == 3
+    assert json.loads(Image.open(picture).text["hybridstitch"])["prompt"] == "red apple"
+
+
+def test_the_report_can_be_read_by_a_program(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "a.webp"
+    assert main(["generate", "x", "--pair", str(tiny), "--num-inference-steps", "1", "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_inference_steps"] == 1
+    assert Image.open(out).format == "WEBP"
+
+
+def test_wrong_input_names_every_field_and_exits_with_2(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = str(tmp_path / "a.png")
+    assert main(["generate", "", "--pair", str(tiny), "--seed", "-1", "--recipe", "fastest", "--out", out]) == 2
+    errors = capsys.readouterr().err
+    assert all(f"error: {field}: expected" in errors for field in ("prompt", "seed", "recipe"))
+    assert main(["generate", "x", "--out", str(tmp_path / "a.gif")]) == 2
+    assert main(["pack", "--pair", str(tmp_path / "nowhere"), "--out", str(tmp_path)]) == 2
+    assert main(["serve", "--store", str(tmp_path)]) == 2
+
+
+def test_a_server_that_is_not_there_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    url = "http://127.0.0.1:9"  # the discard port, where nothing listens
+    assert main(["generate", "x", "--url", url, "--out", str(tmp_path / "a.png")]) == 1
+    assert "error:" in capsys.readouterr().err
+
+
+def test_recipes_lists_them_all(capsys: pytest.CaptureFixture) -> None:
+    assert main(["recipes", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["hybridstitch"]["plan"]["share"] == 0.3
+    assert main(["recipes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(listed)
+
+
+def test_pack_prints_the_archive(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["pack", "--pair", str(tiny), "--out", str(tmp_path)]) == 0
+    assert Path(capsys.readouterr().out.strip()) == tmp_path / "hybridstitch.mar"
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--port", "many"]])
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage" in capsys.readouterr().err

@@ -1,0 +1,116 @@
+"""The handlers on TorchServe's own context objects, without a server: batches, gRPC and failures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from ts.context import Context, RequestProcessor
+from ts.utils.util import PredictionException
+
+from hybridstitch.errors import InvalidInput
+from hybridstitch.serving.archive import ROOT
+
+HTTP = {"Host": "127.0.0.1", "Content-Type": "application/json"}
+QUICK = {"prompt": "x", "seed": 1, "num_inference_steps": 1}
+CONFIG = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
+
+
+def make_handler(name: str, pair: Path, config: dict[str, Any] = CONFIG) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "handler" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    classes = [value for value in vars(module).values() if getattr(value, "__module__", "") == name]
+    assert len(classes) == 1, "TorchServe wants exactly one class in a handler's file"
+    handler = classes[0]()
+    handler.initialize(Context("x", str(pair.parent), {}, 1, None, "0.12.0", model_yaml_config=config))
+    return handler
+
+
+@pytest.fixture(scope="module", params=["hybridstitch_handler", "plain_sd3_handler"])
+def handler(request: pytest.FixtureRequest, tiny: Path) -> Any:
+    return make_handler(request.param, tiny)
+
+
+def call(handler: Any, rows: list[dict[str, Any]], headers: dict[str, str] | None = None) -> tuple[Any, Context]:
+    context = handler.context
+    context.request_processor = [RequestProcessor(dict(HTTP if headers is None else headers)) for _ in rows]
+    context.metrics = SimpleNamespace(add_time=lambda *_: None)
+    return handler.handle(rows, context), context
+
+
+def test_one_wrong_request_of_a_batch_leaves_the_others_alone(handler: Any) -> None:
+    rows = [{"body": QUICK}, {"body": QUICK | {"seed": -1}}, {"body": QUICK}]
+    answers, context = call(handler, rows)
+    assert [context.get_response_status(index)[0] for index in range(3)] == [200, 400, 200]
+    assert answers[0] == answers[2]
+    assert answers[0].startswith(b"\x89PNG")
+    (problem,) = json.loads(answers[1])["error"]["problems"]
+    assert problem == {"field": "seed", "expected": "an integer within 0..9007199254740991, or null", "got": -1}
+
+
+def test_an_unexpected_error_is_that_requests_500(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(request: Any) -> None:
+        raise KeyError(f"secret of {request.prompt}")
+
+    monkeypatch.setattr(handler, "draw", fail)
+    answers, context = call(handler, [{"body": QUICK | {"request_id": "r-1"}}])
+    assert context.get_response_status(0)[0] == 500
+    error = json.loads(answers[0])["error"]
+    assert (error["type"], error["request_id"]) == ("internal_error", "r-1")
+    assert "secret" not in error["message"]
+
+
+def test_latents_that_are_not_finite_are_a_numerical_error(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_request: Any) -> None:
+        raise FloatingPointError("latents: not finite after denoising")
+
+    monkeypatch.setattr(handler, "draw", fail)
+    answers, context = call(handler, [{"body": QUICK}])
+    assert context.get_response_status(0)[0] == 500
+    assert json.loads(answers[0])["error"]["type"] == "numerical_error"
+
+
+def test_over_grpc_a_picture_ends_the_stream_and_an_error_is_raised(handler: Any) -> None:
+    # No header arrives over gRPC, and JSON arrives as bytes under the key of the call's input.
+    answers, context = call(handler, [{"data": bytearray(json.dumps(QUICK).encode())}], headers={})
+    assert answers[0].startswith(b"\x89PNG")
+    assert context.get_response_headers(0)["ts_stream_next"] == "false"
+    with pytest.raises(PredictionException) as raised:
+        call(handler, [{"data": bytearray(b'{"prompt": ""}')}], headers={})
+    assert raised.value.error_code == 400
+    assert json.loads(raised.value.message)["error"]["problems"][0]["field"] == "prompt"
+
+
+def test_http_answers_do_not_speak_of_streams(handler: Any) -> None:
+    _, context = call(handler, [{"body": QUICK}])
+    assert "ts_stream_next" not in context.get_response_headers(0)
+
+
+def test_an_error_answer_stays_small(handler: Any) -> None:
+    unknown = {f"{index}" * 5000: "x" * 5000 for index in range(60)}
+    answers, _ = call(handler, [{"body": QUICK | unknown}])
+    assert len(answers[0]) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ({"dtype": "float8"}, "handler.dtype"),
+        ({"default": {}}, "handler.default"),
+        ({"defaults": {"num_inference_steps": 0}}, "num_inference_steps"),
+        ({"defaults": {"recipe": "fastest"}}, "recipe"),
+        ({"strategies": {"masks": {"mine": "no_such_module:Mine"}}}, "strategies.masks.mine"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_by_name(tiny: Path, section: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        make_handler("hybridstitch_handler", tiny, {"handler": section})
+    assert [problem.field for problem in refused.value.problems] == [field]
