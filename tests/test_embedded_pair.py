@@ -1,0 +1,60 @@
+"""The embedded pair is what docs/pair.md says: small files without pickles, prompts obeyed, worth stitching."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hybridstitch import HybridStitchPipeline
+from hybridstitch.bench.http import psnr, spread
+from training.vocabulary import COLOURS
+
+MEGABYTE = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def pictures(emoji: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Pictures by prompt and recipe, in 0..1, of held-out prompts, each with a seed of its own."""
+    pipe = HybridStitchPipeline.from_pretrained(emoji)
+    pipe.set_progress_bar_config(disable=True)
+    prompts = spread((emoji / "heldout_prompts.txt").read_text().splitlines(), 6)
+    return {
+        prompt: {
+            recipe: pipe(
+                prompt,
+                recipe=recipe,
+                guidance_scale=4.5,
+                generator=torch.Generator().manual_seed(seed),
+                output_type="np",
+            ).images[0]
+            for recipe in ("large", "hybridstitch", "small")
+        }
+        for seed, prompt in enumerate(prompts)
+    }
+
+
+def test_weights_are_safetensors_and_small(emoji):
+    files = [path for path in emoji.rglob("*") if path.is_file()]
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    assert len(weights) == 5
+    assert all(path.stat().st_size < 50 * MEGABYTE for path in weights)
+    assert sum(path.stat().st_size for path in files) < 100 * MEGABYTE
+    assert not [path for path in files if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
+
+
+def test_the_background_has_the_colour_asked_for(pictures):
+    for prompt, drawn in pictures.items():
+        asked = np.array(COLOURS[prompt.split(" on ")[1]]) / 255
+        border = np.concatenate([drawn["large"][:4].reshape(-1, 3), drawn["large"][-4:].reshape(-1, 3)])
+        nearest = min(COLOURS, key=lambda name: np.abs(np.array(COLOURS[name]) / 255 - np.median(border, axis=0)).sum())
+        assert np.abs(np.median(border, axis=0) - asked).max() < 0.15, f"{prompt}: the border looks {nearest}"
+
+
+def test_stitching_stays_closer_to_the_large_model_than_the_small_one_is(pictures):
+    def fidelity(recipe: str) -> float:
+        return float(np.mean([psnr(drawn[recipe], drawn["large"]) for drawn in pictures.values()]))
+
+    assert fidelity("hybridstitch") > fidelity("small") + 1

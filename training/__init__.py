@@ -1,0 +1,1 @@
+"""How the embedded pair `models/emoji` was made: data, autoencoder, large and small transformer, export."""

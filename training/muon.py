@@ -1,0 +1,66 @@
+"""Muon for the matrices of the transformer blocks, in float32 and over stacks of equal shapes.
+
+`torch.optim.Muon` orthogonalises in bfloat16, one matrix at a time, which is slow on processors without bfloat16.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal: every direction of a matrix learns at the same rate.
+
+    Args:
+        params: 2-D parameters.
+        lr: step size, times `sqrt(rows / columns)` where a matrix is taller than wide.
+        momentum: share of the old average kept, with a Nesterov look-ahead.
+        weight_decay: decoupled, times `lr`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float = 0.01,
+        momentum: float = 0.95,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            stacks: dict[torch.Size, list[torch.nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    stacks[parameter.shape].append(parameter)
+            for shape, parameters in stacks.items():
+                directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
+                updates = orthogonalise(torch.stack(directions))
+                rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+
+    def _direction(self, parameter: torch.nn.Parameter, momentum: float) -> torch.Tensor:
+        gradient = parameter.grad
+        assert gradient is not None
+        average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
+        average.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(average, momentum)
+
+
+def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
+    """Push all singular values of each of `(count, rows, columns)` matrices towards one (Newton-Schulz)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    result = matrices.mT if tall else matrices
+    result = result / result.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    first, third, fifth = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = result @ result.mT
+        result = first * result + (third * gram + fifth * gram @ gram) @ result
+    return result.mT if tall else result
