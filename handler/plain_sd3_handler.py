@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
 
@@ -24,7 +25,7 @@ class PlainSD3Handler(Endpoint):
         defaults = {name: value for name, value in settings.defaults.items() if name != "recipe"}
         self.settings = replace(settings, defaults=defaults)
         self.pipeline = StableDiffusion3Pipeline.from_pretrained(
-            settings.folder, torch_dtype=settings.dtype, use_safetensors=True, **absent_parts(settings.folder)
+            settings.folder, dtype=settings.dtype, use_safetensors=True, **absent_parts(settings.folder)
         ).to(settings.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = SizeLimits.of(self.pipeline, self.pipeline.transformer)
@@ -43,7 +44,11 @@ class PlainSD3Handler(Endpoint):
             guidance_scale=request.guidance_scale,
             generator=torch.Generator().manual_seed(request.seed),
             max_sequence_length=self.text_length,
-        ).images[0]
+            output_type="np",
+        ).images
+        if not np.isfinite(image).all():
+            raise FloatingPointError("picture: not finite; a wider dtype than this one may help")
+        image = self.pipeline.image_processor.numpy_to_pil(image)[0]
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
         report = {
             "recipe": {"name": "plain"},

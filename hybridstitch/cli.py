@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return 2
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if getattr(error, "problems", None) else 1
     except KeyboardInterrupt:
         return 130
     return 0
@@ -71,12 +71,18 @@ def serve(options: argparse.Namespace) -> None:
     token_auth = not options.no_auth
     with Server(options.store, host=options.host, port=options.port, token_auth=token_auth) as server:
         for path in archives:
-            server.register(path.stem, path.name)
-        print(_welcome(server.url, [path.stem for path in archives], options.no_auth, server.key_file), flush=True)
+            server.register(_model_name(path), path.name)
+        print(
+            _welcome(server.url, [_model_name(path) for path in archives], options.no_auth, server.key_file), flush=True
+        )
         try:
             server.wait()
         except KeyboardInterrupt:
             print("stopping")
+
+
+def _model_name(archive: Path) -> str:
+    return archive.name.removesuffix(".mar")
 
 
 def _welcome(url: str, models: Sequence[str], no_auth: bool, key_file: Path) -> str:
@@ -116,7 +122,10 @@ def _payload(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> Result:
-    token = json.loads(options.key_file.read_text())["inference"]["key"] if options.key_file else None
+    try:
+        token = json.loads(options.key_file.read_text())["inference"]["key"] if options.key_file else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidInput([Problem("key-file", "the key_file.json of a server", str(options.key_file))]) from error
     return Client(options.url, token, timeout=600).generate(**payload, model=options.model)
 
 

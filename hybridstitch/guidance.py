@@ -68,6 +68,10 @@ class GuidedModel:
         negative, positive = velocity.chunk(2)
         return negative + self._guidance_scale * (positive - negative)
 
+    def release(self) -> None:
+        """Drop the K/V cache: decoding the picture needs the memory."""
+        self._kv_cache = None
+
     def dense_flops(self, latents: Tensor) -> int:
         """Floating point operations of one call on all tokens, per picture."""
         rows, columns = self.grid(latents)

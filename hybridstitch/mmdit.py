@@ -27,7 +27,7 @@ def gather_rows(rows: Tensor, tokens: Tensor) -> Tensor:
 
 def scatter_rows(rows: Tensor, tokens: Tensor, new: Tensor) -> Tensor:
     """A copy of `rows` `(batch, n, width)` with `new` `(batch, k, width)` at indices `tokens` `(batch, k)`."""
-    return rows.index_put((_batch_index(tokens), tokens), new)
+    return rows.index_put((_batch_index(tokens), tokens), new.to(rows.dtype))
 
 
 def _batch_index(tokens: Tensor) -> Tensor:
@@ -35,15 +35,8 @@ def _batch_index(tokens: Tensor) -> Tensor:
     return torch.arange(tokens.shape[0], device=tokens.device).unsqueeze(1)
 
 
-def patchify(latents: Tensor, patch_size: int) -> Tensor:
-    """Latents `(batch, channels, height, width)` as token rows `(batch, n, patch * patch * channels)`."""
-    batch, channels, height, width = latents.shape
-    grid = latents.reshape(batch, channels, height // patch_size, patch_size, width // patch_size, patch_size)
-    return torch.einsum("nchpwq->nhwpqc", grid).flatten(1, 2).flatten(2)
-
-
 def unpatchify(rows: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """The inverse of `patchify` for a token grid of `(rows, columns)`."""
+    """Token rows `(batch, n, patch * patch * channels)` of a grid as latents `(batch, channels, height, width)`."""
     batch, _, width = rows.shape
     cells = rows.reshape(batch, *grid, patch_size, patch_size, width // patch_size**2)
     latents = torch.einsum("nhwpqc->nchpwq", cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ _SHARED: dict[str, tuple[str, ...]] = {
         "joint_attention_dim",
         "pooled_projection_dim",
     ),
-    "vae": ("_class_name", "latent_channels", "scaling_factor", "shift_factor"),
+    "vae": ("_class_name", "latent_channels", "scaling_factor", "shift_factor", "block_out_channels"),
     "scheduler": ("_class_name", "prediction_type", "shift", "use_dynamic_shifting", "num_train_timesteps"),
 }
 _LOADERS = {
@@ -49,16 +50,19 @@ class SizeLimits:
     maximum: int
     default: tuple[int, int]
 
+    def expected(self, pixels: Any) -> str | None:
+        """What a width or height should have been, None if it is right."""
+        step, low, high = self.multiple_of, self.minimum, self.maximum
+        is_number = type(pixels) is int or (type(pixels) is float and math.isfinite(pixels))
+        if type(pixels) is int and low <= pixels <= high and pixels % step == 0:
+            return None
+        rule = f"a multiple of {step} within {low}..{high}"
+        return f"{rule}; the nearest is {round(min(max(pixels, low), high) / step) * step}" if is_number else rule
+
     def problems(self, width: Any, height: Any) -> list[Problem]:
         """What is wrong with a size."""
-        return [
-            Problem(name, f"a multiple of {self.multiple_of} within {self.minimum}..{self.maximum}", pixels)
-            for name, pixels in (("width", width), ("height", height))
-            if isinstance(pixels, bool)
-            or not isinstance(pixels, int)
-            or pixels % self.multiple_of
-            or not self.minimum <= pixels <= self.maximum
-        ]
+        sides = {"width": width, "height": height}
+        return [Problem(name, rule, side) for name, side in sides.items() if (rule := self.expected(side))]
 
     @classmethod
     def of(cls, pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> SizeLimits:
@@ -105,24 +109,37 @@ def absent_parts(source: str | Path | None) -> dict[str, None]:
 
 def check_folders(large: str | Path | None, small: str | Path | None) -> None:
     """Raise InvalidInput, naming field and both values, unless two SD3 pipelines can share latents, text and time."""
+    ours, theirs = ({part: loader.load_config(side, subfolder=part) for part, loader in _LOADERS.items()}
+                    for side in (large, small))  # fmt: skip
     raise_if(
-        [
-            problem
-            for part, loader in _LOADERS.items()
-            for problem in _differences(
-                part, loader.load_config(large, subfolder=part), loader.load_config(small, subfolder=part)
-            )
-        ]
+        _own_problems(ours) + [problem for part in ours for problem in _differences(part, ours[part], theirs[part])]
     )
 
 
 def check_packed(folder: str | Path) -> None:
     """The same for a packed pair, where only the transformers can differ."""
-    missing = [name for name in ("transformer", SMALL_FOLDER, "vae", "scheduler") if not (Path(folder) / name).is_dir()]
+    missing = [name for name in (*_LOADERS, SMALL_FOLDER) if not (Path(folder) / name).is_dir()]
     raise_if([Problem(f"{folder}/{name}", "a folder of a packed pair", "nothing") for name in missing])
-    large = SD3Transformer2DModel.load_config(folder, subfolder="transformer")
+    configs = {part: loader.load_config(folder, subfolder=part) for part, loader in _LOADERS.items()}
     small = SD3Transformer2DModel.load_config(folder, subfolder=SMALL_FOLDER)
-    raise_if(_differences("transformer", large, small))
+    raise_if(_own_problems(configs) + _differences("transformer", configs["transformer"], small))
+
+
+def _own_problems(configs: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+    """What the loop cannot work with, in one pipeline by itself."""
+    transformer, vae, scheduler = configs["transformer"], configs["vae"], configs["scheduler"]
+    euler = FlowMatchEulerDiscreteScheduler.__name__
+    found = []
+    if transformer.get("in_channels") != vae.get("latent_channels"):
+        expected = f"{transformer.get('in_channels')}, the transformer's in_channels"
+        found.append(Problem("vae.latent_channels", expected, vae.get("latent_channels")))
+    if scheduler.get("_class_name") != euler:
+        found.append(
+            Problem("scheduler._class_name", f"{euler}: flow matching, first order", scheduler.get("_class_name"))
+        )
+    if scheduler.get("use_dynamic_shifting"):
+        found.append(Problem("scheduler.use_dynamic_shifting", "false: SD3 has one shift for all sizes", True))
+    return found
 
 
 def describe_pair(folder: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import cached_attention
 from hybridstitch.pair import SizeLimits, load_pair
 from hybridstitch.recipes import Catalogue, Recipe
-from hybridstitch.report import Recorder, Report, Stopwatch
+from hybridstitch.report import Recorder, Report, Stopwatch, seed_of
 from hybridstitch.sampler import Step, sample
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -159,7 +159,7 @@ class HybridStitchPipeline:
 
         report = Report(
             recipe=recipe,
-            seed=_seed(generator),
+            seed=seed_of(generator),
             width=width,
             height=height,
             num_inference_steps=len(recorder.share_by_step),
@@ -221,6 +221,7 @@ class HybridStitchPipeline:
         with ExitStack() as stack:
             stack.enter_context(cached_attention(self.large))
             stack.enter_context(cached_attention(self.small))
+            stack.callback(large.release)
             progress = stack.enter_context(self._pipeline.progress_bar(total=len(scheduler.timesteps)))
 
             def on_step(step: Step) -> Tensor | None:
@@ -234,6 +235,8 @@ class HybridStitchPipeline:
     def _decode(self, latents: Tensor, output_type: str) -> Any:
         vae = self._pipeline.vae
         decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
+        if not torch.isfinite(decoded).all():
+            raise FloatingPointError("picture: not finite after decoding; a wider dtype than this one may help")
         return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
 
     def _truncated(self, prompt: str | list[str] | None) -> list[str]:
@@ -242,9 +245,3 @@ class HybridStitchPipeline:
         texts = [prompt] if isinstance(prompt, str) else prompt or []
         lengths = [len(self._pipeline.tokenizer(text).input_ids) for text in texts]
         return [f"prompt: {n} tokens, of which CLIP reads the first {limit}" for n in lengths if n > limit]
-
-
-def _seed(generator: torch.Generator | list[torch.Generator] | None) -> int | list[int] | None:
-    if isinstance(generator, list):
-        return [each.initial_seed() for each in generator]
-    return None if generator is None else generator.initial_seed()

@@ -46,8 +46,8 @@ class Recipe:
 
 
 NAMED = (
-    Recipe(plans.All(), masks.All(), name="large"),
-    Recipe(plans.Never(), masks.All(), name="small"),
+    Recipe(plans.AllSteps(), masks.All(), name="large"),
+    Recipe(plans.NoSteps(), masks.All(), name="small"),
     Recipe(plans.SmallFirst(), masks.All(), name="t-stitch"),
     Recipe(plans.Staged(large=0.3, hybrid=0.0), name="srdiffusion"),
     Recipe(plans.Staged(), name="hybridstitch"),
@@ -168,10 +168,10 @@ def _import_strategy(axis: str, name: str, path: str) -> type[Strategy]:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the operator's module raises, the answer names it
         raise InvalidInput([Problem(where, f"module:Class that can be imported ({error})", path)]) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InvalidInput([Problem(where, f"a subclass of {base.__name__}", path)])
-    if found.type != name:
-        raise InvalidInput([Problem(where, f"the name that the class gives itself, {found.type!r}", name)])
+    if getattr(found, "type", None) != name:
+        raise InvalidInput([Problem(where, f"the class's own `type`, {getattr(found, 'type', None)!r}", name)])
     return found

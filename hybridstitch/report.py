@@ -53,22 +53,26 @@ class Report:
     timing_ms: dict[str, float]
     large_steps: np.ndarray
     share_by_step: list[float]
-    peak_memory_mb: float | None = None
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.large_token_share >= 1 and self.recipe.plan.type != "all":
-            name = self.recipe.name
-            self.warnings.append(f"recipe {name}: no token was saved, the large model rendered all of them")
+        name = self.recipe.name
+        if self.flops_share >= 1 and self.recipe.plan.type != "all":
+            self.warnings.append(f"recipe {name}: no work was saved, the large model alone needs no more")
+        if self.recipe.plan.masked and not any(stage.name == "hybrid" for stage in self.stages):
+            self.warnings.append(f"recipe {name}: too few steps for a step with a mask")
 
     @property
-    def estimated_speedup(self) -> float:
-        """How many times fewer FLOPs than the plain large model: what the recipe could reach, not a measurement."""
-        return 1 / self.flops_share
+    def estimated_speedup(self) -> float | None:
+        """How many times fewer FLOPs than the plain large model: what the recipe could reach, not a measurement.
+
+        None if no model ran at all.
+        """
+        return 1 / self.flops_share if self.flops_share else None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON, see docs/interface.md."""
-        described = {
+        return {
             "recipe": self.recipe.to_dict(),
             "seed": self.seed,
             "width": self.width,
@@ -79,7 +83,7 @@ class Report:
             "large_token_share": round(self.large_token_share, 6),
             "small_token_share": round(self.small_token_share, 6),
             "flops_share": round(self.flops_share, 6),
-            "estimated_speedup": round(self.estimated_speedup, 4),
+            "estimated_speedup": self.estimated_speedup and round(self.estimated_speedup, 4),
             "timing_ms": {name: round(ms, 2) for name, ms in self.timing_ms.items()},
             "mask": {
                 "grid": list(self.large_steps.shape[1:]),
@@ -88,9 +92,6 @@ class Report:
             },
             "warnings": self.warnings,
         }
-        if self.peak_memory_mb is not None:
-            described["peak_memory_mb"] = round(self.peak_memory_mb, 1)
-        return described
 
 
 class Recorder:
@@ -167,3 +168,10 @@ def _stage_name(step: Step, large_tokens: int, small_tokens: int) -> str:
     if large_tokens:
         return "large"
     return "small" if small_tokens else "fill"
+
+
+def seed_of(generator: torch.Generator | list[torch.Generator] | None) -> int | list[int] | None:
+    """The seeds that make the same pictures again; None if they came from torch's global state."""
+    if isinstance(generator, list):
+        return [each.initial_seed() for each in generator]
+    return None if generator is None else generator.initial_seed()

@@ -39,9 +39,7 @@ class Parameter:
     @property
     def expected(self) -> str:
         """The words an error uses for what may stand here."""
-        kind = {float: "a number", int: "an integer", bool: "true or false", str: "a string"}.get(
-            self.type, getattr(self.type, "__name__", str(self.type))
-        )
+        kind = {float: "a number", int: "an integer", bool: "true or false", str: "a string"}[self.type]
         return f"{kind} {self.range}" if self.range else kind
 
     def accepts(self, value: Any) -> bool:
@@ -53,10 +51,10 @@ class Parameter:
             if isinstance(value, float) and not math.isfinite(value):
                 return False
             return self.range is None or self.range.low <= value <= self.range.high
-        return isinstance(value, self.type) if self.type in (bool, str) else True
+        return isinstance(value, self.type)
 
     def describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = {"type": getattr(self.type, "__name__", str(self.type))}
+        described: dict[str, Any] = {"type": self.type.__name__}
         if self.default is not inspect.Parameter.empty:
             described["default"] = self.default
         if self.range:
@@ -76,7 +74,7 @@ class Strategy:
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
-        """The parameters of `__init__`, by name."""
+        """The parameters of `__init__`, by name: int, float, bool or str. Raises TypeError for any other."""
         hints = get_type_hints(cls.__init__, include_extras=True)
         found = {}
         for name, declared in inspect.signature(cls).parameters.items():
@@ -84,6 +82,8 @@ class Strategy:
             if get_origin(kind) is Annotated:
                 kind, *notes = get_args(kind)
                 limits = next((note for note in notes if isinstance(note, Between)), None)
+            if kind not in (int, float, bool, str):
+                raise TypeError(f"{cls.__name__}.{name}: a parameter is an int, float, bool or str, not {kind}")
             found[name] = Parameter(name, kind, declared.default, limits)
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
@@ -9,20 +11,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybridstitch.flops import forward_flops
-from hybridstitch.mmdit import KVCache, cached_attention, gather_rows, mmdit_forward, patchify, unpatchify
+from hybridstitch.mmdit import KVCache, cached_attention, gather_rows, mmdit_forward, unpatchify
 from hybridstitch.testing import LAYOUTS, tiny_transformer
+from tests.conftest import EMOJI
 
 SIZES = [(16, 16), (8, 20)]
 
 
-def inputs(size: tuple[int, int], batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, ...]:
+def inputs(
+    transformer: SD3Transformer2DModel, size: tuple[int, int], batch: int = 2, seed: int = 0
+) -> tuple[torch.Tensor, ...]:
     """Latents, timestep, context, pooled."""
     noise = torch.Generator().manual_seed(seed)
+    config = transformer.config
     return (
-        torch.randn(batch, 4, *size, generator=noise),
+        torch.randn(batch, config.in_channels, *size, generator=noise),
         torch.full((batch,), 500.0),
-        torch.randn(batch, 7, 32, generator=noise),
-        torch.randn(batch, 32, generator=noise),
+        torch.randn(batch, 7, config.joint_attention_dim, generator=noise),
+        torch.randn(batch, config.pooled_projection_dim, generator=noise),
     )
 
 
@@ -31,8 +37,10 @@ def choose(batch: int, n: int, k: int, seed: int = 0) -> torch.Tensor:
     return torch.stack([torch.randperm(n, generator=noise)[:k].sort().values for _ in range(batch)])
 
 
-@pytest.fixture(params=LAYOUTS)
+@pytest.fixture(params=[*LAYOUTS, "emoji"])
 def transformer(request: pytest.FixtureRequest) -> SD3Transformer2DModel:
+    if request.param == "emoji":
+        return SD3Transformer2DModel.from_pretrained(EMOJI, subfolder="transformer", dtype=torch.float32)
     return tiny_transformer(request.param)
 
 
@@ -45,7 +53,7 @@ def _no_grad():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("cached", [False, True])
 def test_dense_forward_is_diffusers_own_bit_by_bit(transformer, size, cached):
-    latents, timestep, context, pooled = inputs(size)
+    latents, timestep, context, pooled = inputs(transformer, size)
     expected = transformer(latents, context, pooled, timestep, return_dict=False)[0]
     with cached_attention(transformer):
         rows = mmdit_forward(transformer, latents, timestep, context, pooled, kv_cache=KVCache() if cached else None)
@@ -54,11 +62,11 @@ def test_dense_forward_is_diffusers_own_bit_by_bit(transformer, size, cached):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_all_tokens_through_the_subset_path_equal_the_dense_path(transformer, size):
-    latents, timestep, context, pooled = inputs(size)
+    latents, timestep, context, pooled = inputs(transformer, size)
     tokens = torch.arange(size[0] * size[1] // 4).expand(2, -1)
     cache = KVCache()
     with cached_attention(transformer):
-        mmdit_forward(transformer, *inputs(size, seed=1), kv_cache=cache)
+        mmdit_forward(transformer, *inputs(transformer, size, seed=1), kv_cache=cache)
         dense = mmdit_forward(transformer, latents, timestep, context, pooled, kv_cache=KVCache())
         subset = mmdit_forward(transformer, latents, timestep, context, pooled, tokens, cache)
     assert torch.equal(subset, dense)
@@ -67,7 +75,7 @@ def test_all_tokens_through_the_subset_path_equal_the_dense_path(transformer, si
 @pytest.mark.parametrize("size", SIZES)
 def test_subset_at_the_cached_latents_equals_the_dense_rows(transformer, size):
     """With nothing changed since the dense step, the cached rows are exact, so every subset must be too."""
-    latents, timestep, context, pooled = inputs(size)
+    latents, timestep, context, pooled = inputs(transformer, size)
     tokens = choose(2, size[0] * size[1] // 4, 7)
     cache = KVCache()
     with cached_attention(transformer):
@@ -83,9 +91,9 @@ def test_cached_rows_outside_the_subset_are_old_and_inside_are_fresh(transformer
     chosen = torch.zeros(2, image_tokens, dtype=torch.bool).scatter_(1, tokens, True)
     cache, reference = KVCache(), KVCache()
     with cached_attention(transformer):
-        mmdit_forward(transformer, *inputs(size), kv_cache=cache)
+        mmdit_forward(transformer, *inputs(transformer, size), kv_cache=cache)
         before = {layer: tuple(rows.clone() for rows in cache[layer]) for layer in transformer.attn_processors}
-        new = inputs(size, seed=1)
+        new = inputs(transformer, size, seed=1)
         mmdit_forward(transformer, *new, tokens=tokens, kv_cache=cache)
         mmdit_forward(transformer, *new, kv_cache=reference)
     for layer, old_rows in before.items():
@@ -103,7 +111,7 @@ def test_dual_attention_has_a_cache_of_its_own():
     transformer = tiny_transformer("sd35-medium")
     cache = KVCache()
     with cached_attention(transformer):
-        mmdit_forward(transformer, *inputs((16, 16)), kv_cache=cache)
+        mmdit_forward(transformer, *inputs(transformer, (16, 16)), kv_cache=cache)
     joint, image_only = cache["transformer_blocks.0.attn.processor"], cache["transformer_blocks.0.attn2.processor"]
     assert joint[0].shape[2] == 64 + 7
     assert image_only[0].shape[2] == 64
@@ -111,7 +119,7 @@ def test_dual_attention_has_a_cache_of_its_own():
 
 def test_subset_without_a_dense_step_is_refused(transformer):
     with cached_attention(transformer), pytest.raises(ValueError, match="K/V cache"):
-        mmdit_forward(transformer, *inputs((16, 16)), tokens=choose(2, 64, 5), kv_cache=KVCache())
+        mmdit_forward(transformer, *inputs(transformer, (16, 16)), tokens=choose(2, 64, 5), kv_cache=KVCache())
 
 
 def test_processors_come_back_also_after_an_exception(transformer):
@@ -120,24 +128,16 @@ def test_processors_come_back_also_after_an_exception(transformer):
         assert all(transformer.attn_processors[name] is not originals[name] for name in originals)
     assert all(transformer.attn_processors[name] is originals[name] for name in originals)
     with pytest.raises(RuntimeError, match="shape"), cached_attention(transformer):
-        mmdit_forward(transformer, *inputs((16, 16))[:3], pooled=torch.zeros(2, 1))
+        mmdit_forward(transformer, *inputs(transformer, (16, 16))[:3], pooled=torch.zeros(2, 1))
     assert all(transformer.attn_processors[name] is originals[name] for name in originals)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_patchify_inverts_unpatchify(size):
-    latents = torch.randn(2, 4, *size)
-    rows = patchify(latents, 2)
-    assert rows.shape == (2, size[0] * size[1] // 4, 16)
-    assert torch.equal(unpatchify(rows, (size[0] // 2, size[1] // 2), 2), latents)
-
-
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("share", [1.0, 0.25])
-def test_flops_agree_with_torch_counting_them(transformer, share):
+def test_flops_agree_with_torch_counting_them(layout, share):
     """Widths of a real model's order, so that what the estimate leaves out weighs as little as it does there."""
-    layout = next(name for name, config in LAYOUTS.items() if transformer.config.items() >= config.items())
     model = tiny_transformer(layout, layers=4, heads=32, caption_projection_dim=256)
-    latents, timestep, context, pooled = inputs((24, 24), batch=1)
+    latents, timestep, context, pooled = inputs(model, (24, 24), batch=1)
     tokens = None if share == 1 else choose(1, 144, 36)
     cache = KVCache()
     with cached_attention(model), sdpa_kernel(SDPBackend.MATH):  # the counter does not see into fused attention
@@ -146,3 +146,19 @@ def test_flops_agree_with_torch_counting_them(transformer, share):
             mmdit_forward(model, latents, timestep, context, pooled, tokens, cache)
     estimate = forward_flops(model.config, round(144 * share), 144, 7)
     assert estimate == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+def test_the_papers_recipe_saves_what_its_docstring_says():
+    """At the shapes of SD3.5-Large and -Medium, 1024 x 1024 pixels, 28 steps: 4 large, 7 hybrid, 17 small."""
+    shared = {"patch_size": 2, "in_channels": 16, "out_channels": 16, "joint_attention_dim": 4096}
+    large = SimpleNamespace(
+        num_layers=38, num_attention_heads=38, attention_head_dim=64, dual_attention_layers=(), **shared
+    )
+    small = SimpleNamespace(
+        num_layers=24, num_attention_heads=24, attention_head_dim=64, dual_attention_layers=range(13), **shared
+    )
+    dense, cheap = (forward_flops(model, 4096, 4096, 333) for model in (large, small))
+    subset = forward_flops(large, round(0.3 * 4096), 4096, 333)
+    assert cheap / dense == pytest.approx(0.36, abs=0.005)
+    assert (subset + cheap) / dense == pytest.approx(0.71, abs=0.01)
+    assert 28 * dense / (4 * dense + 7 * (subset + cheap) + 17 * cheap) == pytest.approx(1.85, abs=0.005)

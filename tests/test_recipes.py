@@ -20,7 +20,7 @@ def catalogue() -> Catalogue:
 @pytest.mark.parametrize("name", recipes())
 def test_named_recipes_come_back_from_their_description(catalogue, name):
     recipe = recipes()[name]
-    assert catalogue.resolve(name) is recipe or catalogue.resolve(name) == recipe
+    assert catalogue.resolve(name) == recipe
     assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
@@ -82,12 +82,16 @@ class Loud(MaskStrategy):
 
     def scores(self, trajectory):
         return trajectory.dense[-1][1].norm(dim=-1)
+
+class Nameless(MaskStrategy):
+    def scores(self, trajectory): ...
 '''
 
 
 @pytest.fixture
 def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "own_masks.py").write_text(OWN_MASK)
+    (tmp_path / "broken_masks.py").write_text("class X(:")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     sys.modules.pop("own_masks", None)
@@ -117,6 +121,8 @@ def test_an_installed_package_offers_its_own(own_module):
         ({"masks": {"x": "json:JSONDecoder"}}, "strategies.masks.x"),
         ({"plans": {"loud": "own_masks:Loud"}}, "strategies.plans.loud"),
         ({"masks": {"quiet": "own_masks:Loud"}}, "strategies.masks.quiet"),
+        ({"masks": {"x": "own_masks:Nameless"}}, "strategies.masks.x"),
+        ({"masks": {"x": "broken_masks:X"}}, "strategies.masks.x"),
         ({"colours": {}}, "strategies.colours"),
     ],
 )

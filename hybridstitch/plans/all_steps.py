@@ -7,7 +7,7 @@ from hybridstitch.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class All(Plan):
+class AllSteps(Plan):
     """The large model renders every token at every step: plain SD3, the reference."""
 
     type = "all"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 from hybridstitch.strategy import Strategy
 from hybridstitch.trajectory import Trajectory
@@ -17,8 +16,10 @@ class Plan(Strategy, ABC):
     number of steps.
     """
 
-    masked: ClassVar[bool] = True
-    """Whether shares strictly between 0 and 1 occur. False spares the K/V cache, and the mask may be missing."""
+    @property
+    def masked(self) -> bool:
+        """Whether shares strictly between 0 and 1 may occur. False spares the memory of the K/V cache."""
+        return True
 
     @abstractmethod
     def large_share(self, trajectory: Trajectory) -> float:

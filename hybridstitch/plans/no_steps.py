@@ -7,7 +7,7 @@ from hybridstitch.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class Never(Plan):
+class NoSteps(Plan):
     """The large model renders nothing: with the small model as fill, plain SD3 with the small model."""
 
     type = "none"

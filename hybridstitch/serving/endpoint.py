@@ -66,7 +66,7 @@ class Endpoint(BaseHandler):
     def postprocess(self, renderings: list[Rendering | Answer]) -> list[bytes]:
         """Pictures to what goes over the wire."""
         answers = [attempt(encode, rendering) for rendering in renderings]
-        return [send(answer, self.context, index) for index, answer in enumerate(answers)]
+        return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
 
     def read(self, row: Row) -> GenerationRequest:
         """The request of one row. Raises InvalidInput that names everything wrong with it."""

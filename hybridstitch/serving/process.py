@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -81,16 +82,18 @@ def short_temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="hybridstitch-", dir="/tmp" if too_long else None)
 
 
-def end_process(launcher: subprocess.Popen[str]) -> None:
+def end_process(launcher: subprocess.Popen[Any]) -> None:
     """End TorchServe, started as the leader of a session: in order first, by force what then is left of it."""
     others = [process for process in _session(launcher.pid) if process.pid != launcher.pid]
     if others:
-        min(others, key=psutil.Process.create_time).terminate()  # Java, which then ends its workers
+        with suppress(psutil.NoSuchProcess):
+            min(others, key=psutil.Process.create_time).terminate()  # Java, which then ends its workers
     psutil.wait_procs(others, timeout=STOP_SECONDS)
     launcher.kill()
     launcher.wait()
     for process in _session(launcher.pid):
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _session(leader: int) -> list[psutil.Process]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import unicodedata
 import uuid
@@ -108,8 +107,8 @@ def field_checks(limits: SizeLimits) -> dict[str, Check]:
         "seed": _or_null(_integer(0, MAX_SEED)),
         "num_inference_steps": _integer(1, 100),
         "guidance_scale": _number(0, 20),
-        "width": _size(limits),
-        "height": _size(limits),
+        "width": limits.expected,
+        "height": limits.expected,
         "output_format": _choice("png", "jpeg", "webp"),
         "output_quality": _integer(1, 100),
         "response_format": _choice("image", "json"),
@@ -191,20 +190,5 @@ def _or_null(inner: Check) -> Check:
     def check(value: Any) -> str | None:
         expected = None if value is None else inner(value)
         return expected and f"{expected}, or null"
-
-    return check
-
-
-def _size(limits: SizeLimits) -> Check:
-    step, low, high = limits.multiple_of, limits.minimum, limits.maximum
-    expected = f"a multiple of {step} within {low}..{high}"
-
-    def check(value: Any) -> str | None:
-        if type(value) is int and low <= value <= high and value % step == 0:
-            return None
-        if type(value) is not int and not (type(value) is float and math.isfinite(value)):
-            return expected
-        nearest = round(min(max(value, low), high) / step) * step
-        return f"{expected}; the nearest is {nearest}"
 
     return check

@@ -92,14 +92,15 @@ def decode_payload(row: Row) -> Any:
         raise InvalidInput([Problem("body", "valid JSON in UTF-8", str(error))]) from error
 
 
-def send(answer: Answer, context: Context, index: int) -> bytes:
+def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
     """Set status, type and headers of one answer of the batch, and return its body.
 
-    gRPC has no place for a status of ours, so there an error answer is raised, and a good one says that no
+    gRPC has no place for a status of ours, so there an error answer is raised if the request is `alone` in its
+    batch: raising fails the whole batch, and neighbours must not suffer. An answer that is not raised says that no
     stream follows: without that, StreamPredictions on this handler would end the worker.
     """
     if not _is_http(_headers(context, index)):
-        if answer.status >= 400:
+        if answer.status >= 400 and alone:
             raise PredictionException(answer.body.decode(), answer.status)
         context.set_response_header(index, "ts_stream_next", "false")
     context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
