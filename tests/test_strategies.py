@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from hybridstitch import fills, masks, plans
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
-from hybridstitch.strategy import Between
 from hybridstitch.testing import FillConformance, MaskConformance, PlanConformance, TinyPair
-from hybridstitch.trajectory import Trajectory
 
 
-@dataclass(frozen=True)
-class LoudTokens(MaskStrategy):
-    """Tokens with the largest velocity: a user's mask."""
+def readme_example() -> str:
+    """The mask strategy that README.md shows."""
+    blocks = (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")
+    return next(block.split("```")[0] for block in blocks if "(MaskStrategy)" in block)
 
-    type = "loud-tokens"
-    power: Annotated[float, Between(0.1, 4)] = 1.0
 
-    def scores(self, trajectory: Trajectory) -> Tensor:
-        _, velocity = trajectory.dense[-1]
-        return velocity.norm(dim=-1) ** self.power
+def test_the_example_of_the_readme_is_short():
+    assert len(readme_example().splitlines()) < 20
 
 
 class TestUsersMask(MaskConformance):
     def make(self) -> MaskStrategy:
-        return LoudTokens()
+        namespace: dict[str, Any] = {"__name__": __name__}
+        exec(compile(readme_example(), "README.md", "exec", dont_inherit=True), namespace)
+        return namespace["LoudTokens"]()
 
 
 class TestMasks(MaskConformance):

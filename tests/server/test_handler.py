@@ -89,6 +89,13 @@ def test_over_grpc_a_picture_ends_the_stream_and_an_error_is_raised(handler: Any
     assert json.loads(raised.value.message)["error"]["problems"][0]["field"] == "prompt"
 
 
+def test_over_grpc_a_wrong_request_does_not_fail_its_batch(handler: Any) -> None:
+    rows = [{"data": bytearray(json.dumps(QUICK | changes).encode())} for changes in ({}, {"seed": -1})]
+    answers, _ = call(handler, rows, headers={})
+    assert answers[0].startswith(b"\x89PNG")
+    assert json.loads(answers[1])["error"]["problems"][0]["field"] == "seed"
+
+
 def test_http_answers_do_not_speak_of_streams(handler: Any) -> None:
     _, context = call(handler, [{"body": QUICK}])
     assert "ts_stream_next" not in context.get_response_headers(0)

@@ -83,6 +83,14 @@ def test_an_archive_from_outside_the_store_is_refused(server: Server, tiny: Path
     assert sorted(server.client.models()) == ["hybridstitch", "plain"]
 
 
+def test_an_unpacked_folder_outside_the_store_is_taken_as_the_readme_warns(
+    server: Server, tiny: Path, tmp_path: Path
+) -> None:
+    outside = pack(tiny, out=tmp_path, name="outside", archive_format="no-archive")
+    server.client.register(str(outside), "outside")
+    server.client.unregister("outside")
+
+
 def test_a_port_that_is_taken_is_named(store: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
