@@ -23,9 +23,9 @@ MINUTES = {
     "text": 2.0,
     "large-draft": 9.0,
     "large-coarse": 18.0,
-    "large-fine": 14.0,
-    "small-coarse": 5.0,
-    "small-fine": 3.0,
+    "large-fine": 17.0,
+    "small-coarse": 4.0,
+    "small-fine": 4.0,
 }
 """Time budget of each stage, in the order they run."""
 SIDES = {"draft": 32, "coarse": 64, "fine": 128}

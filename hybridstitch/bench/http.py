@@ -146,7 +146,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for http.json and http.md")
     options = parser.parse_args()
 
-    prompts = spread(options.prompts.read_text().splitlines(), options.count)
+    available = options.prompts.read_text().splitlines()
+    if not 2 <= options.count <= len(available):
+        parser.error(f"--count: expected 2 to {len(available)}, the prompts in {options.prompts}, got {options.count}")
+    prompts = spread(available, options.count)
     store = options.out / "model_store"
     for plain in (False, True):
         pack(options.pair, plain=plain, out=store)
