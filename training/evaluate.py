@@ -55,9 +55,9 @@ def open_pair(folder: Path) -> dict[str, StableDiffusion3Pipeline]:
     """The large and the small pipeline in float32, on the GPU if there is one, sharing all other parts."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     large = StableDiffusion3Pipeline.from_pretrained(
-        folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32
+        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
     ).to(device)
-    transformer = SD3Transformer2DModel.from_pretrained(folder / "transformer_small", torch_dtype=torch.float32)
+    transformer = SD3Transformer2DModel.from_pretrained(folder / "transformer_small", dtype=torch.float32)
     small = StableDiffusion3Pipeline(**{**large.components, "transformer": transformer.to(device)})
     for pipeline in (large, small):
         pipeline.set_progress_bar_config(disable=True)
