@@ -32,7 +32,7 @@ bench: setup
 	$(BIN)/python -m hybridstitch.bench.http
 
 # The pictures of the README.
-PROMPT := a red apple on blue
+PROMPT := rocket on black
 pictures: setup
 	for recipe in large small hybridstitch; do \
 	  $(BIN)/hybridstitch generate "$(PROMPT)" --seed 0 --recipe $$recipe --out docs/images/readme-$$recipe.png \
