@@ -119,9 +119,9 @@ class StrategyConformance:
     def make(self) -> Strategy:
         """The strategy under test."""
 
+    @abstractmethod
     def recipe(self) -> Recipe:
         """A recipe that uses it."""
-        raise NotImplementedError
 
     @pytest.fixture
     def pair(self) -> TinyPair:
