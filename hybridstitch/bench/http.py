@@ -31,6 +31,8 @@ from hybridstitch.serving.server import Server
 
 PAIR = ROOT / "models" / "emoji"
 BASELINE = "plain"
+PAUSE_SECONDS = 0.5
+"""Before each request: threads of the worker that was asked before spin for a moment, at the cost of the next one."""
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Contender:
 
     def ask(self, client: Client, prompt: str, **common: Any) -> np.ndarray:
         """Send one request; its pixels, `(height, width, 3)` in 0..1."""
+        time.sleep(PAUSE_SECONDS)
         started = time.perf_counter()
         response = client.predict({"prompt": prompt, **common, **self.fields}, self.model)
         self.seconds.append(time.perf_counter() - started)
