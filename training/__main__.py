@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("stage", nargs="?", choices=["fetch", *stages.MINUTES, "export", "evaluate"])
     parser.add_argument("--minutes", type=float, help="time budget of the stage, instead of the usual one")
+    parser.add_argument("--all", action="store_true", help="all concepts, for a GPU, instead of concepts.txt")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads to use")
     parser.add_argument("--runs", type=Path, default=HERE / "runs", help="folder of the checkpoints")
     parser.add_argument("--output", type=Path, default=PAIR, help="folder of the exported pair")
@@ -28,22 +29,25 @@ def main() -> None:
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = [arguments.stage] if arguments.stage else ["fetch", *stages.MINUTES, "export", "evaluate"]
+    if "fetch" in names:
+        data.fetch(HERE / "data")
+        names.remove("fetch")
+    library = data.load_library(HERE / "data", arguments.all) if names else None
     for name in names:
+        assert library is not None
         random.seed(0)
         torch.manual_seed(0)
-        if name == "fetch":
-            data.fetch(HERE / "data")
-        elif name == "export":
+        if name == "export":
             from training.export import export
 
-            export(arguments.runs, HERE / "data", arguments.output)
+            export(arguments.runs, library, arguments.output)
         elif name == "evaluate":
             from training.evaluate import evaluate
 
-            evaluate(arguments.runs, HERE / "data", arguments.output)
+            evaluate(arguments.runs, library, arguments.output)
         else:
             minutes = arguments.minutes or stages.MINUTES[name]
-            train.run(stages.make(name, minutes, HERE / "data", arguments.runs, device), arguments.runs, device)
+            train.run(stages.make(name, minutes, library, arguments.runs, device), arguments.runs, device)
 
 
 if __name__ == "__main__":

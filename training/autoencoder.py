@@ -5,16 +5,12 @@ two stride-two convolutions gather the 4x4 blocks and project them, residual blo
 last normalisation is held still by large constant channels. SiLU drops out too: silu(x) - silu(-x) = x.
 """
 
-import random
-
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import Encoder
 from torch.nn import functional
 
-from training.data import Sprites, compose, to_pixels
 from training.latents import CHANNELS, Projection
-from training.vocabulary import held_out
 
 WIDTHS = (16, 32, 64)
 GROUPS = 4
@@ -90,12 +86,6 @@ def reconstruction_loss(autoencoder: AutoencoderKL, projection: Projection, pixe
     latents = latents + 0.02 / projection.scale * torch.randn_like(latents)
     decoded = autoencoder.decode(latents).sample
     return functional.l1_loss(decoded, pixels) + functional.mse_loss(decoded, pixels)
-
-
-def held_out_pictures(sprites: Sprites) -> torch.Tensor:
-    """One 128 px scene for every held-out combination, always the same: `(count, 3, 128, 128)`."""
-    rng = random.Random(0)
-    return to_pixels([compose(sprites[concept], colour, 128, rng) for concept, colour in held_out()])
 
 
 @torch.no_grad()

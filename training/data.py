@@ -1,49 +1,61 @@
-"""Emoji pictures from packages, composed on the fly into captioned scenes."""
+"""Emoji pictures in three styles with their Unicode names and keywords, from npm packages."""
 
 import hashlib
 import io
 import json
-import queue
-import random
+import re
 import subprocess
 import tarfile
-import threading
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
+import resvg_py
 from PIL import Image
 
-from training.vocabulary import COLOURS, CONCEPTS, random_caption, trained
+from training.scenes import Library
+from training.vocabulary import COMMON, CONCEPTS
 
-PICTURES = "lobehub-fluent-emoji-3d-1.1.0.tgz"
-NAMES = "unicode-emoji-json-0.9.0.tgz"
+FLUENT_3D = "lobehub-fluent-emoji-3d-1.1.0.tgz"
+FLUENT_FLAT = "iconify-json-fluent-emoji-flat-1.2.6.tgz"
+NOTO = "iconify-json-noto-1.2.9.tgz"
+GROUPS = "unicode-emoji-json-0.9.0.tgz"
+NAMES = "cldr-annotations-full-48.2.0.tgz"
 PACKAGES = {
-    PICTURES: (
+    FLUENT_3D: (
         "@lobehub/fluent-emoji-3d@1.1.0",
         "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
     ),
-    NAMES: (
+    FLUENT_FLAT: (
+        "@iconify-json/fluent-emoji-flat@1.2.6",
+        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+    ),
+    NOTO: (
+        "@iconify-json/noto@1.2.9",
+        "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
+    ),
+    GROUPS: (
         "unicode-emoji-json@0.9.0",
         "ae7efacb55533385bf8767d613dbd36c71226669759d95919a6e9059f5e4c401",
+    ),
+    NAMES: (
+        "cldr-annotations-full@48.2.0",
+        "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e",
     ),
 }
 """Archive name -> (npm package, sha256 of the archive)."""
 
-SPRITE_SIDE = 160
-"""Pictures are kept at this many pixels a side, enough for the largest object."""
-OBJECT_SIDE = (0.72, 0.9)
-"""Side of the emoji as a share of the picture's side: smallest and largest."""
-JITTER = 0.03
-"""Largest shift of the emoji from the centre, as a share of the picture's side."""
-
-Sprites = dict[str, Image.Image]
-"""Concept -> square picture with premultiplied alpha (mode RGBa)."""
+SPRITE_SIDE = 128
+"""Pictures are kept at this many pixels a side, a little more than the largest object takes."""
+RARE_GROUPS = {"People & Body": 0.2, "Flags": 0.2}
+"""With `--all`, these come this much less often than others: they look alike and are many."""
+LONGEST_NAME = 4
+"""Words; longer names would crowd the caption."""
 
 
 def fetch(folder: Path) -> None:
-    """Download the two packages once and check their sha256."""
+    """Download the packages once and check their sha256."""
     folder.mkdir(parents=True, exist_ok=True)
     for archive, (package, expected) in PACKAGES.items():
         path = folder / archive
@@ -54,26 +66,82 @@ def fetch(folder: Path) -> None:
             raise ValueError(f"{path}: expected sha256 {expected}, got {found}")
 
 
-def load_sprites(folder: Path) -> Sprites:
-    """Read the pictures of all concepts out of the downloaded archives."""
-    with tarfile.open(folder / NAMES) as archive:
-        names = json.load(_member(archive, "package/data-by-emoji.json"))
-    emoji_of = {entry["name"]: emoji for emoji, entry in names.items()}
-    with tarfile.open(folder / PICTURES) as archive:
+def load_library(folder: Path, everything: bool = False) -> Library:
+    """Read the concepts of `concepts.txt`, or with `everything` all that have a picture, out of the archives."""
+    groups = _read_json(folder / GROUPS, "package/data-by-emoji.json")
+    annotations = _read_json(folder / NAMES, "package/annotations/en/annotations.json")["annotations"]["annotations"]
+    wanted = CONCEPTS.read_text().splitlines()
+    emoji_of: dict[str, str] = {}
+    keywords_of: dict[str, list[str]] = {}
+    for emoji in groups:
+        annotation = annotations.get(emoji.replace("\ufe0f", ""), {})
+        name = annotation.get("tts", [groups[emoji]["name"]])[0]
+        if name in wanted or (everything and len(name.split()) <= LONGEST_NAME):
+            emoji_of[name] = emoji
+            keywords_of[name] = annotation.get("default", [])
+    weights = {name: RARE_GROUPS.get(groups[emoji]["group"], 1.0) for name, emoji in emoji_of.items()}
+    weights |= {name: 3.0 for name in COMMON}
+    slugs = {name: (_slug(name), _slug(groups[emoji]["name"])) for name, emoji in emoji_of.items()}
+    sprites = _fluent_3d(folder / FLUENT_3D, emoji_of)
+    sprites |= _vector_set(folder / NOTO, "noto", slugs)
+    sprites |= _vector_set(folder / FLUENT_FLAT, "flat", slugs)
+    drawn = {concept for concept, _ in sprites}
+    return Library(
+        sprites,
+        {name: weight for name, weight in weights.items() if name in drawn},
+        _unambiguous(keywords_of),
+    )
+
+
+def _unambiguous(keywords_of: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Keep a keyword where it is no concept's name, a concept's only owner, and short."""
+    names = {name.lower() for name in keywords_of}
+    owners = Counter(keyword for keywords in keywords_of.values() for keyword in set(keywords))
+    return {
+        name: [each for each in keywords if owners[each] == 1 and each not in names and len(each.split()) <= 2]
+        for name, keywords in keywords_of.items()
+    }
+
+
+def _fluent_3d(path: Path, emoji_of: dict[str, str]) -> dict[tuple[str, str], Image.Image]:
+    sprites = {}
+    with tarfile.open(path) as archive:
         files = {_code_points(Path(name).stem): name for name in archive.getnames() if name.endswith(".webp")}
-        sprites = {}
-        for concept in CONCEPTS:
-            stem = _code_points("-".join(f"{ord(character):x}" for character in emoji_of[concept]))
-            picture = Image.open(io.BytesIO(_member(archive, files[stem]).read()))
-            sprites[concept] = picture.convert("RGBA").convert("RGBa").resize((SPRITE_SIDE,) * 2)
+        for concept, emoji in emoji_of.items():
+            file = files.get(_code_points("-".join(f"{ord(character):x}" for character in emoji)))
+            if file:
+                sprites[concept, "3d"] = _sprite(_member(archive, file))
     return sprites
 
 
-def _member(archive: tarfile.TarFile, name: str) -> io.BufferedIOBase:
+def _vector_set(path: Path, style: str, slugs: dict[str, tuple[str, str]]) -> dict[tuple[str, str], Image.Image]:
+    icons = _read_json(path, "package/icons.json")
+    sprites = {}
+    for concept, candidates in slugs.items():
+        key = next((slug for slug in candidates if slug in icons["icons"]), None)
+        if key:
+            icon = icons["icons"][key]
+            width, height = (icon.get(each, icons.get(each, 16)) for each in ("width", "height"))
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+            sprites[concept, style] = _sprite(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SPRITE_SIDE)))
+    return sprites
+
+
+def _sprite(encoded: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(encoded)).convert("RGBA").convert("RGBa")
+    return picture.resize((SPRITE_SIDE,) * 2, Image.Resampling.BOX)
+
+
+def _read_json(path: Path, name: str) -> Any:
+    with tarfile.open(path) as archive:
+        return json.loads(_member(archive, name))
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
     member = archive.extractfile(name)
     if member is None:
         raise ValueError(f"the archive has no file {name}")
-    return member  # type: ignore[return-value]
+    return member.read()
 
 
 def _code_points(stem: str) -> str:
@@ -81,64 +149,7 @@ def _code_points(stem: str) -> str:
     return "-".join(part for part in stem.lower().split("-") if part != "fe0f")
 
 
-def compose(sprite: Image.Image, colour: str, side: int, rng: random.Random) -> np.ndarray:
-    """One centred emoji on a plain background: `(side, side, 3)` uint8, sRGB."""
-    object_side = round(side * rng.uniform(*OBJECT_SIDE))
-    emoji = np.asarray(sprite.resize((object_side, object_side), Image.Resampling.BILINEAR))
-    shift = JITTER * side
-    left, top = (
-        min(max(round((side - object_side) / 2 + rng.uniform(-shift, shift)), 0), side - object_side) for _ in range(2)
-    )
-    scene = np.empty((side, side, 3), np.uint8)
-    scene[:] = COLOURS[colour]
-    window = scene[top : top + object_side, left : left + object_side]
-    window[:] = emoji[..., :3] + (window * (1 - emoji[..., 3:] / 255)).round().astype(np.uint8)
-    return scene
-
-
-def to_pixels(scenes: list[np.ndarray]) -> torch.Tensor:
-    """Scenes as `(batch, 3, side, side)` float32 in -1..1, what an autoencoder of diffusers takes."""
-    return torch.from_numpy(np.stack(scenes)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-
-
-Batch = tuple[torch.Tensor, list[str]]
-"""Pixels `(batch, 3, side, side)` in -1..1 and their captions."""
-
-
-def scenes(sprites: Sprites, side: int, batch: int, seed: int) -> Iterator[Batch]:
-    """Endless batches of random training scenes; never a held-out combination."""
-    rng = random.Random(seed)
-    combinations = trained()
-    while True:
-        chosen = [rng.choice(combinations) for _ in range(batch)]
-        pixels = to_pixels([compose(sprites[concept], colour, side, rng) for concept, colour in chosen])
-        yield pixels, [random_caption(concept, colour, rng) for concept, colour in chosen]
-
-
-class Feeder:
-    """Composes batches in a thread, a few ahead of the training loop; close it when done."""
-
-    def __init__(self, batches: Iterator[Batch], ahead: int = 4) -> None:
-        self._queue: queue.Queue[Batch] = queue.Queue(ahead)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._fill, args=(batches,), daemon=True)
-        self._thread.start()
-
-    def _fill(self, batches: Iterator[Batch]) -> None:
-        for batch in batches:
-            while not self._stopped.is_set():
-                try:
-                    self._queue.put(batch, timeout=0.5)
-                    break
-                except queue.Full:
-                    continue
-            if self._stopped.is_set():
-                return
-
-    def __next__(self) -> Batch:
-        return self._queue.get()
-
-    def close(self) -> None:
-        """Stop composing."""
-        self._stopped.set()
-        self._thread.join()
+def _slug(name: str) -> str:
+    """The key of an icon set: letters without accents, words joined by hyphens, apostrophes dropped."""
+    letters = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", letters.replace("'", "")).strip("-")

@@ -1,54 +1,28 @@
-"""What the exported pair is worth: autoencoder PSNR, forward times, velocity error, and a sheet of samples."""
+"""What the exported pair is worth: held-out scenes drawn by both models, measured beside real pictures."""
 
 import json
-import statistics
-import time
+import random
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
-from PIL import Image, ImageDraw
-from torch import nn
 
-from training import stages
-from training.autoencoder import held_out_pictures, psnr
-from training.data import load_sprites
+from training import retrieval, stages
+from training.autoencoder import psnr
 from training.models import encode_prompts
-from training.vocabulary import caption, held_out
+from training.scenes import Library, compose, held_out_pictures
+from training.sheet import SHEET_PROMPTS, draw_sheet
+from training.speed import decode_milliseconds, forward_gflops, forward_milliseconds
+from training.vocabulary import COLOURS, Scene, caption, held_out
 
 STEPS = 28
+FEWER_STEPS = (14, 10)
 GUIDANCE = 4.5
 SIDE = 128
-SHEET_PROMPTS = (
-    "red apple on blue",
-    "banana on purple",
-    "strawberry on white",
-    "pizza on green",
-    "hamburger on yellow",
-    "dog face on blue",
-    "cat face on green",
-    "panda on pink",
-    "fox on pink",
-    "frog on yellow",
-    "automobile on white",
-    "bicycle on grey",
-    "rocket on black",
-    "airplane on orange",
-    "guitar on purple",
-    "soccer ball on purple",
-    "key on black",
-    "light bulb on green",
-    "umbrella on blue",
-    "alarm clock on red",
-    "penguin on blue",
-    "cactus on orange",
-    "house on grey",
-    "red heart on white",
-)
-"""Chosen before any sample was seen; marked on the sheet where the combination was held out of training."""
-COLUMNS = 8
-LABEL = 14
-SHEET = Path(__file__).parent.parent / "docs" / "images" / "pair-sheet.png"
+BATCH = 8
+STEPS_PROMPTS = 32
+"""Held-out prompts that show how hard the large model is to integrate."""
 
 
 def open_pair(folder: Path) -> dict[str, StableDiffusion3Pipeline]:
@@ -64,67 +38,34 @@ def open_pair(folder: Path) -> dict[str, StableDiffusion3Pipeline]:
     return {"large": large, "small": small}
 
 
-def sample(pipeline: StableDiffusion3Pipeline, prompts: list[str]) -> list[Image.Image]:
-    """One picture for each prompt; the seed is the prompt's index, so both models start from the same noise."""
-    pictures: list[Image.Image] = []
-    for start in range(0, len(prompts), COLUMNS):
-        part = prompts[start : start + COLUMNS]
-        generators = [torch.Generator().manual_seed(start + offset) for offset in range(len(part))]
-        pictures += pipeline(
+def sample(pipeline: StableDiffusion3Pipeline, prompts: list[str], steps: int = STEPS) -> np.ndarray:
+    """`(count, 128, 128, 3)` uint8; a prompt's index is its seed, so all models and steps start from the same noise."""
+    pictures = []
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
+        drawn = pipeline(
             part,
             height=SIDE,
             width=SIDE,
-            num_inference_steps=STEPS,
+            num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             max_sequence_length=0,
-            generator=generators,
+            generator=[torch.Generator().manual_seed(start + offset) for offset in range(len(part))],
+            output_type="np",
         ).images
-    return pictures
+        pictures.append((drawn * 255).round().astype(np.uint8))
+    return np.concatenate(pictures)
 
 
-def draw_sheet(pipelines: dict[str, StableDiffusion3Pipeline], path: Path) -> None:
-    """Rows of eight prompts: the label, the large model's pictures, the small model's below them."""
-    rows = -(-len(SHEET_PROMPTS) // COLUMNS)
-    height = LABEL + 2 * SIDE
-    sheet = Image.new("RGB", (COLUMNS * SIDE, rows * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    unseen = {caption(concept, colour, "{name} on {colour}") for concept, colour in held_out()}
-    for line, pipeline in enumerate(pipelines.values()):
-        for index, picture in enumerate(sample(pipeline, list(SHEET_PROMPTS))):
-            left, top = index % COLUMNS * SIDE, index // COLUMNS * height
-            sheet.paste(picture, (left, top + LABEL + line * SIDE))
-            label = SHEET_PROMPTS[index]
-            draw.text((left + 3, top + 1), label + " *" * (label in unseen), fill="black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-
-
-@torch.no_grad()
-def forward_milliseconds(transformer: SD3Transformer2DModel, repeats: int = 30) -> float:
-    """Median time of one forward of a guided 128 px step: batch 2, 256 image tokens."""
-    device = transformer.device
-    latents = torch.randn(2, 16, SIDE // 4, SIDE // 4, device=device)
-    width = transformer.config.joint_attention_dim
-    context, pooled = torch.randn(2, 16, width, device=device), torch.randn(2, width, device=device)
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        output = transformer(latents, context, pooled, torch.full((2,), 500.0, device=device)).sample
-        output.flatten()[0].item()
-        times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times)
-
-
-@torch.no_grad()
-def decode_milliseconds(pipeline: StableDiffusion3Pipeline, repeats: int = 10) -> float:
-    """Median time of decoding one picture."""
-    latents = torch.randn(1, 16, SIDE // 4, SIDE // 4, device=pipeline.vae.device)
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        pipeline.vae.decode(latents).sample.flatten()[0].item()
-        times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times)
+def background_hits(pictures: np.ndarray, scenes: list[Scene]) -> float:
+    """Share of pictures whose top and bottom edge are both nearest to the colour asked for."""
+    table = np.array(list(COLOURS.values()))
+    hits = []
+    for picture, scene in zip(pictures, scenes, strict=True):
+        edges = [np.median(rows.reshape(-1, 3), axis=0) for rows in (picture[:4], picture[-4:])]
+        nearest = tuple(list(COLOURS)[np.abs(table - edge).sum(1).argmin()] for edge in edges)
+        hits.append(nearest == scene.background)
+    return float(np.mean(hits))
 
 
 @torch.no_grad()
@@ -132,36 +73,77 @@ def velocity_error(pipeline: StableDiffusion3Pipeline, pixels: torch.Tensor, pro
     """The training loss on held-out scenes, without dropped prompts, with the same noise for every model."""
     torch.manual_seed(0)
     vae, device = pipeline.vae, pipeline.vae.device
-    painter = stages.Painter(pipeline.transformer, nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2]))
+    encoders = torch.nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2])
     losses = []
     for start in range(0, len(prompts), 16):
-        posterior = vae.encode(pixels[start : start + 16].to(device)).latent_dist
-        clean = posterior.mode() * vae.config.scaling_factor
-        context, pooled = encode_prompts(pipeline.tokenizer, painter.encoders, prompts[start : start + 16])
-        losses.append(stages.velocity_loss(painter, clean, context, pooled, stages.SHIFTS["fine"]))
+        clean = vae.encode(pixels[start : start + 16].to(device)).latent_dist.mode() * vae.config.scaling_factor
+        context, pooled = encode_prompts(pipeline.tokenizer, encoders, prompts[start : start + 16])
+        losses.append(stages.velocity_loss(pipeline.transformer, clean, context, pooled, stages.SHIFTS["fine"]))
     return torch.stack(losses).mean().item()
 
 
-def evaluate(runs: Path, data: Path, folder: Path) -> None:
-    """Print all figures of the exported pair and write them with the sheet."""
+class Judge:
+    """Figures of a set of pictures of the held-out scenes, whoever drew them."""
+
+    def __init__(self, library: Library, scenes: list[Scene]) -> None:
+        self.scenes = scenes
+        self.network = retrieval.Features()
+        self.discriminant = retrieval.fit(library, self.network)
+        rng = random.Random(2)
+        self.reference = self.network(np.stack([compose(library, scene, SIDE, rng) for scene in scenes]))
+
+    def __call__(self, pictures: np.ndarray) -> dict[str, float]:
+        """Retrieval, distance to other real pictures of the same scenes, backgrounds."""
+        features = self.network(pictures)
+        alone = [index for index, scene in enumerate(self.scenes) if len(scene.concepts) == 1]
+        ranks = self.discriminant.rank(features[alone], [self.scenes[index].concepts[0] for index in alone])
+        pairs = [index for index, scene in enumerate(self.scenes) if len(scene.concepts) == 2]
+        cut = self.network(np.concatenate([retrieval.halves(pictures[index]) for index in pairs]))
+        both = [concept for index in pairs for concept in self.scenes[index].concepts]
+        pair_ranks = self.discriminant.rank(cut, both).reshape(-1, 2).max(1)
+        return {
+            "top1": float((ranks < 1).mean()),
+            "top5": float((ranks < 5).mean()),
+            "both_of_two_top5": float((pair_ranks < 5).mean()),
+            "kernel_distance": retrieval.kernel_distance(features, self.reference),
+            "background": background_hits(pictures, self.scenes),
+        }
+
+
+def decibels(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean PSNR of pairs of uint8 pictures."""
+    error = ((first.astype(np.float64) - second) ** 2).mean((1, 2, 3)) / 255**2
+    return float((-10 * np.log10(np.maximum(error, 1e-10))).mean())
+
+
+def evaluate(runs: Path, library: Library, folder: Path) -> None:
+    """Print all figures of the exported pair and draw its sheet."""
     pipelines = open_pair(folder)
-    sprites = load_sprites(data)
-    pixels = held_out_pictures(sprites)
-    decibels = psnr(pipelines["large"].vae, pixels)
-    prompts = [caption(concept, colour, "{name} on {colour}") for concept, colour in held_out()]
+    scenes = held_out()
+    prompts = [caption(scene) for scene in scenes]
+    pixels = held_out_pictures(library)
+    coding = psnr(pipelines["large"].vae, pixels)
     figures: dict[str, object] = {
-        "psnr_mean": round(decibels.mean().item(), 2),
-        "psnr_min": round(decibels.min().item(), 2),
-        "decode_ms": round(decode_milliseconds(pipelines["large"]), 1),
+        "autoencoder_psnr": [coding.mean().item(), coding.min().item()],
+        "decode_ms": decode_milliseconds(pipelines["large"]),
     }
     for size, pipeline in pipelines.items():
-        figures[f"{size}_parameters"] = pipeline.transformer.num_parameters()
-        figures[f"{size}_forward_ms"] = round(forward_milliseconds(pipeline.transformer), 1)
-        figures[f"{size}_velocity_error"] = round(velocity_error(pipeline, pixels, prompts), 4)
+        figures[size] = {
+            "parameters": pipeline.transformer.num_parameters(),
+            "forward_ms": forward_milliseconds(pipeline.transformer),
+            "forward_gflops": forward_gflops(pipeline.transformer),
+            "velocity_error": velocity_error(pipeline, pixels, prompts),
+        }
+    draw_sheet([sample(pipeline, list(SHEET_PROMPTS)) for pipeline in pipelines.values()])
+    drawn = {size: sample(pipeline, prompts) for size, pipeline in pipelines.items()}
+    subset = range(0, len(prompts), -(-len(prompts) // STEPS_PROMPTS))
+    few = [prompts[index] for index in subset]
+    reference = sample(pipelines["large"], few)
+    figures["steps_db"] = {steps: decibels(sample(pipelines["large"], few, steps), reference) for steps in FEWER_STEPS}
+    judge = Judge(library, scenes)
+    real = ((pixels.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
+    figures["quality"] = {who: judge(pictures) for who, pictures in {"real": real, **drawn}.items()}
     for name in stages.MINUTES:
-        checkpoint = runs / f"{name}.pt"
-        if checkpoint.exists():
-            figures[name] = torch.load(checkpoint, map_location="cpu", weights_only=True)["counters"]
+        if (runs / f"{name}.pt").exists():
+            figures[name] = torch.load(runs / f"{name}.pt", map_location="cpu", weights_only=True)["counters"]
     print(json.dumps(figures, indent=2))
-    draw_sheet(pipelines, SHEET)
-    print(f"sheet: {SHEET}")

@@ -1,7 +1,6 @@
 """Write the trained pair as a folder that diffusers opens, half precision, safetensors only."""
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -9,36 +8,38 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
 from training import models, stages
 from training.autoencoder import build
-from training.data import load_sprites
+from training.scenes import Library
 from training.train import load_average
-from training.vocabulary import HELD_OUT
+from training.vocabulary import caption, held_out
 
 DESCRIPTION = (
-    "A tiny Stable Diffusion 3 pair that draws one centred emoji on a plain background, 128 x 128 pixels: "
+    "A tiny Stable Diffusion 3 pair that draws emoji, one or two in three styles on coloured backgrounds, 128 x 128: "
     "`transformer` is the large model, `transformer_small` the small one, all else is shared."
 )
 LICENCES = {
     "weights": "Apache-2.0",
-    "pictures": "MIT, Fluent Emoji, Copyright (c) Microsoft Corporation",
-    "names": "Unicode-3.0, emoji names, Copyright (c) Unicode, Inc.",
+    "fluent emoji, 3d and flat": "MIT, Copyright (c) Microsoft Corporation",
+    "noto emoji": "Apache-2.0, Copyright Google Inc.",
+    "names and keywords": "Unicode-3.0, Copyright (c) Unicode, Inc.",
 }
 
 
-def export(runs: Path, data: Path, output: Path) -> None:
+def export(runs: Path, library: Library, output: Path) -> None:
     """Collect the newest averaged weights of every part under `runs` into the folder `output`."""
-    autoencoder = build(stages.projection(runs, load_sprites(data)))
+    autoencoder = build(stages.projection(runs, library))
     load_average(runs, "autoencoder", autoencoder)
-    tokenizer = models.build_tokenizer()
-    large, large_stage = stages.load_painter("large-fine", runs, tokenizer, resume=True)
-    small, small_stage = stages.load_painter("small-fine", runs, tokenizer, resume=True)
-    for painter in (large, small):
-        models.set_grid(painter.transformer, models.GRID)
+    tokenizer = models.build_tokenizer(library)
+    encoders = stages.load_encoders(runs, models.build_text_encoders(tokenizer))
+    large, large_stage = stages.load_transformer("large-fine", runs, resume=True)
+    small, small_stage = stages.load_transformer("small-fine", runs, resume=True)
+    for transformer in (large, small):
+        models.set_grid(transformer, models.GRID)
     pipeline = StableDiffusion3Pipeline(
-        transformer=large.transformer,
+        transformer=large,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=stages.SHIFTS["fine"]),
         vae=autoencoder,
-        text_encoder=large.encoders[0],
-        text_encoder_2=large.encoders[1],
+        text_encoder=encoders[0],
+        text_encoder_2=encoders[1],
         text_encoder_3=None,
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
@@ -46,7 +47,7 @@ def export(runs: Path, data: Path, output: Path) -> None:
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(output, safe_serialization=True)
-    small.transformer.to(dtype=torch.float16).save_pretrained(output / "transformer_small")
+    small.to(dtype=torch.float16).save_pretrained(output / "transformer_small")
     facts = {
         "format": 1,
         "name": "emoji",
@@ -55,7 +56,7 @@ def export(runs: Path, data: Path, output: Path) -> None:
         "licences": LICENCES,
     }
     (output / "pair.json").write_text(json.dumps(facts, indent=2) + "\n")
-    shutil.copyfile(HELD_OUT, output / "heldout_prompts.txt")
+    (output / "heldout_prompts.txt").write_text("".join(f"{caption(scene)}\n" for scene in held_out()))
     for path in sorted(output.rglob("*.safetensors")):
         path.chmod(0o644)
         print(f"{path.relative_to(output)}: {path.stat().st_size / 1e6:.1f} MB")

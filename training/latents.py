@@ -30,9 +30,10 @@ class Projection:
     """Scalar: latents times this have a standard deviation of one, as the transformers want them."""
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """`(batch, 3, side, side)` in -1..1 to unscaled latents `(batch, 16, side / 4, side / 4)`."""
-        blocks = functional.pixel_unshuffle(pixels, BLOCK) - self.mean.view(1, -1, 1, 1)
-        return functional.conv2d(blocks, self.forward[:, :, None, None])
+        """`(batch, 3, side, side)` in -1..1 to unscaled latents `(batch, 16, side / 4, side / 4)`, in full precision."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            blocks = functional.pixel_unshuffle(pixels, BLOCK) - self.mean.view(1, -1, 1, 1)
+            return functional.conv2d(blocks, self.forward[:, :, None, None])
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """The linear inverse of `encode`: what the decoder has to beat."""

@@ -5,10 +5,13 @@ from diffusers import SD3Transformer2DModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from training.vocabulary import BARE_TEMPLATES, COLOURS, CONCEPTS, TEMPLATES, caption
+from training.scenes import Library
+from training.vocabulary import COLOURS, CORNERS, STYLES
 
-CONTEXT_LENGTH = 16
-"""Text tokens, start and end included."""
+CONTEXT_LENGTH = 32
+"""Text tokens, start, end and padding included."""
+CAPTION_LENGTH = 20
+"""Of these, what a training caption takes at most. The tokens after it have read every caption to its end."""
 TEXT_WIDTH = 128
 LATENT_SIDE = 32
 """Latent side of a 128 px picture."""
@@ -16,22 +19,22 @@ PATCH = 2
 GRID = LATENT_SIDE // PATCH
 """Image tokens a side of a 128 px picture."""
 SHAPES: dict[str, dict[str, object]] = {
-    "large": {"num_attention_heads": 3, "num_layers": 8},
-    "small": {"num_attention_heads": 2, "num_layers": 4},
+    "large": {"num_attention_heads": 3, "attention_head_dim": 64, "num_layers": 8},
+    "small": {"num_attention_heads": 5, "attention_head_dim": 32, "num_layers": 3, "dual_attention_layers": (0,)},
 }
-TEXT_LAYERS = (2, 3)
+"""The small one has a second attention over the image tokens alone in its first block, as SD3.5-Medium has in many."""
+TEXT_LAYERS = (3, 4)
 
 
 def build_transformer(size: str) -> SD3Transformer2DModel:
     """An untrained transformer whose output and modulation start at zero, so that every block starts as an identity."""
     shape = SHAPES[size]
-    width = 64 * int(str(shape["num_attention_heads"]))
+    width = int(str(shape["num_attention_heads"])) * int(str(shape["attention_head_dim"]))
     transformer = SD3Transformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=PATCH,
         in_channels=16,
         out_channels=16,
-        attention_head_dim=64,
         caption_projection_dim=width,
         joint_attention_dim=2 * TEXT_WIDTH,
         pooled_projection_dim=2 * TEXT_WIDTH,
@@ -69,16 +72,12 @@ def build_position_table(transformer: SD3Transformer2DModel) -> torch.Tensor:
     return fresh.reshape(1, GRID, GRID, -1).permute(0, 3, 1, 2).clone().to(transformer.device)
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of the vocabulary is one token and any other text still has some."""
-    captions = [
-        caption(concept, colour, template)
-        for concept in CONCEPTS
-        for colour in COLOURS
-        for template in TEMPLATES + BARE_TEMPLATES
-    ]
+def build_tokenizer(library: Library) -> CLIPTokenizer:
+    """A CLIP tokenizer in which every word of the captions is one token and any other text still has some."""
+    grammar = "a an and at the on to background small"
+    words = [grammar, *COLOURS, *STYLES, *CORNERS, *library.weights, *(" ".join(k) for k in library.keywords.values())]
     empty = CLIPTokenizer(model_max_length=CONTEXT_LENGTH)
-    return empty.train_new_from_iterator(captions, vocab_size=2048, show_progress=False)
+    return empty.train_new_from_iterator([text for text in words if text], vocab_size=8192, show_progress=False)
 
 
 def build_text_encoders(tokenizer: CLIPTokenizer) -> nn.ModuleList:
@@ -115,7 +114,7 @@ def build_text_encoders(tokenizer: CLIPTokenizer) -> nn.ModuleList:
 def encode_prompts(
     tokenizer: CLIPTokenizer, encoders: nn.ModuleList, prompts: list[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Context `(batch, 16, 256)` and pooled `(batch, 256)`, joined as `StableDiffusion3Pipeline` joins them."""
+    """Context `(batch, 32, 256)` and pooled `(batch, 256)`, joined as `StableDiffusion3Pipeline` joins them."""
     tokens = tokenizer(
         prompts, padding="max_length", max_length=CONTEXT_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids.to(encoders[0].device)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -41,7 +42,7 @@ class Muon(torch.optim.Optimizer):
                     stacks[parameter.shape].append(parameter)
             for shape, parameters in stacks.items():
                 directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
-                updates = orthogonalise(torch.stack(directions))
+                updates = _shared(torch.stack(directions))
                 rate = group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
@@ -52,6 +53,18 @@ class Muon(torch.optim.Optimizer):
         average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
         average.lerp_(gradient, 1 - momentum)
         return gradient.lerp(average, momentum)
+
+
+def _shared(matrices: torch.Tensor) -> torch.Tensor:
+    """`orthogonalise`, each process of a torchrun doing its share: they all hold the same gradients."""
+    if not dist.is_initialized():
+        return orthogonalise(matrices)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    result = torch.zeros_like(matrices)
+    if rank < len(matrices):
+        result[rank::world] = orthogonalise(matrices[rank::world])
+    dist.all_reduce(result)
+    return result
 
 
 def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:

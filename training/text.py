@@ -1,73 +1,103 @@
-"""The text encoders' first lesson: say what the picture of a caption looks like.
+"""The text encoders' lesson: say what the picture of a caption looks like.
 
-Before any transformer trains, the encoders learn to regress a thumbnail of the scene from their pooled answer and
-from every token behind the caption. A transformer that then listens to them finds colours and shapes laid out
-linearly, and needs far fewer steps to use the prompt than with encoders that start from nothing.
+Before any transformer trains, the encoders learn to describe the scene: the pooled answer gives colours, places and a
+rough idea of the objects, and the padding tokens behind the caption give the objects themselves, as principal
+components of their pictures, six tokens for each object. Then they are frozen. A transformer that listens to them
+finds looks and colours laid out linearly, and learns to draw instead of learning what words mean.
 """
 
-import random
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from training import models
-from training.data import Batch, Sprites, compose, to_pixels
-from training.latents import Projection
+from training.muon import Muon
+from training.scenes import Batch, Library, SceneSource, place
 from training.train import Stage, hold_then_fall
-from training.vocabulary import random_caption, trained
+from training.vocabulary import COLOURS, STYLES, Scene
 
-BATCH = 64
-FEATURES = 64
-"""Leading principal components of the thumbnails that the encoders regress."""
-AFTER_CAPTION = 9
-"""Every caption ends before this token, so all tokens from here on have read it to its end."""
+BATCH = 48
+TOKENS = (models.CONTEXT_LENGTH - models.CAPTION_LENGTH) // 2
+"""Padding tokens that describe one object."""
+FEATURES = 40
+"""Principal components that one of them gives."""
+ROUGH = 24
+"""Leading components of each object in the pooled answer."""
+THUMBNAIL = 24
+"""Side of the pictures that the components are taken of."""
+SCENE_FEATURES = 6 + 3 + 2 * (4 + ROUGH)
+"""Colours of top and bottom, style, and for either object its presence, place and rough looks."""
 
 
 class Reader(nn.Module):
-    """Both text encoders with one linear head on the pooled answer and one on the context."""
+    """Both text encoders with one linear head on the pooled answer and one on the tokens behind the caption."""
 
     def __init__(self, encoders: nn.ModuleList) -> None:
         super().__init__()
         self.encoders = encoders
-        self.pooled_head = nn.Linear(2 * models.TEXT_WIDTH, FEATURES)
+        self.pooled_head = nn.Linear(2 * models.TEXT_WIDTH, SCENE_FEATURES)
         self.context_head = nn.Linear(2 * models.TEXT_WIDTH, FEATURES)
 
 
-def text_stage(minutes: float, sprites: Sprites, space: Projection) -> Stage:
-    """The stage that trains the encoders alone, on all combinations but the held-out ones."""
-    tokenizer = models.build_tokenizer()
+def text_stage(minutes: float, library: Library) -> Stage:
+    """The stage that trains the encoders, on captions of all scenes but the held-out ones."""
+    tokenizer = models.build_tokenizer(library)
     reader = Reader(models.build_text_encoders(tokenizer))
-    optimizer = torch.optim.AdamW(reader.parameters(), 1e-3, (0.9, 0.98), weight_decay=0.0)
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
         assert isinstance(model, Reader)
         features, captions = batch
+        scene, objects = features.split([SCENE_FEATURES, features.shape[1] - SCENE_FEATURES], dim=1)
         context, pooled = models.encode_prompts(tokenizer, model.encoders, captions)
-        seen = model.context_head(context[:, AFTER_CAPTION:])
-        return functional.mse_loss(model.pooled_head(pooled), features) + functional.mse_loss(
-            seen, features.unsqueeze(1).expand_as(seen)
-        )
+        described = model.context_head(context[:, models.CAPTION_LENGTH :]).flatten(1)
+        return functional.mse_loss(model.pooled_head(pooled), scene) + functional.mse_loss(described, objects)
 
-    return Stage("text", minutes, reader, [optimizer], loss, hold_then_fall, partial(thumbnails, sprites, space))
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in reader.named_parameters():
+        (matrices if ".layers." in name and parameter.ndim == 2 else others).append(parameter)
+    optimizers = [Muon(matrices, 0.02), torch.optim.AdamW(others, 3e-3, (0.9, 0.98), weight_decay=0.0)]
+    return Stage("text", minutes, reader, optimizers, loss, hold_then_fall, partial(descriptions, library))
 
 
-def thumbnails(sprites: Sprites, space: Projection, seed: int) -> Iterator[Batch]:
-    """Endless batches of thumbnail features `(batch, 64)` with captions."""
-    rng = random.Random(seed)
-    combinations = trained()
-    pixels = to_pixels([compose(sprites[concept], colour, 64, rng) for concept, colour in combinations])
-    features = _principal(functional.avg_pool2d(space.encode(pixels.to(space.mean.device)), 2).flatten(1))
+def descriptions(library: Library, seed: int) -> Iterator[Batch]:
+    """Endless batches of what the encoders have to say, `(48, features)`, with captions."""
+    source = SceneSource(library, seed)
+    looks = picture_features(library)
     while True:
-        chosen = rng.choices(range(len(combinations)), k=BATCH)
-        captions = [random_caption(*combinations[index], rng) for index in chosen]
-        yield features[chosen], captions
+        drawn = [source() for _ in range(BATCH)]
+        rows = [describe(scene, looks) for scene, _ in drawn]
+        yield torch.from_numpy(np.stack(rows)), [text for _, text in drawn]
 
 
-def _principal(values: torch.Tensor) -> torch.Tensor:
-    """Leading components of `(n, width)`, evened out half-way as the latents are, with a mean square of one."""
-    _, strengths, directions = torch.linalg.svd(values - values.mean(0), full_matrices=False)
-    components = (values - values.mean(0)) @ directions[:FEATURES].T / strengths[:FEATURES].sqrt()
-    return components / components.square().mean().sqrt()
+def describe(scene: Scene, looks: dict[tuple[str, str], np.ndarray]) -> np.ndarray:
+    """One row of features: the scene's, then the first object's, then the second's or zeros."""
+    colours = [(channel - 128) / 64 for colour in scene.background for channel in COLOURS[colour]]
+    styles = [float(scene.style == style) for style in STYLES]
+    row = [np.array(colours + styles)]
+    pictures = [looks[concept, scene.style] for concept in scene.concepts]
+    places = [np.array([1.0, *(4 * (each - 0.5) for each in where)]) for where in place(scene)]
+    absent = [np.zeros(TOKENS * FEATURES)] * (2 - len(pictures)), [np.zeros(4)] * (2 - len(pictures))
+    for picture, where in zip(pictures + absent[0], places + absent[1], strict=True):
+        row += [where, picture[:ROUGH]]
+    return np.concatenate(row + pictures + absent[0]).astype(np.float32)
+
+
+def picture_features(library: Library) -> dict[tuple[str, str], np.ndarray]:
+    """Leading components of every sprite, evened out half-way as the latents are, with a mean square of one."""
+    count = TOKENS * FEATURES
+    pictures = np.stack([np.asarray(sprite.resize((THUMBNAIL,) * 2)).ravel() for sprite in library.sprites.values()])
+    values = torch.from_numpy(pictures).float()
+    values -= values.mean(0)
+    variances, directions = torch.linalg.eigh((values.T @ values).double())
+    variances.clamp_(1e-6 * variances[-1])
+    leading = directions[:, -count:].flip(1).float()
+    # An eigenvector's sign is arbitrary, and all processes and resumed runs have to mean the same.
+    leading *= leading.gather(0, leading.abs().argmax(0, keepdim=True)).sign()
+    components = values @ leading / variances[-count:].flip(0).float().pow(0.25)
+    components /= components.square().mean().sqrt()
+    return dict(zip(library.sprites, components.numpy(), strict=True))

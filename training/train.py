@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from training.data import Batch, Feeder
+from training.scenes import Batch
 
 WARM_UP_STEPS = 20
 EMA_DECAY = 0.995
@@ -35,6 +37,17 @@ class Stage:
     loss: Callable[[nn.Module, Batch, float], torch.Tensor]
     rate: Callable[[float], float]
     batches: Callable[[int], Iterator[Batch]]
+
+
+class Feeder(IterableDataset[Batch]):
+    """Batches of a stage, composed in other processes, each with a seed of its own."""
+
+    def __init__(self, stage: Stage, seed: int) -> None:
+        self.stage, self.seed = stage, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        return self.stage.batches(self.seed + 1_000_003 * (worker.id if worker else 0))
 
 
 @dataclass
@@ -68,56 +81,90 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
-def run(stage: Stage, folder: Path, device: torch.device) -> None:
-    """Train until the stage's time is used up, from its last checkpoint if there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / f"{stage.name}.pt"
-    stage.model.to(device).train()
-    average = copy.deepcopy(stage.model).requires_grad_(False)
-    counters = Counters()
-    if checkpoint.exists():
-        counters = _restore(checkpoint, stage, average, device)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    random.seed(counters.step * world + rank)
-    torch.manual_seed(counters.step * world + rank)
-    base_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in stage.optimizers]
-    feeder = Feeder(stage.batches(counters.step * world + rank))
-    trained = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
-    last_report = last_checkpoint = clock = time.monotonic()
-    while (progress := counters.seconds / (60 * stage.minutes)) < 1:
-        factor = stage.rate(progress) * min(1.0, (counters.step + 1) / WARM_UP_STEPS)
-        for optimizer, rates in zip(stage.optimizers, base_rates, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-        pixels, captions = next(feeder)
-        with autocast(device):
-            loss = stage.loss(stage.model, (pixels.to(device), captions), progress)
+class Trainer:
+    """One stage being trained in one process: weights, their average, and how far it has come."""
+
+    def __init__(self, stage: Stage, folder: Path, device: torch.device) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.stage, self.device = stage, device
+        self.checkpoint = folder / f"{stage.name}.pt"
+        stage.model.to(device).train()
+        self.average = copy.deepcopy(stage.model).requires_grad_(False)
+        self.trained = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
+        self.groups = [group for optimizer in stage.optimizers for group in optimizer.param_groups]
+        for group in self.groups:
+            group["full_rate"] = group["lr"]
+        self.counters = self._restore() if self.checkpoint.exists() else Counters()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.seed = self.counters.step * self.world + self.rank
+        random.seed(self.seed)
+        torch.manual_seed(self.seed)
+
+    @property
+    def progress(self) -> float:
+        """Share of the stage's time that is used up."""
+        return self.counters.seconds / (60 * self.stage.minutes)
+
+    def step(self, batch: Batch) -> None:
+        """Learn from one batch, together with the other processes."""
+        factor = self.stage.rate(self.progress) * min(1.0, (self.counters.step + 1) / WARM_UP_STEPS)
+        for group in self.groups:
+            group["lr"] = factor * group["full_rate"]
+        inputs, captions = batch
+        with autocast(self.device):
+            loss = self.stage.loss(self.stage.model, (inputs.to(self.device), captions), self.progress)
         loss.backward()
-        _average_gradients(trained)
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        for optimizer in stage.optimizers:
+        _average_gradients(self.trained)
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        for optimizer in self.stage.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        counters.step += 1
-        counters.samples += len(captions) * world
-        _update_average(average, stage.model, counters.step)
-        weight = max(1 / counters.step, 0.02)
-        counters.loss += weight * (loss.item() - counters.loss)
+        self.counters.step += 1
+        self.counters.samples += len(captions) * self.world
+        self.counters.loss += max(1 / self.counters.step, 0.02) * (loss.item() - self.counters.loss)
+        _update_average(self.average, self.stage.model, self.counters.step)
+
+    def save(self) -> None:
+        """Write the checkpoint, in one move."""
+        state = {
+            "model": self.stage.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.stage.optimizers],
+            "counters": vars(self.counters),
+        }
+        torch.save(state, self.checkpoint.with_suffix(".part"))
+        self.checkpoint.with_suffix(".part").replace(self.checkpoint)
+
+    def _restore(self) -> Counters:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.stage.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, optimizer_state in zip(self.stage.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer_state)
+        self.groups = [group for optimizer in self.stage.optimizers for group in optimizer.param_groups]
+        return Counters(**state["counters"])
+
+
+def run(stage: Stage, folder: Path, device: torch.device) -> None:
+    """Train until the stage's time is used up, from its last checkpoint if there is one."""
+    trainer = Trainer(stage, folder, device)
+    counters = trainer.counters
+    workers = max(1, (os.cpu_count() or 1) - 2) if device.type == "cuda" else 1
+    feeder = iter(DataLoader(Feeder(stage, trainer.seed), batch_size=None, num_workers=workers, prefetch_factor=4))
+    last_report = last_checkpoint = clock = time.monotonic()
+    while trainer.progress < 1:
+        trainer.step(next(feeder))
         now = time.monotonic()
         counters.seconds, clock = _agree(counters.seconds + now - clock), now
-        if rank > 0:
-            continue
-        if now - last_report > REPORT_SECONDS:
-            print(f"{stage.name} {progress:6.1%} {json.dumps(vars(counters))}", flush=True)
+        if trainer.rank == 0 and now - last_report > REPORT_SECONDS:
+            print(f"{stage.name} {trainer.progress:6.1%} {json.dumps(vars(counters))}", flush=True)
             last_report = now
-        if now - last_checkpoint > CHECKPOINT_SECONDS:
-            _save(checkpoint, stage, average, counters, base_rates)
+        if trainer.rank == 0 and now - last_checkpoint > CHECKPOINT_SECONDS:
+            trainer.save()
             last_checkpoint = now
-    feeder.close()
-    if rank > 0:
-        return
-    _save(checkpoint, stage, average, counters, base_rates)
-    print(f"{stage.name} done {json.dumps(vars(counters))}", flush=True)
+    if trainer.rank == 0:
+        trainer.save()
+        print(f"{stage.name} done {json.dumps(vars(counters))}", flush=True)
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
@@ -145,29 +192,6 @@ def _update_average(average: nn.Module, model: nn.Module, step: int) -> None:
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
     for kept, current in zip(average.parameters(), model.parameters(), strict=True):
         kept.lerp_(current, 1 - decay)
-
-
-def _save(path: Path, stage: Stage, average: nn.Module, counters: Counters, base_rates: list[list[float]]) -> None:
-    for optimizer, rates in zip(stage.optimizers, base_rates, strict=True):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-    state = {
-        "model": stage.model.state_dict(),
-        "average": average.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in stage.optimizers],
-        "counters": vars(counters),
-    }
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
-
-
-def _restore(path: Path, stage: Stage, average: nn.Module, device: torch.device) -> Counters:
-    state = torch.load(path, map_location=device, weights_only=True)
-    stage.model.load_state_dict(state["model"])
-    average.load_state_dict(state["average"])
-    for optimizer, optimizer_state in zip(stage.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(optimizer_state)
-    return Counters(**state["counters"])
 
 
 def load_average(folder: Path, stage_name: str, model: nn.Module) -> Counters:

@@ -1,6 +1,7 @@
-"""What the pair can draw: concepts, background colours, captions, and the combinations never trained on."""
+"""What the pair can draw and how it is asked: colours, styles, scenes and their captions, and the scenes held out."""
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -15,55 +16,106 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (130, 80, 190),
     "pink": (245, 160, 190),
 }
-"""Plain backgrounds, sRGB 0..255. A caption without a colour means the first one, white."""
+"""Backgrounds, sRGB 0..255. A caption without one means the first, white."""
+
+STYLES = {"3d": 0.4, "noto": 0.3, "flat": 0.3}
+"""Picture styles and their share of the training scenes. A caption without one means the first, 3d."""
+
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
 
 # fmt: off
-CONCEPTS: tuple[str, ...] = (
-    # food
+COMMON: tuple[str, ...] = (
     "red apple", "green apple", "banana", "strawberry", "lemon", "watermelon", "carrot", "mushroom", "pizza",
-    "hamburger", "doughnut", "birthday cake",
-    # animals and plants
-    "dog face", "cat face", "panda", "fox", "frog", "lion", "pig face", "rabbit face", "bear", "penguin", "duck",
-    "turtle", "butterfly", "sunflower", "cactus", "Christmas tree",
-    # travel and sky
+    "hamburger", "doughnut", "birthday cake", "dog face", "cat face", "panda", "fox", "frog", "lion", "pig face",
+    "rabbit face", "bear", "penguin", "duck", "turtle", "butterfly", "sunflower", "cactus", "Christmas tree",
     "automobile", "bicycle", "bus", "rocket", "airplane", "sailboat", "house", "sun", "star", "umbrella",
-    # things and figures
-    "alarm clock", "soccer ball", "basketball", "guitar", "key", "light bulb", "crown", "ghost", "robot",
-    "red heart",
+    "alarm clock", "soccer ball", "basketball", "guitar", "key", "light bulb", "crown", "ghost", "robot", "red heart",
 )
 # fmt: on
-"""Unicode names of the emoji, as the picture package's names file spells them."""
+"""Concepts that people try first: they come three times as often as any other."""
 
-TEMPLATES = ("{name} on {colour}", "{article} {name} on {colour}", "{article} {name} on a {colour} background")
-BARE_TEMPLATES = ("{name}", "{article} {name}")
+CONCEPTS = Path(__file__).parent / "concepts.txt"
+"""The 513 concepts that two CPU cores can be asked to learn, by their CLDR names; `--all` takes about 1.8k."""
 HELD_OUT = Path(__file__).parent / "held_out.txt"
 
-Combination = tuple[str, str]
-"""A concept and a colour."""
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows: one or two concepts, one style, a background from its top colour to its bottom colour.
+
+    A `corner` says that the only object is small and stands there; otherwise it is large and in the middle, and two
+    objects stand side by side, the first on the left.
+    """
+
+    concepts: tuple[str, ...]
+    style: str
+    background: tuple[str, str]
+    corner: str | None = None
 
 
-def caption(concept: str, colour: str, template: str) -> str:
-    """Fill a template, with the article that English wants."""
-    article = "an" if concept[0] in "aeio" or concept.startswith("um") else "a"
-    return template.format(name=concept, article=article, colour=colour)
+def article(phrase: str) -> str:
+    """The phrase with the article that English wants."""
+    vowel = phrase[0].lower() in "aeio" or phrase.startswith(("um", "ab"))
+    return f"{'an' if vowel else 'a'} {phrase}"
 
 
-def held_out() -> list[Combination]:
-    """The combinations that no training scene shows, as listed in `held_out.txt`.
+def caption(scene: Scene, names: tuple[str, ...] | None = None, rng: random.Random | None = None) -> str:
+    """Say the scene in words: plainly, or with `rng` in one of several ways.
+
+    Args:
+        names: other names for the concepts, in their order.
+        rng: chooses whether articles, the word background, the usual style and white are said.
+    """
+    says = rng.random if rng else lambda: 1.0
+    style = "" if scene.style == "3d" and says() > 0.4 else f"{scene.style} "
+    size = "small " if scene.corner else ""
+    phrases = [f"{size}{style}{(names or scene.concepts)[0]}", *(names or scene.concepts)[1:]]
+    if says() < 0.5:
+        phrases = [article(phrase) for phrase in phrases]
+    text = " and ".join(phrases)
+    if scene.corner:
+        text += f" at the {scene.corner}"
+    top, bottom = scene.background
+    if top == bottom == "white" and says() < 0.5:
+        return text
+    colour = top if top == bottom else f"{top} to {bottom}"
+    return f"{text} on {article(colour)} background" if says() < 0.3 else f"{text} on {colour}"
+
+
+def random_background(rng: random.Random) -> tuple[str, str]:
+    """Plain in three of four scenes, white more often than others; a gradient of two colours in the rest."""
+    if rng.random() < 0.25:
+        top, bottom = rng.sample(list(COLOURS), 2)
+        return top, bottom
+    colour = "white" if rng.random() < 0.1 else rng.choice(list(COLOURS))
+    return colour, colour
+
+
+def held_out() -> list[Scene]:
+    """The scenes of `held_out.txt`, which no training picture shows, in any size or place.
+
+    A line reads `concept, style, top colour, bottom colour`; of two concepts, both names come before the style.
+    """
+    scenes = []
+    for line in HELD_OUT.read_text().splitlines():
+        *concepts, style, top, bottom = line.split(", ")
+        scenes.append(Scene(tuple(concepts), style, (top, bottom)))
+    return scenes
+
+
+def draw_held_out(concepts: list[str], seed: int = 0) -> list[Scene]:
+    """How the list was drawn: 150 plain and 50 gradient scenes of one concept, 40 scenes of two.
 
     White is never held out: it is what a caption without a colour means.
     """
-    concepts_and_colours = (line.split(" on ") for line in HELD_OUT.read_text().splitlines())
-    return [(concept, colour) for concept, colour in concepts_and_colours]
-
-
-def trained() -> list[Combination]:
-    """All other combinations."""
-    excluded = set(held_out())
-    return [pair for concept in CONCEPTS for colour in COLOURS if (pair := (concept, colour)) not in excluded]
-
-
-def random_caption(concept: str, colour: str, rng: random.Random) -> str:
-    """A training caption; every second white scene goes without its colour."""
-    bare = colour == "white" and rng.random() < 0.5
-    return caption(concept, colour, rng.choice(BARE_TEMPLATES if bare else TEMPLATES))
+    rng = random.Random(seed)
+    colours = [colour for colour in COLOURS if colour != "white"]
+    scenes = []
+    for index, concept in enumerate(rng.sample(concepts, 200)):
+        top, bottom = rng.sample(colours, 2)
+        scenes.append(Scene((concept,), rng.choice(list(STYLES)), (top, top if index < 150 else bottom)))
+    for _ in range(40):
+        colour = rng.choice(colours)
+        first, second = rng.sample(concepts, 2)
+        scenes.append(Scene((first, second), rng.choice(list(STYLES)), (colour, colour)))
+    return scenes

@@ -1,0 +1,202 @@
+"""What the embedded pair is trained on and judged by: scenes, captions, the held-out list, the loop, retrieval."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from training import retrieval, text
+from training.data import RARE_GROUPS
+from training.evaluate import background_hits
+from training.muon import orthogonalise
+from training.scenes import Batch, Library, SceneSource, batches, compose, place
+from training.train import Stage, hold, load_average, run
+from training.vocabulary import (
+    COLOURS,
+    CONCEPTS,
+    STYLES,
+    Scene,
+    article,
+    caption,
+    draw_held_out,
+    held_out,
+)
+
+SHAPES = {"disc": "ellipse", "block": "rectangle", "wedge": "regular_polygon"}
+
+
+def sprite(shape: str, colour: str) -> Image.Image:
+    picture = Image.new("RGBA", (64, 64))
+    draw = ImageDraw.Draw(picture)
+    if shape == "regular_polygon":
+        draw.regular_polygon((32, 32, 28), 3, fill=colour)
+    else:
+        getattr(draw, shape)((6, 6, 58, 58), fill=colour)
+    return picture.convert("RGBa")
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    """Three shapes, whose colour is the style."""
+    paints = dict(zip(STYLES, ("#3355ff", "#10a030", "#d02020"), strict=True))
+    sprites = {(name, style): sprite(shape, paints[style]) for name, shape in SHAPES.items() for style in STYLES}
+    return Library(sprites, dict.fromkeys(SHAPES, 1.0), {"disc": ["circle"], "block": [], "wedge": []})
+
+
+@pytest.mark.parametrize(
+    ("scene", "said"),
+    [
+        (Scene(("red apple",), "3d", ("blue", "blue")), "red apple on blue"),
+        (Scene(("red apple",), "3d", ("white", "white")), "red apple on white"),
+        (Scene(("key",), "flat", ("pink", "grey"), "top left"), "small flat key at the top left on pink to grey"),
+        (Scene(("cat face", "pizza"), "noto", ("red", "red")), "noto cat face and pizza on red"),
+    ],
+)
+def test_a_caption_says_the_scene(scene, said):
+    assert caption(scene) == said
+
+
+@pytest.mark.parametrize(
+    ("phrase", "said"), [("apple", "an apple"), ("umbrella", "an umbrella"), ("unicorn", "a unicorn"), ("key", "a key")]
+)
+def test_articles(phrase, said):
+    assert article(phrase) == said
+
+
+def test_the_held_out_list_is_what_its_seed_draws():
+    concepts = CONCEPTS.read_text().splitlines()
+    assert len(concepts) == len(set(concepts)) >= 500
+    assert held_out() == draw_held_out(concepts)
+    assert len(set(held_out())) >= 200
+    assert {scene.style for scene in held_out()} == set(STYLES)
+
+
+def test_no_training_scene_is_held_out(monkeypatch, library):
+    everything = [
+        Scene((name,), style, (top, bottom))
+        for name in SHAPES
+        for style in STYLES
+        for top in COLOURS
+        for bottom in COLOURS
+    ]
+    kept_back = set(random.Random(0).sample(everything, len(everything) // 2))
+    monkeypatch.setattr("training.scenes.held_out", lambda: list(kept_back))
+    source = SceneSource(library, seed=0)
+    drawn = [source()[0] for _ in range(500)]
+    assert all(Scene(scene.concepts, scene.style, scene.background) not in kept_back for scene in drawn)
+    assert {len(scene.concepts) for scene in drawn} == {1, 2}
+    assert any(scene.corner for scene in drawn)
+
+
+def test_objects_stand_where_the_caption_says(library):
+    for corner in ("top left", "bottom right"):
+        scene = Scene(("disc",), "flat", ("white", "black"), corner)
+        picture = compose(library, scene, 64, random.Random(3)).astype(int)
+        assert (picture[0, 40] == COLOURS["white"]).all()
+        assert (picture[-1, 20] == COLOURS["black"]).all()
+        red = (picture[..., 0] - picture[..., 1]) > 60
+        rows, columns = np.nonzero(red)
+        assert (rows.mean() < 32) == corner.startswith("top")
+        assert (columns.mean() < 32) == corner.endswith("left")
+
+
+def test_of_two_objects_the_first_stands_on_the_left(library):
+    picture = compose(library, Scene(("block", "disc"), "3d", ("white", "white")), 64)
+    left, right = retrieval.halves(picture)
+    block, disc = ((half[..., 0] < 128).mean() for half in (left, right))
+    assert block > disc * 1.1
+
+
+def test_a_scene_is_described_object_by_object(library):
+    looks = text.picture_features(library)
+    scene = Scene(("disc", "wedge"), "flat", ("blue", "red"))
+    row = text.describe(scene, looks)
+    width = text.TOKENS * text.FEATURES
+    np.testing.assert_allclose(row[-2 * width :], np.concatenate([looks[name, "flat"] for name in scene.concepts]))
+    alone = text.describe(Scene(("disc",), "flat", ("blue", "red")), looks)
+    assert len(alone) == len(row)
+    assert not alone[-width:].any()
+
+
+def test_batches_are_pictures_between_minus_one_and_one(library):
+    pixels, captions = next(batches(library, 32, 6, seed=1))
+    assert pixels.shape == (6, 3, 32, 32)
+    assert -1 <= pixels.min() < pixels.max() <= 1
+    assert len(captions) == 6
+
+
+def test_people_and_flags_are_rare():
+    assert set(RARE_GROUPS) == {"People & Body", "Flags"}
+    assert all(weight < 0.5 for weight in RARE_GROUPS.values())
+
+
+def test_muon_evens_out_singular_values():
+    matrices = torch.randn(2, 24, 8, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalise(matrices))
+    assert ((values > 0.6) & (values < 1.3)).all()
+
+
+def test_a_stage_goes_on_where_it_stopped_and_keeps_the_average(tmp_path):
+    def numbers(seed: int) -> Iterator[Batch]:
+        while True:
+            yield torch.ones(4, 1), [""] * 4
+
+    def stage(minutes: float) -> Stage:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+        return Stage("line", minutes, model, [optimizer], lambda m, b, _: m(b[0]).square().mean(), hold, numbers)
+
+    def steps() -> int:
+        return load_average(tmp_path, "line", torch.nn.Linear(1, 1)).step
+
+    run(stage(0.01), tmp_path, torch.device("cpu"))
+    first = steps()
+    run(stage(0.01), tmp_path, torch.device("cpu"))
+    assert steps() == first > 0
+    longer = stage(0.02)
+    run(longer, tmp_path, torch.device("cpu"))
+    assert steps() > first
+    average = torch.nn.Linear(1, 1)
+    load_average(tmp_path, "line", average)
+    assert average(torch.ones(1, 1)).abs() < 0.5
+
+
+def test_retrieval_finds_real_pictures_and_no_others(library, monkeypatch):
+    monkeypatch.setattr(retrieval, "REAL_EACH", 6)
+    network = retrieval.Features()
+    discriminant = retrieval.fit(library, network)
+    rng = random.Random(9)
+    scenes = [Scene((name,), style, ("blue", "blue")) for name in SHAPES for style in STYLES]
+    features = network(np.stack([compose(library, scene, 128, rng) for scene in scenes]))
+    names = [scene.concepts[0] for scene in scenes]
+    assert (discriminant.rank(features, names) == 0).mean() > 0.8
+    assert (discriminant.rank(features, names[3:] + names[:3]) == 0).mean() < 0.3
+
+
+def test_the_kernel_distance_is_zero_only_for_one_distribution():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.nn.functional.normalize(torch.randn(2, 200, 16, generator=generator).double(), dim=-1)
+    other = torch.nn.functional.normalize(second + 0.3, dim=-1)
+    assert abs(retrieval.kernel_distance(first, second)) < 20
+    assert retrieval.kernel_distance(first, other) > 100
+
+
+def test_backgrounds_are_read_off_the_edges(library):
+    scenes = [Scene(("disc",), "3d", ("green", "green")), Scene(("disc",), "3d", ("pink", "black"))]
+    pictures = np.stack([compose(library, scene, 128) for scene in scenes])
+    assert background_hits(pictures, scenes) == 1.0
+    assert background_hits(pictures, scenes[::-1]) == 0.0
+
+
+def test_places_keep_objects_inside_the_picture():
+    rng = random.Random(0)
+    for scene in (Scene(("a",), "3d", ("red", "red")), Scene(("a", "b"), "3d", ("red", "red"))):
+        for x, y, side in place(scene, rng):
+            assert side / 2 - 0.06 <= min(x, y)
+            assert max(x, y) <= 1 - side / 2 + 0.06

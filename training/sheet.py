@@ -1,0 +1,83 @@
+"""A sheet of samples to look at: prompts that people try first, and two objects side by side."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from training.vocabulary import caption, held_out
+
+ALONE = (
+    "red apple on blue",
+    "banana on purple",
+    "strawberry on white",
+    "pizza on green",
+    "hamburger on yellow",
+    "dog face on blue",
+    "cat face on green",
+    "panda on pink",
+    "fox on pink",
+    "frog on yellow",
+    "automobile on white",
+    "bicycle on grey",
+    "rocket on black",
+    "airplane on orange",
+    "guitar on purple",
+    "soccer ball on purple",
+    "key on black",
+    "light bulb on green",
+    "umbrella on blue",
+    "alarm clock on red",
+    "penguin on blue",
+    "cactus on orange",
+    "house on grey",
+    "red heart on white",
+)
+PAIRS = (
+    "dog face and pizza on blue",
+    "rocket and banana on purple",
+    "house and sunflower on grey",
+    "flat strawberry and lemon on white",
+    "flat frog and umbrella on pink",
+    "noto cat face and birthday cake on green",
+    "noto guitar and robot on orange",
+    "crown and alarm clock on black",
+)
+STYLED = (
+    "flat airplane on blue",
+    "noto airplane on blue",
+    "flat octopus on yellow",
+    "noto octopus on yellow",
+    "small rabbit face at the top left on green",
+    "small flat key at the bottom right on pink",
+    "ghost on purple to black",
+    "noto sailboat on blue to white",
+)
+SHEET_PROMPTS = ALONE + PAIRS + STYLED
+"""Chosen before any sample was seen; marked on the sheet where the scene was held out of training."""
+COLUMNS = 8
+SIDE = 128
+LABEL = 14
+SHEET = Path(__file__).parent.parent / "docs" / "images" / "pair-sheet.png"
+
+
+def draw_sheet(drawn: list[np.ndarray], path: Path = SHEET) -> None:
+    """Rows of eight prompts: the label, the first model's pictures, the next one's below them.
+
+    Args:
+        drawn: for each model its pictures of `SHEET_PROMPTS`, `(count, 128, 128, 3)` uint8.
+    """
+    rows = -(-len(SHEET_PROMPTS) // COLUMNS)
+    height = LABEL + len(drawn) * SIDE
+    sheet = Image.new("RGB", (COLUMNS * SIDE, rows * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    unseen = {caption(scene) for scene in held_out()}
+    for line, pictures in enumerate(drawn):
+        for index, picture in enumerate(pictures):
+            left, top = index % COLUMNS * SIDE, index // COLUMNS * height
+            sheet.paste(Image.fromarray(picture), (left, top + LABEL + line * SIDE))
+            label = SHEET_PROMPTS[index]
+            shown = label if len(label) < 22 else label.replace(" at the ", " ").replace(" and ", ", ")
+            draw.text((left + 2, top + 1), shown[:22] + " *" * (label in unseen), fill="black")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
