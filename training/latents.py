@@ -30,7 +30,7 @@ class Projection:
     """Scalar: latents times this have a standard deviation of one, as the transformers want them."""
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """`(batch, 3, side, side)` in -1..1 to unscaled latents `(batch, 16, side / 4, side / 4)`, in full precision."""
+        """`(batch, 3, side, side)` in -1..1 to latents `(batch, 16, side / 4, side / 4)`, not scaled, in float32."""
         with torch.autocast(pixels.device.type, enabled=False):
             blocks = functional.pixel_unshuffle(pixels, BLOCK) - self.mean.view(1, -1, 1, 1)
             return functional.conv2d(blocks, self.forward[:, :, None, None])
