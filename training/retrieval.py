@@ -89,16 +89,13 @@ def halves(picture: np.ndarray) -> np.ndarray:
 def kernel_distance(first: torch.Tensor, second: torch.Tensor) -> float:
     """Squared maximum mean discrepancy, unbiased, with the cubic kernel of the kernel inception distance, times 1000.
 
-    Zero, give or take, where both sets of unit vectors `(count, 1280)` come from one distribution.
-    See Binkowski et al., Demystifying MMD GANs (2018); the features are scaled to a mean square of one.
+    Zero, give or take, where both sets of unit vectors `(count, 1280)` come from one distribution. Row i of both sets
+    shows the same scene, so these pairs are left out as a picture's pair with itself is.
+    See Binkowski et al., Demystifying MMD GANs (2018).
     """
 
-    def mean_kernel(rows: torch.Tensor, columns: torch.Tensor, same: bool) -> float:
+    def mean_kernel(rows: torch.Tensor, columns: torch.Tensor) -> float:
         values = (rows @ columns.T + 1) ** 3
-        if same:
-            return float((values.sum() - values.diagonal().sum()) / (len(rows) * (len(rows) - 1)))
-        return float(values.mean())
+        return float((values.sum() - values.diagonal().sum()) / (len(rows) * (len(rows) - 1)))
 
-    return 1000 * (mean_kernel(first, first, True) + mean_kernel(second, second, True)) - 2000 * mean_kernel(
-        first, second, False
-    )
+    return 1000 * (mean_kernel(first, first) + mean_kernel(second, second) - 2 * mean_kernel(first, second))
