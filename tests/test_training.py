@@ -11,8 +11,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from training import retrieval, text
-from training.data import RARE_GROUPS
+from training.data import _unambiguous
 from training.evaluate import background_hits
+from training.models import load_tokenizer
 from training.muon import orthogonalise
 from training.scenes import Batch, Library, SceneSource, batches, compose, place
 from training.train import Stage, hold, load_average, run
@@ -20,10 +21,10 @@ from training.vocabulary import (
     COLOURS,
     CONCEPTS,
     STYLES,
+    HeldOut,
     Scene,
     article,
     caption,
-    draw_held_out,
     held_out,
 )
 
@@ -68,29 +69,53 @@ def test_articles(phrase, said):
     assert article(phrase) == said
 
 
-def test_the_held_out_list_is_what_its_seed_draws():
+def test_the_held_out_list_is_about_known_things():
     concepts = CONCEPTS.read_text().splitlines()
     assert len(concepts) == len(set(concepts)) >= 500
-    assert held_out() == draw_held_out(concepts)
-    assert len(set(held_out())) >= 200
-    assert {scene.style for scene in held_out()} == set(STYLES)
+    scenes = held_out()
+    assert len(set(scenes)) == len(scenes) >= 200
+    assert {scene.style for scene in scenes} == set(STYLES)
+    assert {concept for scene in scenes for concept in scene.concepts} <= set(concepts)
+    assert {colour for scene in scenes for colour in scene.background} == set(COLOURS)
+
+
+def test_a_held_out_scene_hides_in_no_other():
+    blue, red = ("blue", "blue"), ("red", "red")
+    kept_back = HeldOut([Scene(("key",), "flat", blue), Scene(("bus", "pizza"), "3d", red)])
+    assert Scene(("key",), "flat", blue, "top left") in kept_back
+    assert Scene(("bus", "key"), "flat", blue) in kept_back
+    assert Scene(("pizza", "bus"), "3d", red) in kept_back
+    assert Scene(("key",), "noto", blue) not in kept_back
+    assert Scene(("key",), "flat", ("blue", "red")) not in kept_back
+    assert Scene(("bus",), "3d", red) not in kept_back
 
 
 def test_no_training_scene_is_held_out(monkeypatch, library):
-    everything = [
-        Scene((name,), style, (top, bottom))
-        for name in SHAPES
-        for style in STYLES
-        for top in COLOURS
-        for bottom in COLOURS
-    ]
-    kept_back = set(random.Random(0).sample(everything, len(everything) // 2))
-    monkeypatch.setattr("training.scenes.held_out", lambda: list(kept_back))
+    kept_back = [Scene((name,), "flat", (colour, colour)) for name in ("disc", "block") for colour in COLOURS]
+    monkeypatch.setattr("training.scenes.held_out", lambda: kept_back)
     source = SceneSource(library, seed=0)
-    drawn = [source()[0] for _ in range(500)]
-    assert all(Scene(scene.concepts, scene.style, scene.background) not in kept_back for scene in drawn)
+    drawn = [source()[0] for _ in range(1500)]
+    plain_and_flat = [each for each in drawn if each.style == "flat" and each.background[0] == each.background[1]]
+    assert {scene.concepts for scene in plain_and_flat} == {("wedge",)}
     assert {len(scene.concepts) for scene in drawn} == {1, 2}
+    assert all(len(set(scene.concepts)) == len(scene.concepts) for scene in drawn)
     assert any(scene.corner for scene in drawn)
+
+
+def test_keywords_name_one_concept_and_nothing_else():
+    kept = _unambiguous(
+        {"taxi": ["cab", "yellow", "Car", "top"], "bus": ["car", "coach", "taxi", "<3", "public transport hub"]}
+    )
+    assert kept == {"taxi": ["cab"], "bus": ["coach"]}
+
+
+def test_a_tokenizer_is_read_back_as_it_was_made(library, tmp_path):
+    first, again = (load_tokenizer(tmp_path, library) for _ in range(2))
+    text = "a flat disc on blue, quickly jumped?! 50% (é)"
+    assert first(text).input_ids == again(text).input_ids
+    assert first(text).input_ids.count(first.eos_token_id) == 1
+    assert first.decode(first(text).input_ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+    assert first.model_max_length == 32
 
 
 def test_objects_stand_where_the_caption_says(library):
@@ -128,11 +153,6 @@ def test_batches_are_pictures_between_minus_one_and_one(library):
     assert pixels.shape == (6, 3, 32, 32)
     assert -1 <= pixels.min() < pixels.max() <= 1
     assert len(captions) == 6
-
-
-def test_people_and_flags_are_rare():
-    assert set(RARE_GROUPS) == {"People & Body", "Flags"}
-    assert all(weight < 0.5 for weight in RARE_GROUPS.values())
 
 
 def test_muon_evens_out_singular_values():

@@ -2,12 +2,15 @@
 
 import argparse
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from training import data, stages, train
+from training.evaluate import evaluate
+from training.export import export
 
 HERE = Path(__file__).parent
 PAIR = HERE.parent / "models" / "emoji"
@@ -20,7 +23,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="time budget of the stage, instead of the usual one")
     parser.add_argument("--all", action="store_true", help="all concepts, for a GPU, instead of concepts.txt")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads to use")
-    parser.add_argument("--runs", type=Path, default=HERE / "runs", help="folder of the checkpoints")
+    parser.add_argument("--runs", type=Path, help="folder of the checkpoints (runs, with --all runs-all)")
     parser.add_argument("--output", type=Path, default=PAIR, help="folder of the exported pair")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -28,26 +31,33 @@ def main() -> None:
         dist.init_process_group("gloo")
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    names = [arguments.stage] if arguments.stage else ["fetch", *stages.MINUTES, "export", "evaluate"]
-    if "fetch" in names:
-        data.fetch(HERE / "data")
-        names.remove("fetch")
-    library = data.load_library(HERE / "data", arguments.all) if names else None
-    for name in names:
-        assert library is not None
+    runs = arguments.runs or HERE / ("runs-all" if arguments.all else "runs")
+    if dist.is_initialized() and arguments.stage not in stages.MINUTES:
+        parser.error("torchrun: expected the name of a training stage; export and evaluate run alone")
+    _once(lambda: data.fetch(HERE / "data"))
+    if arguments.stage == "fetch":
+        return
+    library = data.load_library(HERE / "data", arguments.all)
+    _once(lambda: stages.prepare(library, runs))
+    for name in [arguments.stage] if arguments.stage else [*stages.MINUTES, "export", "evaluate"]:
         random.seed(0)
         torch.manual_seed(0)
         if name == "export":
-            from training.export import export
-
-            export(arguments.runs, library, arguments.output)
+            export(runs, library, arguments.output)
         elif name == "evaluate":
-            from training.evaluate import evaluate
-
-            evaluate(arguments.runs, library, arguments.output)
+            evaluate(runs, library, arguments.output)
         else:
             minutes = arguments.minutes or stages.MINUTES[name]
-            train.run(stages.make(name, minutes, library, arguments.runs, device), arguments.runs, device)
+            train.run(stages.make(name, minutes, library, runs, device), runs, device)
+
+
+def _once(work: Callable[[], None]) -> None:
+    """Work that the first process of a torchrun does while the others wait."""
+    if not dist.is_initialized():
+        return work()
+    if dist.get_rank() == 0:
+        work()
+    dist.barrier()
 
 
 if __name__ == "__main__":

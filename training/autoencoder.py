@@ -91,6 +91,7 @@ def reconstruction_loss(autoencoder: AutoencoderKL, projection: Projection, pixe
 @torch.no_grad()
 def psnr(autoencoder: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
     """Decibels of encode and decode for each picture, against the full range of 8-bit sRGB."""
-    decoded = torch.cat([autoencoder(part, sample_posterior=False).sample for part in pixels.split(16)])
+    parts = pixels.to(autoencoder.device).split(16)
+    decoded = torch.cat([autoencoder(part, sample_posterior=False).sample for part in parts]).cpu()
     error = (decoded.clamp(-1, 1) - pixels).square().mean((1, 2, 3)) / 4
     return -10 * error.log10()

@@ -15,7 +15,7 @@ import resvg_py
 from PIL import Image
 
 from training.scenes import Library
-from training.vocabulary import COMMON, CONCEPTS
+from training.vocabulary import COLOURS, COMMON, CONCEPTS, CORNERS, GRAMMAR, STYLES
 
 FLUENT_3D = "lobehub-fluent-emoji-3d-1.1.0.tgz"
 FLUENT_FLAT = "iconify-json-fluent-emoji-flat-1.2.6.tgz"
@@ -41,7 +41,7 @@ PACKAGES = {
     ),
     NAMES: (
         "cldr-annotations-full@48.2.0",
-        "4be946ff5815f806ec78b50363d577a769f2fbfb90c6380a44e161a92436996e",
+        "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
     ),
 }
 """Archive name -> (npm package, sha256 of the archive)."""
@@ -50,6 +50,8 @@ SPRITE_SIDE = 128
 """Pictures are kept at this many pixels a side, a little more than the largest object takes."""
 RARE_GROUPS = {"People & Body": 0.2, "Flags": 0.2}
 """With `--all`, these come this much less often than others: they look alike and are many."""
+KEYWORD = re.compile(r"[a-z]+([ -][a-z]+)?")
+"""One or two plain words: what people would type."""
 LONGEST_NAME = 4
 """Words; longer names would crowd the caption."""
 
@@ -94,12 +96,18 @@ def load_library(folder: Path, everything: bool = False) -> Library:
 
 
 def _unambiguous(keywords_of: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Keep a keyword where it is no concept's name, a concept's only owner, and short."""
-    names = {name.lower() for name in keywords_of}
-    owners = Counter(keyword for keywords in keywords_of.values() for keyword in set(keywords))
+    """Keep a keyword that belongs to one concept only, is no concept's name and no word of the captions' own."""
+    taken = {name.casefold() for name in keywords_of} | {
+        *COLOURS,
+        *STYLES,
+        *" ".join(CORNERS).split(),
+        *GRAMMAR.split(),
+    }
+    folded = {name: {keyword.casefold() for keyword in keywords} for name, keywords in keywords_of.items()}
+    owners = Counter(keyword for keywords in folded.values() for keyword in keywords)
     return {
-        name: [each for each in keywords if owners[each] == 1 and each not in names and len(each.split()) <= 2]
-        for name, keywords in keywords_of.items()
+        name: sorted(each for each in keywords if owners[each] == 1 and each not in taken and KEYWORD.fullmatch(each))
+        for name, keywords in folded.items()
     }
 
 

@@ -28,10 +28,10 @@ def export(runs: Path, library: Library, output: Path) -> None:
     """Collect the newest averaged weights of every part under `runs` into the folder `output`."""
     autoencoder = build(stages.projection(runs, library))
     load_average(runs, "autoencoder", autoencoder)
-    tokenizer = models.build_tokenizer(library)
+    tokenizer = models.load_tokenizer(runs, library)
     encoders = stages.load_encoders(runs, models.build_text_encoders(tokenizer))
-    large, large_stage = stages.load_transformer("large-fine", runs, resume=True)
-    small, small_stage = stages.load_transformer("small-fine", runs, resume=True)
+    large, large_stage = stages.newest_transformer("large", runs)
+    small, small_stage = stages.newest_transformer("small", runs)
     for transformer in (large, small):
         models.set_grid(transformer, models.GRID)
     pipeline = StableDiffusion3Pipeline(

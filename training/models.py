@@ -1,17 +1,20 @@
 """The trained parts of the pair: two transformers of one latent space, two shared text encoders, a tokenizer."""
 
+import json
+from pathlib import Path
+
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
 from training.scenes import Library
-from training.vocabulary import COLOURS, CORNERS, STYLES
+from training.vocabulary import COLOURS, CORNERS, GRAMMAR, STYLES
 
 CONTEXT_LENGTH = 32
 """Text tokens, start, end and padding included."""
 CAPTION_LENGTH = 20
-"""Of these, what a training caption takes at most. The tokens after it have read every caption to its end."""
+"""Of these, what a caption takes; only the longest names of `--all` take more. The tokens after have read it all."""
 TEXT_WIDTH = 128
 LATENT_SIDE = 32
 """Latent side of a 128 px picture."""
@@ -72,19 +75,36 @@ def build_position_table(transformer: SD3Transformer2DModel) -> torch.Tensor:
     return fresh.reshape(1, GRID, GRID, -1).permute(0, 3, 1, 2).clone().to(transformer.device)
 
 
-def build_tokenizer(library: Library) -> CLIPTokenizer:
-    """A CLIP tokenizer in which every word of the captions is one token and any other text still has some."""
-    grammar = "a an and at the on to background small"
-    words = [grammar, *COLOURS, *STYLES, *CORNERS, *library.weights, *(" ".join(k) for k in library.keywords.values())]
-    empty = CLIPTokenizer(model_max_length=CONTEXT_LENGTH)
-    return empty.train_new_from_iterator([text for text in words if text], vocab_size=8192, show_progress=False)
+def load_tokenizer(runs: Path, library: Library) -> CLIPTokenizer:
+    """A CLIP tokenizer in which a word of the captions is a token or few, and any other text still has some.
+
+    Trained once and then read back: training it again would number the tokens in another order.
+    """
+    folder = runs / "tokenizer"
+    if not folder.exists():
+        keywords = (" ".join(each) for each in library.keywords.values())
+        texts = [GRAMMAR, *COLOURS, *STYLES, *CORNERS, *library.weights, *(text for text in keywords if text)]
+        empty = CLIPTokenizer(model_max_length=CONTEXT_LENGTH)
+        trained = empty.train_new_from_iterator(texts, vocab_size=8192, show_progress=False)
+        closed(trained).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def closed(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+    """The tokenizer with an end-of-word token for every byte: without, a comma would read as the end of the text."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocabulary = model["vocab"]
+    for letter in sorted(token for token in vocabulary if len(token) == 1):
+        vocabulary.setdefault(f"{letter}</w>", len(vocabulary))
+    merges = [tuple(merge) for merge in model["merges"]]
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT_LENGTH)
 
 
 def build_text_encoders(tokenizer: CLIPTokenizer) -> nn.ModuleList:
     """Two untrained CLIP text models, 128 wide, of different depth.
 
     CLIP's own start (embeddings of 0.02) leaves the words too faint to be heard for hundreds of steps. Here
-    words start at a standard deviation of one, and what every caption shares starts small.
+    words start at a standard deviation of one; what every caption shares, and bytes that none has, start small.
     """
     encoders = [
         CLIPTextModelWithProjection(
@@ -103,11 +123,13 @@ def build_text_encoders(tokenizer: CLIPTokenizer) -> nn.ModuleList:
         )
         for layers in TEXT_LAYERS
     ]
+    bytes_alone = [index for token, index in tokenizer.get_vocab().items() if len(token.removesuffix("</w>")) == 1]
+    faint = [tokenizer.bos_token_id, tokenizer.eos_token_id, *bytes_alone]
     for encoder in encoders:
         words = encoder.get_input_embeddings().weight
         nn.init.normal_(words, std=1.0)
         with torch.no_grad():
-            words[[tokenizer.bos_token_id, tokenizer.eos_token_id]] *= 0.1
+            words[faint] *= 0.1
     return nn.ModuleList(encoders)
 
 

@@ -50,7 +50,9 @@ class Muon(torch.optim.Optimizer):
     def _direction(self, parameter: torch.nn.Parameter, momentum: float) -> torch.Tensor:
         gradient = parameter.grad
         assert gradient is not None
-        average = self.state[parameter].setdefault("average", torch.zeros_like(parameter))
+        if "average" not in self.state[parameter]:
+            self.state[parameter]["average"] = torch.zeros_like(parameter)
+        average = self.state[parameter]["average"]
         average.lerp_(gradient, 1 - momentum)
         return gradient.lerp(average, momentum)
 

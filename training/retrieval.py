@@ -62,7 +62,7 @@ class Discriminant:
 
 
 def fit(library: Library, network: Features) -> Discriminant:
-    """Place every concept by real scenes of it in all styles, on all backgrounds."""
+    """Place every concept by real scenes of it, large and alone, in all styles and on random backgrounds."""
     rng = random.Random(1)
     concepts = list(library.weights)
     rows = []

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.vocabulary import COLOURS, CORNERS, STYLES, Scene, caption, held_out, random_background
+from training.vocabulary import COLOURS, CORNERS, STYLES, HeldOut, Scene, caption, held_out, random_background
 
 PAIRS = 0.2
 """Share of scenes with two objects side by side."""
@@ -33,7 +33,7 @@ class Library:
     """All that scenes are made of.
 
     `sprites` maps (concept, style) to a square picture with premultiplied alpha (mode RGBa); `weights` says how often
-    each concept comes; `keywords` holds the further names of a concept that no other concept shares.
+    each concept comes; `keywords` holds the search words of a concept that no other concept has.
     """
 
     sprites: dict[tuple[str, str], Image.Image]
@@ -49,14 +49,14 @@ class SceneSource:
         self.rng = random.Random(seed)
         self._concepts = list(library.weights)
         self._cumulative = list(accumulate(library.weights.values()))
-        self._excluded = {(scene.concepts, scene.style, scene.background) for scene in held_out()}
+        self._held_out = HeldOut(held_out())
 
     def __call__(self) -> tuple[Scene, str]:
         """A scene and one of its captions."""
         while True:
             scene = self._draw()
             drawable = all((concept, scene.style) in self.library.sprites for concept in scene.concepts)
-            if drawable and (scene.concepts, scene.style, scene.background) not in self._excluded:
+            if drawable and len(set(scene.concepts)) == len(scene.concepts) and scene not in self._held_out:
                 return scene, caption(scene, tuple(map(self._name, scene.concepts)), self.rng)
 
     def _draw(self) -> Scene:

@@ -53,8 +53,10 @@ STYLED = (
     "ghost on purple to black",
     "noto sailboat on blue to white",
 )
-SHEET_PROMPTS = ALONE + PAIRS + STYLED
-"""Chosen before any sample was seen; marked on the sheet where the scene was held out of training."""
+UNSEEN = tuple(caption(scene) for scene in held_out()[::30])
+"""Every 30th of the held-out scenes: seven of one concept on a gradient, one of two concepts."""
+SHEET_PROMPTS = ALONE + PAIRS + STYLED + UNSEEN
+"""Chosen before any sample was seen."""
 COLUMNS = 8
 SIDE = 128
 LABEL = 14
@@ -71,13 +73,12 @@ def draw_sheet(drawn: list[np.ndarray], path: Path = SHEET) -> None:
     height = LABEL + len(drawn) * SIDE
     sheet = Image.new("RGB", (COLUMNS * SIDE, rows * height), "white")
     draw = ImageDraw.Draw(sheet)
-    unseen = {caption(scene) for scene in held_out()}
     for line, pictures in enumerate(drawn):
         for index, picture in enumerate(pictures):
             left, top = index % COLUMNS * SIDE, index // COLUMNS * height
             sheet.paste(Image.fromarray(picture), (left, top + LABEL + line * SIDE))
             label = SHEET_PROMPTS[index]
             shown = label if len(label) < 22 else label.replace(" at the ", " ").replace(" and ", ", ")
-            draw.text((left + 2, top + 1), shown[:22] + " *" * (label in unseen), fill="black")
+            draw.text((left + 2, top + 1), shown[:22], fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

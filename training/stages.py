@@ -27,7 +27,7 @@ MINUTES = {
 """Time budget of each stage, in the order they run."""
 SIDES = {"coarse": 64, "fine": 128}
 """Pixels a side: 64 tokens, then 256. What a word looks like is learned where a step costs less."""
-BATCHES = {"coarse": 32, "fine": 12}
+BATCHES = {"autoencoder": 8, "text": 48, "coarse": 32, "fine": 12}
 """Scenes a step, in each process on a CPU."""
 GPU_BATCH = 8
 """On a GPU this many times as many, or it would wait for its own launches."""
@@ -43,32 +43,41 @@ def projection(folder: Path, library: Library) -> latents.Projection:
     """The latent space: fitted once, then read back."""
     path = folder / "latents.safetensors"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         pixels, _ = next(batches(library, 128, 512, seed=0))
         latents.fit(pixels).save(path)
     return latents.load(path)
 
 
+def prepare(library: Library, folder: Path) -> None:
+    """What all stages share and must not make twice: the latent space and the tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    projection(folder, library)
+    models.load_tokenizer(folder, library)
+
+
 def make(name: str, minutes: float, library: Library, folder: Path, device: torch.device) -> Stage:
     """Build a stage by its name, from the results of the stages before it."""
+    size = BATCHES[name.split("-")[-1]] * (GPU_BATCH if device.type == "cuda" else 1)
     if name == "text":
-        return text_stage(minutes, library)
+        return text_stage(minutes, library, folder, size)
     space = projection(folder, library).to(device)
     if name == "autoencoder":
-        return _autoencoder_stage(minutes, library, space, device)
-    return _transformer_stage(name, minutes, library, space, folder, device)
+        return _autoencoder_stage(minutes, library, space, size, device)
+    return _transformer_stage(name, minutes, library, space, size, folder, device)
 
 
-def _autoencoder_stage(minutes: float, library: Library, space: latents.Projection, device: torch.device) -> Stage:
+def _autoencoder_stage(
+    minutes: float, library: Library, space: latents.Projection, size: int, device: torch.device
+) -> Stage:
     autoencoder = build(space.to(torch.device("cpu"))).to(device)
     optimizer = torch.optim.AdamW(autoencoder.decoder.parameters(), 3e-3, (0.9, 0.98), weight_decay=0.0)
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
         assert isinstance(model, AutoencoderKL)
-        pixels = _crop(batch[0]) if progress < CROP_SHARE else batch[0][:8]
+        pixels = _crop(batch[0]) if progress < CROP_SHARE else batch[0]
         return reconstruction_loss(model, space, pixels)
 
-    source = partial(batches, library, 128, 16)
+    source = partial(batches, library, 128, size)
     return Stage("autoencoder", minutes, autoencoder, [optimizer], loss, hold_then_fall, source)
 
 
@@ -79,12 +88,18 @@ def _crop(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def _transformer_stage(
-    name: str, minutes: float, library: Library, space: latents.Projection, folder: Path, device: torch.device
+    name: str,
+    minutes: float,
+    library: Library,
+    space: latents.Projection,
+    size: int,
+    folder: Path,
+    device: torch.device,
 ) -> Stage:
     phase = name.split("-")[1]
-    tokenizer = models.build_tokenizer(library)
+    tokenizer = models.load_tokenizer(folder, library)
     encoders = load_encoders(folder, models.build_text_encoders(tokenizer)).to(device)
-    transformer = load_transformer(name, folder)[0].to(device)
+    transformer = load_transformer(name, folder).to(device)
     side = SIDES[phase]
     models.set_grid(transformer, side // 8)
 
@@ -96,7 +111,6 @@ def _transformer_stage(
             context, pooled = models.encode_prompts(tokenizer, encoders, kept)
         return velocity_loss(model, space.encode(pixels) * space.scale, context, pooled, SHIFTS[phase])
 
-    size = BATCHES[phase] * (GPU_BATCH if device.type == "cuda" else 1)
     source = partial(batches, library, side, size)
     rate = fall if phase == "fine" else hold
     return Stage(name, minutes, transformer, _optimizers(transformer), loss, rate, source)
@@ -108,15 +122,20 @@ def load_encoders(folder: Path, encoders: nn.ModuleList) -> nn.ModuleList:
     return encoders.requires_grad_(False).eval()
 
 
-def load_transformer(name: str, folder: Path, resume: bool = False) -> tuple[SD3Transformer2DModel, str | None]:
-    """The weights that stage `name` starts from, or with `resume` the newest it has, and the stage they are of."""
+def load_transformer(name: str, folder: Path) -> SD3Transformer2DModel:
+    """The weights that stage `name` starts from: untrained ones, or those of the stage before it, which must exist."""
     transformer = models.build_transformer(name.split("-")[0])
-    candidates = [name] * resume + [PHASE_BEFORE.get(name, name)] * (name in PHASE_BEFORE)
-    for candidate in candidates:
-        if (folder / f"{candidate}.pt").exists():
-            load_average(folder, candidate, transformer)
-            return transformer, candidate
-    return transformer, None
+    if name in PHASE_BEFORE:
+        load_average(folder, PHASE_BEFORE[name], transformer)
+    return transformer
+
+
+def newest_transformer(size: str, folder: Path) -> tuple[SD3Transformer2DModel, str]:
+    """The most advanced weights of the large or the small model, and the stage they are of."""
+    transformer = models.build_transformer(size)
+    stage = f"{size}-fine" if (folder / f"{size}-fine.pt").exists() else f"{size}-coarse"
+    load_average(folder, stage, transformer)
+    return transformer, stage
 
 
 def velocity_loss(

@@ -8,6 +8,7 @@ finds looks and colours laid out linearly, and learns to draw instead of learnin
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from training.scenes import Batch, Library, SceneSource, place
 from training.train import Stage, hold_then_fall
 from training.vocabulary import COLOURS, STYLES, Scene
 
-BATCH = 48
 TOKENS = (models.CONTEXT_LENGTH - models.CAPTION_LENGTH) // 2
 """Padding tokens that describe one object."""
 FEATURES = 40
@@ -29,8 +29,11 @@ ROUGH = 24
 """Leading components of each object in the pooled answer."""
 THUMBNAIL = 24
 """Side of the pictures that the components are taken of."""
-SCENE_FEATURES = 6 + 3 + 2 * (4 + ROUGH)
+SCENE_FEATURES = 6 + len(STYLES) + 2 * (4 + ROUGH)
 """Colours of top and bottom, style, and for either object its presence, place and rough looks."""
+
+Looks = dict[tuple[str, str], np.ndarray]
+"""(concept, style) -> components of its picture, `(TOKENS * FEATURES,)`."""
 
 
 class Reader(nn.Module):
@@ -43,9 +46,9 @@ class Reader(nn.Module):
         self.context_head = nn.Linear(2 * models.TEXT_WIDTH, FEATURES)
 
 
-def text_stage(minutes: float, library: Library) -> Stage:
+def text_stage(minutes: float, library: Library, runs: Path, size: int) -> Stage:
     """The stage that trains the encoders, on captions of all scenes but the held-out ones."""
-    tokenizer = models.build_tokenizer(library)
+    tokenizer = models.load_tokenizer(runs, library)
     reader = Reader(models.build_text_encoders(tokenizer))
 
     def loss(model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
@@ -61,33 +64,42 @@ def text_stage(minutes: float, library: Library) -> Stage:
     for name, parameter in reader.named_parameters():
         (matrices if ".layers." in name and parameter.ndim == 2 else others).append(parameter)
     optimizers = [Muon(matrices, 0.02), torch.optim.AdamW(others, 3e-3, (0.9, 0.98), weight_decay=0.0)]
-    return Stage("text", minutes, reader, optimizers, loss, hold_then_fall, partial(descriptions, library))
+    return Stage(
+        "text",
+        minutes,
+        reader,
+        optimizers,
+        loss,
+        hold_then_fall,
+        partial(descriptions, library, picture_features(library), size),
+    )
 
 
-def descriptions(library: Library, seed: int) -> Iterator[Batch]:
-    """Endless batches of what the encoders have to say, `(48, features)`, with captions."""
+def descriptions(library: Library, looks: Looks, size: int, seed: int) -> Iterator[Batch]:
+    """Endless batches of what the encoders have to say, `(size, features)`, with captions."""
     source = SceneSource(library, seed)
-    looks = picture_features(library)
     while True:
-        drawn = [source() for _ in range(BATCH)]
+        drawn = [source() for _ in range(size)]
         rows = [describe(scene, looks) for scene, _ in drawn]
         yield torch.from_numpy(np.stack(rows)), [text for _, text in drawn]
 
 
-def describe(scene: Scene, looks: dict[tuple[str, str], np.ndarray]) -> np.ndarray:
+def describe(scene: Scene, looks: Looks) -> np.ndarray:
     """One row of features: the scene's, then the first object's, then the second's or zeros."""
     colours = [(channel - 128) / 64 for colour in scene.background for channel in COLOURS[colour]]
     styles = [float(scene.style == style) for style in STYLES]
     row = [np.array(colours + styles)]
     pictures = [looks[concept, scene.style] for concept in scene.concepts]
     places = [np.array([1.0, *(4 * (each - 0.5) for each in where)]) for where in place(scene)]
-    absent = [np.zeros(TOKENS * FEATURES)] * (2 - len(pictures)), [np.zeros(4)] * (2 - len(pictures))
-    for picture, where in zip(pictures + absent[0], places + absent[1], strict=True):
+    missing = 2 - len(pictures)
+    pictures += [np.zeros(TOKENS * FEATURES)] * missing
+    places += [np.zeros(4)] * missing
+    for picture, where in zip(pictures, places, strict=True):
         row += [where, picture[:ROUGH]]
-    return np.concatenate(row + pictures + absent[0]).astype(np.float32)
+    return np.concatenate(row + pictures).astype(np.float32)
 
 
-def picture_features(library: Library) -> dict[tuple[str, str], np.ndarray]:
+def picture_features(library: Library) -> Looks:
     """Leading components of every sprite, evened out half-way as the latents are, with a mean square of one."""
     count = TOKENS * FEATURES
     pictures = np.stack([np.asarray(sprite.resize((THUMBNAIL,) * 2)).ravel() for sprite in library.sprites.values()])

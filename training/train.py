@@ -40,14 +40,14 @@ class Stage:
 
 
 class Feeder(IterableDataset[Batch]):
-    """Batches of a stage, composed in other processes, each with a seed of its own."""
+    """Batches composed in other processes, each with a seed of its own."""
 
-    def __init__(self, stage: Stage, seed: int) -> None:
-        self.stage, self.seed = stage, seed
+    def __init__(self, batches: Callable[[int], Iterator[Batch]], seed: int) -> None:
+        self.batches, self.seed = batches, seed
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        return self.stage.batches(self.seed + 1_000_003 * (worker.id if worker else 0))
+        return self.batches(self.seed + 1_000_003 * (worker.id if worker else 0))
 
 
 @dataclass
@@ -76,7 +76,7 @@ def hold_then_fall(progress: float) -> float:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device computes with it: any recent GPU, processors from AVX-512 on."""
+    """bfloat16 where it is faster: any recent GPU, most processors with AVX-512."""
     fast = device.type == "cuda" or torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
@@ -148,9 +148,11 @@ class Trainer:
 def run(stage: Stage, folder: Path, device: torch.device) -> None:
     """Train until the stage's time is used up, from its last checkpoint if there is one."""
     trainer = Trainer(stage, folder, device)
+    if trainer.progress >= 1:
+        return
     counters = trainer.counters
-    workers = max(1, (os.cpu_count() or 1) - 2) if device.type == "cuda" else 1
-    feeder = iter(DataLoader(Feeder(stage, trainer.seed), batch_size=None, num_workers=workers, prefetch_factor=4))
+    workers = max(1, min(12, len(os.sched_getaffinity(0)) - 2)) if device.type == "cuda" else 1
+    feeder = iter(DataLoader(Feeder(stage.batches, trainer.seed), batch_size=None, num_workers=workers))
     last_report = last_checkpoint = clock = time.monotonic()
     while trainer.progress < 1:
         trainer.step(next(feeder))
@@ -165,6 +167,8 @@ def run(stage: Stage, folder: Path, device: torch.device) -> None:
     if trainer.rank == 0:
         trainer.save()
         print(f"{stage.name} done {json.dumps(vars(counters))}", flush=True)
+    if dist.is_initialized():
+        dist.barrier()  # the next stage of any process starts from the checkpoint that the first one wrote
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
