@@ -14,6 +14,7 @@ from training.export import export
 
 HERE = Path(__file__).parent
 PAIR = HERE.parent / "models" / "emoji"
+SHEET = HERE.parent / "docs" / "images" / "pair-sheet.png"
 
 
 def main() -> None:
@@ -45,10 +46,13 @@ def main() -> None:
         if name == "export":
             export(runs, library, arguments.output)
         elif name == "evaluate":
-            evaluate(runs, library, arguments.output)
+            sheet = SHEET if arguments.output == PAIR else arguments.output / "sheet.png"
+            evaluate(runs, library, arguments.output, sheet)
         else:
             minutes = arguments.minutes or stages.MINUTES[name]
             train.run(stages.make(name, minutes, library, runs, device), runs, device)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _once(work: Callable[[], None]) -> None:

@@ -116,8 +116,8 @@ def decibels(first: np.ndarray, second: np.ndarray) -> float:
     return float((-10 * np.log10(np.maximum(error, 1e-10))).mean())
 
 
-def evaluate(runs: Path, library: Library, folder: Path) -> None:
-    """Print all figures of the exported pair and draw its sheet."""
+def evaluate(runs: Path, library: Library, folder: Path, sheet: Path) -> None:
+    """Print all figures of the exported pair in `folder` and draw its `sheet`."""
     pipelines = open_pair(folder)
     scenes = held_out()
     prompts = [caption(scene) for scene in scenes]
@@ -134,7 +134,7 @@ def evaluate(runs: Path, library: Library, folder: Path) -> None:
             "forward_gflops": forward_gflops(pipeline.transformer),
             "velocity_error": velocity_error(pipeline, pixels, prompts),
         }
-    draw_sheet([sample(pipeline, list(SHEET_PROMPTS)) for pipeline in pipelines.values()])
+    draw_sheet([sample(pipeline, list(SHEET_PROMPTS)) for pipeline in pipelines.values()], sheet)
     drawn = {size: sample(pipeline, prompts) for size, pipeline in pipelines.items()}
     subset = range(0, len(prompts), -(-len(prompts) // STEPS_PROMPTS))
     few = [prompts[index] for index in subset]

@@ -46,7 +46,7 @@ def export(runs: Path, library: Library, output: Path) -> None:
         tokenizer_3=None,
     )
     pipeline.to(dtype=torch.float16)
-    pipeline.save_pretrained(output, safe_serialization=True)
+    pipeline.save_pretrained(output)
     small.to(dtype=torch.float16).save_pretrained(output / "transformer_small")
     facts = {
         "format": 1,
@@ -58,6 +58,6 @@ def export(runs: Path, library: Library, output: Path) -> None:
     (output / "pair.json").write_text(json.dumps(facts, indent=2) + "\n")
     (output / "heldout_prompts.txt").write_text("".join(f"{caption(scene)}\n" for scene in held_out()))
     for path in sorted(output.rglob("*.safetensors")):
-        path.chmod(0o644)
+        path.chmod(0o644)  # transformers leaves them to their owner alone
         print(f"{path.relative_to(output)}: {path.stat().st_size / 1e6:.1f} MB")
     print(f"large from {large_stage}, small from {small_stage}")

@@ -60,10 +60,9 @@ SHEET_PROMPTS = ALONE + PAIRS + STYLED + UNSEEN
 COLUMNS = 8
 SIDE = 128
 LABEL = 14
-SHEET = Path(__file__).parent.parent / "docs" / "images" / "pair-sheet.png"
 
 
-def draw_sheet(drawn: list[np.ndarray], path: Path = SHEET) -> None:
+def draw_sheet(drawn: list[np.ndarray], path: Path) -> None:
     """Rows of eight prompts: the label, the first model's pictures, the next one's below them.
 
     Args:
