@@ -166,10 +166,10 @@ def test_a_stage_goes_on_where_it_stopped_and_keeps_the_average(tmp_path):
         while True:
             yield torch.ones(4, 1), [""] * 4
 
-    def stage(minutes: float) -> Stage:
+    def stage(minutes: float, full_rate: float = 0.01) -> Stage:
         torch.manual_seed(0)
         model = torch.nn.Linear(1, 1)
-        optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+        optimizer = torch.optim.AdamW(model.parameters(), full_rate)
         return Stage("line", minutes, model, [optimizer], lambda m, b, _: m(b[0]).square().mean(), hold, numbers)
 
     def steps() -> int:
@@ -179,9 +179,10 @@ def test_a_stage_goes_on_where_it_stopped_and_keeps_the_average(tmp_path):
     first = steps()
     run(stage(0.01), tmp_path, torch.device("cpu"))
     assert steps() == first > 0
-    longer = stage(0.02)
+    longer = stage(0.02, full_rate=0.02)
     run(longer, tmp_path, torch.device("cpu"))
     assert steps() > first
+    assert longer.optimizers[0].param_groups[0]["lr"] == 0.02  # the stage's own, not the checkpoint's
     average = torch.nn.Linear(1, 1)
     load_average(tmp_path, "line", average)
     assert average(torch.ones(1, 1)).abs() < 0.5

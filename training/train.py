@@ -91,9 +91,7 @@ class Trainer:
         stage.model.to(device).train()
         self.average = copy.deepcopy(stage.model).requires_grad_(False)
         self.trained = [parameter for parameter in stage.model.parameters() if parameter.requires_grad]
-        self.groups = [group for optimizer in stage.optimizers for group in optimizer.param_groups]
-        for group in self.groups:
-            group["full_rate"] = group["lr"]
+        self.full_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in stage.optimizers]
         self.counters = self._restore() if self.checkpoint.exists() else Counters()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.seed = self.counters.step * self.world + self.rank
@@ -108,8 +106,9 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """Learn from one batch, together with the other processes."""
         factor = self.stage.rate(self.progress) * min(1.0, (self.counters.step + 1) / WARM_UP_STEPS)
-        for group in self.groups:
-            group["lr"] = factor * group["full_rate"]
+        for optimizer, full_rates in zip(self.stage.optimizers, self.full_rates, strict=True):
+            for group, full_rate in zip(optimizer.param_groups, full_rates, strict=True):
+                group["lr"] = factor * full_rate
         inputs, captions = batch
         with autocast(self.device):
             loss = self.stage.loss(self.stage.model, (inputs.to(self.device), captions), self.progress)
@@ -141,7 +140,6 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         for optimizer, optimizer_state in zip(self.stage.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(optimizer_state)
-        self.groups = [group for optimizer in self.stage.optimizers for group in optimizer.param_groups]
         return Counters(**state["counters"])
 
 
