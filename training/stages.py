@@ -143,7 +143,11 @@ def velocity_loss(
 ) -> torch.Tensor:
     """Squared error of the velocity `noise - clean` at shifted logit-normal noise levels, for encoded prompts."""
     noise = torch.randn_like(clean)
-    sigma = torch.randn(len(clean), device=clean.device).sigmoid()
+    # Evenly spread over the distribution's quantiles in every batch: the levels' own chance adds no noise to the loss.
+    quantiles = (torch.randperm(len(clean), device=clean.device) + torch.rand(len(clean), device=clean.device)) / len(
+        clean
+    )
+    sigma = torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6)).sigmoid()
     sigma = shift * sigma / (1 + (shift - 1) * sigma)
     mix = sigma.view(-1, 1, 1, 1)
     (velocity,) = transformer(
