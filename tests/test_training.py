@@ -16,6 +16,7 @@ from training.evaluate import background_hits
 from training.models import load_tokenizer
 from training.muon import orthogonalise
 from training.scenes import Batch, Library, SceneSource, batches, compose, place
+from training.stages import noise_levels
 from training.train import Stage, hold, load_average, run
 from training.vocabulary import (
     COLOURS,
@@ -159,6 +160,17 @@ def test_muon_evens_out_singular_values():
     matrices = torch.randn(2, 24, 8, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalise(matrices))
     assert ((values > 0.6) & (values < 1.3)).all()
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_noise_levels_spread_evenly_in_random_order(shift):
+    torch.manual_seed(0)
+    first, second = (noise_levels(16, shift, torch.device("cpu")) for _ in range(2))
+    unshifted = first / (shift - (shift - 1) * first)
+    shares = (16 * torch.special.ndtr(unshifted.logit())).floor().int().tolist()
+    assert sorted(shares) == list(range(16))
+    assert shares != sorted(shares)
+    assert (first.argsort() != second.argsort()).any()
 
 
 def test_a_stage_goes_on_where_it_stopped_and_keeps_the_average(tmp_path):

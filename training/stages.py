@@ -138,17 +138,22 @@ def newest_transformer(size: str, folder: Path) -> tuple[SD3Transformer2DModel, 
     return transformer, stage
 
 
+def noise_levels(count: int, shift: float, device: torch.device) -> torch.Tensor:
+    """Sigmas of SD3's shifted logit-normal distribution, in random order: one from each of `count` equal shares of it.
+
+    Levels drawn one by one would bunch up in a small batch, and its loss would tell more of them than of the model.
+    """
+    quantiles = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
+    sigma = torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6)).sigmoid()
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
 def velocity_loss(
     transformer: SD3Transformer2DModel, clean: torch.Tensor, context: torch.Tensor, pooled: torch.Tensor, shift: float
 ) -> torch.Tensor:
-    """Squared error of the velocity `noise - clean` at shifted logit-normal noise levels, for encoded prompts."""
+    """Squared error of the velocity `noise - clean` at the noise levels of `noise_levels`, for encoded prompts."""
     noise = torch.randn_like(clean)
-    # Evenly spread over the distribution's quantiles in every batch: the levels' own chance adds no noise to the loss.
-    quantiles = (torch.randperm(len(clean), device=clean.device) + torch.rand(len(clean), device=clean.device)) / len(
-        clean
-    )
-    sigma = torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6)).sigmoid()
-    sigma = shift * sigma / (1 + (shift - 1) * sigma)
+    sigma = noise_levels(len(clean), shift, clean.device)
     mix = sigma.view(-1, 1, 1, 1)
     (velocity,) = transformer(
         (1 - mix) * clean + mix * noise,
