@@ -49,7 +49,8 @@ def main() -> None:
             sheet = SHEET if arguments.output == PAIR else arguments.output / "sheet.png"
             evaluate(runs, library, arguments.output, sheet)
         else:
-            minutes = arguments.minutes or stages.MINUTES[name]
+            usual = stages.MINUTES[name] * (stages.GPU_SHARE if device.type == "cuda" else 1)
+            minutes = arguments.minutes or usual
             train.run(stages.make(name, minutes, library, runs, device), runs, device)
     if dist.is_initialized():
         dist.destroy_process_group()
