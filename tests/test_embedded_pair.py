@@ -1,4 +1,4 @@
-"""The embedded pair is what docs/pair.md says: small files without pickles, prompts obeyed, worth stitching."""
+"""The embedded pair is what docs/pair.md says: small files, no pickles, backgrounds as asked for, worth stitching."""
 
 from __future__ import annotations
 

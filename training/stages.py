@@ -26,7 +26,7 @@ MINUTES = {
 }
 """Time budget of each stage on two CPU cores, in the order they run."""
 GPU_SHARE = 1 / 15
-"""Of that time on a GPU: three quarters of an hour for all, in which it sees many times as many scenes."""
+"""Of that time on a GPU: three quarters of an hour for all, an estimate."""
 SIDES = {"coarse": 64, "fine": 128}
 """Pixels a side: 64 tokens, then 256. What a word looks like is learned where a step costs less."""
 BATCHES = {"autoencoder": 8, "text": 48, "coarse": 32, "fine": 12}
