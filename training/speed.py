@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from hybridstitch.flops import forward_flops
 from training.models import CONTEXT_LENGTH, LATENT_SIDE
 
 
@@ -36,13 +35,10 @@ def forward_milliseconds(transformer: SD3Transformer2DModel, repeats: int = 30) 
     return _median_milliseconds(_guided_step(transformer), repeats)
 
 
-@torch.no_grad()
 def forward_gflops(transformer: SD3Transformer2DModel) -> float:
     """Floating point operations of a guided step's forward, in billions."""
-    # The counter does not see into fused attention.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        _guided_step(transformer)()
-    return counter.get_total_flops() / 1e9
+    tokens = (LATENT_SIDE // transformer.config.patch_size) ** 2
+    return 2 * forward_flops(transformer.config, tokens, tokens, CONTEXT_LENGTH) / 1e9
 
 
 def decode_milliseconds(pipeline: StableDiffusion3Pipeline, repeats: int = 10) -> float:
