@@ -15,10 +15,10 @@ class HybridStitchHandler(Endpoint):
     def load(self) -> None:
         """The pair from the archive, and the strategies that the operator named in model-config.yaml."""
         settings = self.settings
-        self.catalogue = Catalogue.load(settings.strategies)
         self.pipeline = HybridStitchPipeline.from_pretrained(
-            settings.folder, torch_dtype=settings.dtype, catalogue=self.catalogue
+            settings.folder, torch_dtype=settings.dtype, catalogue=Catalogue.load(settings.strategies)
         ).to(settings.device)
+        self.catalogue = self.pipeline.catalogue
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = self.pipeline.size_limits
 

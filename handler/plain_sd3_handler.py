@@ -21,8 +21,8 @@ class PlainSD3Handler(Endpoint):
     def load(self) -> None:
         """The large model from the archive."""
         settings = self.settings
-        # Both archives are packed with the same settings, and here nothing takes a recipe.
-        defaults = {name: value for name, value in settings.defaults.items() if name != "recipe"}
+        # Both archives are packed with the same settings, and here nothing takes a recipe or a speed.
+        defaults = {name: value for name, value in settings.defaults.items() if name not in ("recipe", "speed")}
         self.settings = replace(settings, defaults=defaults)
         self.pipeline = StableDiffusion3Pipeline.from_pretrained(
             settings.folder, dtype=settings.dtype, use_safetensors=True, **absent_parts(settings.folder)

@@ -1,8 +1,9 @@
 """Token-wise stitching of a large and a small Stable Diffusion 3 model."""
 
+from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.recipes import Catalogue, Recipe, recipes
+from hybridstitch.recipes import Recipe, recipes
 from hybridstitch.report import Report
 from hybridstitch.serving.client import Client
 

@@ -21,8 +21,8 @@ class GuidedModel:
     guidance_scale: above 1 both halves run, in one forward; otherwise there is no negative half.
     cached: keep keys and values, so that calls with `tokens` are possible.
 
-    token_steps: image tokens rendered so far, per picture (both halves count once).
-    flops: floating point operations so far, per picture (both halves count).
+    token_steps: image tokens rendered so far, per picture (one half counts as much as both).
+    flops: floating point operations so far, per picture (each half counts).
     """
 
     def __init__(
@@ -62,11 +62,21 @@ class GuidedModel:
             None if tokens is None else torch.cat([tokens] * self._halves),
             self._kv_cache,
         )
-        self._count(latents, velocity.shape[1])
+        self._count(latents, velocity.shape[1], self._halves)
         if self._halves == 1:
             return velocity
         negative, positive = velocity.chunk(2)
         return negative + self._guidance_scale * (positive - negative)
+
+    def conditional(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """Velocity of all image tokens for the prompt alone, without guidance: half the work, and not cached."""
+        if self._halves == 1:
+            return self(latents, timestep)
+        rows = latents.shape[0]
+        context, pooled = self._context[rows:], self._pooled[rows:]
+        velocity = mmdit_forward(self.transformer, latents, timestep.expand(rows), context, pooled)
+        self._count(latents, velocity.shape[1], 1)
+        return velocity
 
     def release(self) -> None:
         """Drop the K/V cache: decoding the picture needs the memory."""
@@ -75,13 +85,13 @@ class GuidedModel:
     def dense_flops(self, latents: Tensor) -> int:
         """Floating point operations of one call on all tokens, per picture."""
         rows, columns = self.grid(latents)
-        return self._flops(rows * columns, rows * columns)
+        return self._flops(rows * columns, rows * columns, self._halves)
 
-    def _count(self, latents: Tensor, rendered: int) -> None:
+    def _count(self, latents: Tensor, rendered: int, halves: int) -> None:
         rows, columns = self.grid(latents)
         self.token_steps += rendered
-        self.flops += self._flops(rendered, rows * columns)
+        self.flops += self._flops(rendered, rows * columns, halves)
 
-    def _flops(self, rendered: int, image_tokens: int) -> int:
+    def _flops(self, rendered: int, image_tokens: int, halves: int) -> int:
         text_tokens = self._context.shape[1]
-        return self._halves * forward_flops(self.transformer.config, rendered, image_tokens, text_tokens)
+        return halves * forward_flops(self.transformer.config, rendered, image_tokens, text_tokens)

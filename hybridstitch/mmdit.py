@@ -35,6 +35,12 @@ def _batch_index(tokens: Tensor) -> Tensor:
     return torch.arange(tokens.shape[0], device=tokens.device).unsqueeze(1)
 
 
+def patchify(latents: Tensor, patch_size: int) -> Tensor:
+    """Latents `(batch, channels, height, width)` as token rows: the inverse of `unpatchify`."""
+    cells = latents.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
+    return torch.einsum("nchpwq->nhwpqc", cells).flatten(3).flatten(1, 2)
+
+
 def unpatchify(rows: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """Token rows `(batch, n, patch * patch * channels)` of a grid as latents `(batch, channels, height, width)`."""
     batch, _, width = rows.shape

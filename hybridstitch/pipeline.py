@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,18 +9,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
-from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.arguments import checked
+from hybridstitch.catalogue import Catalogue
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import cached_attention
 from hybridstitch.pair import SizeLimits, load_pair
-from hybridstitch.recipes import Catalogue, Recipe
-from hybridstitch.report import Recorder, Report, Stopwatch, seed_of
+from hybridstitch.recipes import Recipe
+from hybridstitch.report import Recorder, Report, Stopwatch, seed_of, together
 from hybridstitch.sampler import Step, sample
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 StepCallback = Callable[["HybridStitchPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -64,7 +63,8 @@ class HybridStitchPipeline:
         catalogue: Catalogue | None = None,
     ) -> Self:
         """Load a packed pair, or two SD3 pipelines (folders or hub ids); see `hybridstitch.pair.load_pair`."""
-        return cls(*load_pair(folder, large, small, torch_dtype), catalogue=catalogue)
+        models = load_pair(folder, large, small, torch_dtype)
+        return cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder))
 
     @property
     def components(self) -> dict[str, Any]:
@@ -102,15 +102,20 @@ class HybridStitchPipeline:
         clip_skip: int | None = None,
         callback_on_step_end: StepCallback | None = None,
         max_sequence_length: int | None = None,
-        recipe: Recipe | str | dict[str, Any] = "hybridstitch",
+        recipe: Recipe | str | dict[str, Any] | None = None,
+        speed: float | None = None,
     ) -> Output:
         """Draw pictures. Arguments are those of `StableDiffusion3Pipeline` where it has them.
 
-        recipe: which model renders what; a name, a description (see `Catalogue.resolve`) or a `Recipe`.
+        recipe: which model renders what; a name, a description (see `Catalogue.resolve`) or a `Recipe`;
+            by default "hybridstitch-plus" on a pair that was tuned, otherwise, and with `sigmas`, "hybridstitch".
+        speed: instead of a recipe, on a pair that was tuned: at least this many times fewer FLOPs than the large
+            model needs, by the most faithful recipe that does it. It may take fewer steps than asked for.
         height, width: pixels, see `size_limits`; the pair's own size by default.
         max_sequence_length: tokens for the third text encoder, 256 by default; 0 for pairs without it.
         callback_on_step_end: called with this pipeline, the step, its timestep and `{"latents": …}` after every
             step; latents in the dictionary that it returns replace the step's, an exception ends the generation.
+            Plans that look at the picture draw pictures one by one: then it sees one at a time, from step 0 again.
         output_type: `pil`, `np`, `pt` or `latent`.
 
         Raises InvalidInput (a ValueError) for wrong arguments, FloatingPointError for latents that are not finite.
@@ -118,7 +123,11 @@ class HybridStitchPipeline:
         watch = Stopwatch(self.large.device)
         width = self.size_limits.default[0] if width is None else width
         height = self.size_limits.default[1] if height is None else height
-        recipe = self._check(recipe, width, height, num_inference_steps, guidance_scale, output_type)
+        recipe = checked(
+            self.catalogue, self.size_limits, recipe=recipe, speed=speed, sigmas=sigmas, width=width, height=height,
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, output_type=output_type,
+        )  # fmt: skip
+        schedule = sigmas or recipe.schedule(num_inference_steps)
         if max_sequence_length is None:
             max_sequence_length = 0 if self._pipeline.text_encoder_3 is None else 256
         self._pipeline.check_inputs(
@@ -145,12 +154,17 @@ class HybridStitchPipeline:
         )
         watch.lap("encode")
 
-        large = GuidedModel(self.large, context, pooled, guidance_scale, cached=recipe.plan.masked)
-        small = GuidedModel(self.small, context, pooled, guidance_scale, cached=False)
-        recorder = Recorder(large, small, latents)
-        latents = self._denoise(
-            latents, large, small, recipe, recorder, num_inference_steps, sigmas, callback_on_step_end
-        )
+        # A plan that looks at the picture may decide otherwise for each: such pictures are drawn one by one.
+        groups = torch.arange(pictures, device=latents.device).split(1 if recipe.plan.adaptive else pictures)
+        drawn, work = [], []
+        for group in groups:
+            rows = torch.cat([group, group + pictures]) if guided else group
+            large = GuidedModel(self.large, context[rows], pooled[rows], guidance_scale, recipe.plan.masked)
+            small = GuidedModel(self.small, context[rows], pooled[rows], guidance_scale, recipe.fill.cached)
+            recorder = Recorder(large, small, latents[group])
+            drawn.append(self._denoise(latents[group], large, small, recipe, recorder, schedule, callback_on_step_end))
+            work.append(recorder.work(len(sigmas) if sigmas else num_inference_steps))
+        latents = torch.cat(drawn)
         if not torch.isfinite(latents).all():
             raise FloatingPointError("latents: not finite after denoising; a wider dtype than this one may help")
         watch.lap("denoise")
@@ -162,37 +176,14 @@ class HybridStitchPipeline:
             seed=seed_of(generator),
             width=width,
             height=height,
-            num_inference_steps=len(recorder.share_by_step),
+            num_inference_steps=len(sigmas) if sigmas else num_inference_steps,
+            speed=speed,
             guidance_scale=guidance_scale,
             timing_ms=watch.timing_ms,
             warnings=self._truncated(prompt),
-            **recorder.work(),
+            **together(work),
         )
         return Output(images, report)
-
-    def _check(
-        self,
-        recipe: Recipe | str | dict[str, Any],
-        width: Any,
-        height: Any,
-        num_inference_steps: Any,
-        guidance_scale: Any,
-        output_type: Any,
-    ) -> Recipe:
-        """The recipe resolved, if it and the other arguments are right; otherwise one error that names them all."""
-        problems = self.size_limits.problems(width, height)
-        if type(num_inference_steps) is not int or num_inference_steps < 1:
-            problems.append(Problem("num_inference_steps", "an integer of at least 1", num_inference_steps))
-        if type(guidance_scale) not in (int, float) or not 0 <= guidance_scale < math.inf:
-            problems.append(Problem("guidance_scale", "a number of at least 0", guidance_scale))
-        if output_type not in OUTPUT_TYPES:
-            problems.append(Problem("output_type", "one of: " + ", ".join(OUTPUT_TYPES), output_type))
-        try:
-            resolved = self.catalogue.resolve(recipe)
-        except InvalidInput as error:
-            problems.extend(error.problems)
-        raise_if(problems)
-        return resolved
 
     def _encode(self, guided: bool, **prompts: Any) -> tuple[Tensor, Tensor]:
         """Prompt embeddings for both models, encoded once; with guidance the negative half comes first."""
@@ -210,18 +201,20 @@ class HybridStitchPipeline:
         small: GuidedModel,
         recipe: Recipe,
         recorder: Recorder,
-        num_inference_steps: int,
-        sigmas: list[float] | None,
+        schedule: int | list[float],
         callback: StepCallback | None,
     ) -> Tensor:
         # A scheduler of this generation's own: what an exception leaves in it is nobody's.
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self._pipeline.scheduler.config)
-        steps = num_inference_steps if sigmas is None else len(sigmas)
-        scheduler.set_timesteps(steps, sigmas=sigmas, device=latents.device)
+        scheduler = type(self._pipeline.scheduler).from_config(self._pipeline.scheduler.config)
+        if isinstance(schedule, int):
+            scheduler.set_timesteps(schedule, device=latents.device)
+        else:
+            scheduler.set_timesteps(len(schedule), sigmas=schedule, device=latents.device)
         with ExitStack() as stack:
             stack.enter_context(cached_attention(self.large))
             stack.enter_context(cached_attention(self.small))
             stack.callback(large.release)
+            stack.callback(small.release)
             progress = stack.enter_context(self._pipeline.progress_bar(total=len(scheduler.timesteps)))
 
             def on_step(step: Step) -> Tensor | None:

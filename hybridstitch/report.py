@@ -34,7 +34,9 @@ class Report:
     """Everything that one call of the pipeline computed, for all its pictures; `to_dict` is its JSON.
 
     large_token_share, small_token_share: token-steps of each model, as shares of all token-steps, 0 to 1 each.
-    flops_share: FLOPs of both models (transformers only), plain large model = 1.0; `estimated_speedup` is 1 / that.
+    num_inference_steps: as asked for; recipes with a `step_share` take fewer, see the stages.
+    flops_share: FLOPs of both models (transformers only); the plain large model at all steps asked for is 1.0.
+        `estimated_speedup` is 1 / that. speed: what the request asked for, if it named one.
     large_steps: for each picture a grid of integers, `(pictures, rows, columns)`: at how many steps did the large
         model render this token?
     share_by_step: share of the tokens that it rendered at each step.
@@ -53,6 +55,7 @@ class Report:
     timing_ms: dict[str, float]
     large_steps: np.ndarray
     share_by_step: list[float]
+    speed: float | None = None
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,6 +64,9 @@ class Report:
             self.warnings.append(f"recipe {name}: no work was saved, the large model alone needs no more")
         if self.recipe.plan.masked and not any(stage.name == "hybrid" for stage in self.stages):
             self.warnings.append(f"recipe {name}: too few steps for a step with a mask")
+        if self.speed and self.estimated_speedup and self.estimated_speedup < 0.98 * self.speed:
+            found = f"{self.estimated_speedup:.2f} at {self.num_inference_steps} steps"
+            self.warnings.append(f"speed: {self.speed:g} asked for, {found}, which is not what the pair was tuned at")
 
     @property
     def estimated_speedup(self) -> float | None:
@@ -83,6 +89,7 @@ class Report:
             "large_token_share": round(self.large_token_share, 6),
             "small_token_share": round(self.small_token_share, 6),
             "flops_share": round(self.flops_share, 6),
+            "speed": self.speed,
             "estimated_speedup": self.estimated_speedup and round(self.estimated_speedup, 4),
             "timing_ms": {name: round(ms, 2) for name, ms in self.timing_ms.items()},
             "mask": {
@@ -128,11 +135,10 @@ class Recorder:
         self.share_by_step.append(step.share)
         self._seen = counted
 
-    def work(self) -> dict[str, Any]:
+    def work(self, steps_asked: int) -> dict[str, Any]:
         """The fields of the report that this recorder knows."""
-        steps = len(self.share_by_step)
-        all_tokens = steps * self._grid[0] * self._grid[1]
-        plain = steps * self._large.dense_flops(self._latents)
+        all_tokens = len(self.share_by_step) * self._grid[0] * self._grid[1]
+        plain = steps_asked * self._large.dense_flops(self._latents)
         return {
             "stages": self.stages,
             "large_token_share": self._large.token_steps / all_tokens,
@@ -141,6 +147,18 @@ class Recorder:
             "large_steps": self._large_steps.unflatten(1, self._grid).numpy(),
             "share_by_step": self.share_by_step,
         }
+
+
+def together(work: list[dict[str, Any]]) -> dict[str, Any]:
+    """The work of pictures that were drawn one after another, as one: stages in their order, shares as means."""
+    if len(work) == 1:
+        return work[0]
+    means = ("large_token_share", "small_token_share", "flops_share")
+    return {name: float(np.mean([each[name] for each in work])) for name in means} | {
+        "stages": [stage for each in work for stage in each["stages"]],
+        "large_steps": np.concatenate([each["large_steps"] for each in work]),
+        "share_by_step": np.mean([each["share_by_step"] for each in work], axis=0).tolist(),
+    }
 
 
 class Stopwatch:

@@ -45,29 +45,33 @@ def sample(
     """
     trajectory = Trajectory(large.grid(latents), len(scheduler.timesteps), small)
     scores: Tensor | None = None
+    scored_at = 0
 
     for index, timestep in enumerate(scheduler.timesteps):
         trajectory.move_to(Point(index, timestep, float(scheduler.sigmas[index]), latents))
         share = recipe.plan.large_share(trajectory)
-        if 0 < share < 1 and len(trajectory.dense) < recipe.mask.dense_steps:
-            share = 1.0  # nothing to choose by, nor to attend to, yet
+        if share < 1 and len(trajectory.dense) < recipe.dense_steps(share):
+            share = 1.0  # nothing to choose by, to attend to or to go on from, yet
 
-        tokens = None
         if share >= 1:
             velocity = large(latents, timestep)
-            trajectory.record_dense(velocity)
+            trajectory.record(velocity)
             scores = None
-        else:
+        elif share <= 0:
             velocity = recipe.fill.velocity(trajectory)
-        if 0 < share < 1:
-            scores = recipe.mask.scores(trajectory) if scores is None else scores
-            tokens = top_tokens(scores, recipe.mask.count(share, trajectory.tokens))
-            velocity = scatter_rows(velocity, tokens, large(latents, timestep, tokens))
-            share = tokens.shape[1] / trajectory.tokens
+        else:
+            if scores is None or 0 < recipe.mask.refresh <= index - scored_at:
+                scores, scored_at = recipe.mask.scores(trajectory), index
+            trajectory.chosen = top_tokens(scores, recipe.mask.count(share, trajectory.tokens))
+            velocity = recipe.fill.velocity(trajectory)
+            rendered = large(latents, timestep, trajectory.chosen)
+            trajectory.record(rendered, trajectory.chosen)
+            velocity = scatter_rows(velocity, trajectory.chosen, rendered)
+            share = trajectory.chosen.shape[1] / trajectory.tokens
 
         velocity = unpatchify(velocity, trajectory.grid, large.patch_size)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        replaced = on_step(Step(index, timestep, latents, share, tokens))
+        replaced = on_step(Step(index, timestep, latents, share, trajectory.chosen))
         latents = latents if replaced is None else replaced
     return latents
 

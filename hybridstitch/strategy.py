@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from inspect import isclass
 from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
-from hybridstitch.errors import Problem, raise_if
+from hybridstitch.errors import InvalidInput, Problem, raise_if
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,17 @@ class Between:
         return f"between {self.low:g} and {self.high:g}"
 
 
+LONGEST = 1000
+"""Numbers in a list, more than any schedule has steps: requests cannot fill the memory."""
+_WORDS: dict[type, str] = {
+    float: "a number",
+    int: "an integer",
+    bool: "true or false",
+    str: "a string",
+    tuple: f"a list (in Python a tuple) of up to {LONGEST} numbers",
+}
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a strategy, as its `__init__` declares it."""
@@ -37,13 +49,21 @@ class Parameter:
     range: Between | None
 
     @property
+    def nested(self) -> bool:
+        """Whether a strategy stands here: wrappers have such parameters."""
+        return issubclass(self.type, Strategy)
+
+    @property
     def expected(self) -> str:
         """The words an error uses for what may stand here."""
-        kind = {float: "a number", int: "an integer", bool: "true or false", str: "a string"}[self.type]
-        return f"{kind} {self.range}" if self.range else kind
+        word = "a strategy" if self.nested else _WORDS[self.type]
+        return f"{word} {self.range}" if self.range else word
 
     def accepts(self, value: Any) -> bool:
         """Whether `value` has the declared type and lies in the range. A bool is no number, NaN is nothing."""
+        if self.type is tuple:
+            number = replace(self, type=float)
+            return isinstance(value, tuple) and 0 < len(value) <= LONGEST and all(map(number.accepts, value))
         if self.type in (int, float):
             kinds = (int,) if self.type is int else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds):
@@ -54,12 +74,33 @@ class Parameter:
         return isinstance(value, self.type)
 
     def describe(self) -> dict[str, Any]:
-        described: dict[str, Any] = {"type": self.type.__name__}
+        kind = "strategy" if self.nested else "list of float" if self.type is tuple else self.type.__name__
+        described: dict[str, Any] = {"type": kind}
         if self.default is not inspect.Parameter.empty:
-            described["default"] = self.default
+            described["default"] = _plain(self.default)
         if self.range:
             described |= {"minimum": self.range.low, "maximum": self.range.high}
         return described
+
+
+def _plain(value: Any) -> Any:
+    """A parameter's value as JSON has it."""
+    if isinstance(value, Strategy):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
+
+
+Nested = Callable[[Any, str], "Strategy"]
+"""Makes a strategy of a wrapped strategy's description and the field that it stands in, or raises InvalidInput."""
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the parameters of `__init__`, each read in the module that wrote it."""
+    owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
+    # A dataclass's own `__init__` takes fields of its bases, whose modules know their types.
+    return get_type_hints(
+        owner if "__dataclass_fields__" in vars(owner) else vars(owner)["__init__"], include_extras=True
+    )
 
 
 class Strategy:
@@ -74,22 +115,29 @@ class Strategy:
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
-        """The parameters of `__init__`, by name: int, float, bool or str. Raises TypeError for any other."""
-        hints = get_type_hints(cls.__init__, include_extras=True)
+        """The parameters of `__init__`, by name. Raises TypeError for one that no request could give.
+
+        int, float, bool and str are allowed, `tuple[float, ...]`, and a strategy that this one wraps.
+        """
+        hints = _hints(cls)
         found = {}
         for name, declared in inspect.signature(cls).parameters.items():
             kind, limits = hints.get(name, Any), None
             if get_origin(kind) is Annotated:
                 kind, *notes = get_args(kind)
                 limits = next((note for note in notes if isinstance(note, Between)), None)
-            if kind not in (int, float, bool, str):
-                raise TypeError(f"{cls.__name__}.{name}: a parameter is an int, float, bool or str, not {kind}")
+            kind = tuple if kind == tuple[float, ...] else kind
+            if kind not in (int, float, bool, str, tuple) and not (isclass(kind) and issubclass(kind, Strategy)):
+                raise TypeError(f"{cls.__name__}.{name}: a parameter is a number, bool, str or strategy, not {kind}")
             found[name] = Parameter(name, kind, declared.default, limits)
         return found
 
     @classmethod
-    def build(cls, values: Mapping[str, Any], field: str) -> Self:
-        """The strategy with these parameters. Raises InvalidInput that names every wrong one under `field`."""
+    def build(cls, values: Mapping[str, Any], field: str, nested: Nested | None = None) -> Self:
+        """The strategy with these parameters. Raises InvalidInput that names every wrong one under `field`.
+
+        nested: makes the strategies that this one wraps of their descriptions.
+        """
         known = cls.parameters()
         names = ", ".join(known) or "no parameters"
         problems = [
@@ -100,28 +148,36 @@ class Strategy:
             for name, parameter in known.items()
             if parameter.default is inspect.Parameter.empty and name not in values
         ]
-        wrong = [
-            Problem(f"{field}.{name}", known[name].expected, value)
-            for name, value in values.items()
-            if name in known and not known[name].accepts(value)
-        ]
-        raise_if(problems + wrong)
-        strategy = cls(**values)
+        chosen: dict[str, Any] = {}
+        for name in (name for name in values if name in known):
+            value, parameter = values[name], known[name]
+            try:
+                if parameter.nested and nested and not isinstance(value, Strategy):
+                    value = nested(value, f"{field}.{name}")
+                chosen[name] = tuple(value) if parameter.type is tuple and isinstance(value, list) else value
+                if not parameter.accepts(chosen[name]):
+                    problems.append(Problem(f"{field}.{name}", parameter.expected, value))
+            except InvalidInput as error:
+                problems.extend(error.problems)
+        raise_if(problems)
+        strategy = cls(**chosen)
         raise_if(strategy.problems(field))
         return strategy
 
     def problems(self, field: str) -> list[Problem]:
         """Every wrong parameter, named under `field`. Override to add checks between parameters."""
-        values = self.to_dict()
-        return [
-            Problem(f"{field}.{name}", parameter.expected, values[name])
-            for name, parameter in self.parameters().items()
-            if not parameter.accepts(values[name])
-        ]
+        found: list[Problem] = []
+        for name, parameter in self.parameters().items():
+            value = getattr(self, name)
+            if not parameter.accepts(value):
+                found.append(Problem(f"{field}.{name}", parameter.expected, value))
+            elif parameter.nested:
+                found += value.problems(f"{field}.{name}")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """`{"type": …, parameters}`: what a request would say to get this strategy."""
-        return {"type": self.type} | {name: getattr(self, name) for name in self.parameters()}
+        return {"type": self.type} | {name: _plain(getattr(self, name)) for name in self.parameters()}
 
     @classmethod
     def describe(cls) -> dict[str, Any]:

@@ -15,101 +15,23 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from torch import Tensor
 
 from hybridstitch import masks, plans
+from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput
 from hybridstitch.fills import Fill
-from hybridstitch.guidance import GuidedModel
 from hybridstitch.masks import MaskStrategy
-from hybridstitch.mmdit import cached_attention, unpatchify
 from hybridstitch.plans import Plan
-from hybridstitch.recipes import Recipe
-from hybridstitch.sampler import Step, sample
+from hybridstitch.recipes import AXES, Recipe
 from hybridstitch.strategy import Strategy
-from hybridstitch.trajectory import Point, Trajectory
-
-LAYOUTS: dict[str, dict[str, Any]] = {
-    "sd3": {"qk_norm": None},
-    "sd35-large": {"qk_norm": "rms_norm"},
-    "sd35-medium": {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
-}
-"""What tells the transformers of SD3, SD3.5-Large and SD3.5-Medium apart, besides their size."""
+from hybridstitch.toys import TinyPair
 
 GRIDS = [(6, 6), (3, 8)]
 """Token grids that the conformance tests use: a square one and one that is not."""
-
-
-def tiny_transformer(
-    layout: str, layers: int = 3, heads: int = 2, seed: int = 0, **config: Any
-) -> SD3Transformer2DModel:
-    """A real SD3 transformer of toy size; every weight is random, those that training would start at zero included."""
-    sizes = {
-        "sample_size": 16,
-        "patch_size": 2,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": layers,
-        "attention_head_dim": 8,
-        "num_attention_heads": heads,
-        "joint_attention_dim": 32,
-        "caption_projection_dim": 8 * heads,
-        "pooled_projection_dim": 32,
-        "pos_embed_max_size": 12,
-    }
-    transformer = SD3Transformer2DModel(**(sizes | LAYOUTS[layout] | config))
-    noise = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in transformer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=noise) * 0.2 + (parameter == 1))
-    return transformer.eval()
-
-
-class TinyPair:
-    """A large and a small transformer of toy size, with a random prompt and noise for every picture number."""
-
-    def __init__(self, large: str = "sd35-large", small: str = "sd35-medium"):
-        self.large = tiny_transformer(large)
-        self.small = tiny_transformer(small, layers=2, seed=1)
-
-    @contextmanager
-    def trajectory(self, grid: tuple[int, int], pictures: list[int]) -> Iterator[Trajectory]:
-        """A batch of these pictures before step 2 of 10, after two dense steps of the large model."""
-        large, small = self._models(pictures)
-        scheduler = _scheduler(10)
-        trajectory = Trajectory(grid, 10, small)
-        latents = self._latents(grid, pictures)
-        with torch.no_grad(), cached_attention(self.large), cached_attention(self.small):
-            for index, timestep in enumerate(scheduler.timesteps[:3]):
-                trajectory.move_to(Point(index, timestep, float(scheduler.sigmas[index]), latents))
-                if index < 2:
-                    velocity = large(latents, timestep)
-                    trajectory.record_dense(velocity)
-                    latents = scheduler.step(unpatchify(velocity, grid, 2), timestep, latents, return_dict=False)[0]
-            yield trajectory
-
-    def generate(self, recipe: Recipe, grid: tuple[int, int], pictures: list[int], steps: int = 6) -> list[Step]:
-        """Run the real loop on a batch of these pictures; what each step did."""
-        large, small = self._models(pictures)
-        done: list[Step] = []
-        with torch.no_grad(), cached_attention(self.large), cached_attention(self.small):
-            sample(self._latents(grid, pictures), _scheduler(steps), large, small, recipe, done.append)
-        return done
-
-    def _models(self, pictures: list[int]) -> tuple[GuidedModel, GuidedModel]:
-        context, pooled = _noise((5, 32), pictures), _noise((32,), pictures)
-        context, pooled = torch.cat([-context, context]), torch.cat([-pooled, pooled])
-        return GuidedModel(self.large, context, pooled, 3.0, True), GuidedModel(self.small, context, pooled, 3.0, False)
-
-    def _latents(self, grid: tuple[int, int], pictures: list[int]) -> Tensor:
-        return _noise((4, 2 * grid[0], 2 * grid[1]), pictures)
 
 
 class StrategyConformance:
@@ -131,7 +53,9 @@ class StrategyConformance:
         strategy = self.make()
         described = json.loads(json.dumps(strategy.to_dict()))
         assert described.pop("type") == strategy.type
-        assert type(strategy).build(described, "strategy").to_dict() == strategy.to_dict()
+        axis = next(name for name, base in AXES.items() if isinstance(strategy, base))
+        built = type(strategy).build(described, "strategy", partial(Catalogue.load().strategy, axis))
+        assert built.to_dict() == strategy.to_dict()
 
     def test_describes_itself(self) -> None:
         described = json.loads(json.dumps(type(self.make()).describe()))
@@ -192,8 +116,11 @@ class MaskConformance(StrategyConformance):
         assert counts == sorted(counts)
         assert all(1 <= count <= 24 for count in counts)
 
-    def test_says_how_many_dense_steps_it_needs(self) -> None:
-        assert self.make().dense_steps in (1, 2)
+    def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair) -> None:
+        mask = self.make()
+        done = pair.generate(Recipe(plans.Staged(large=0, hybrid=1, share=0.3), mask), (3, 4), [0])
+        assert sum(step.tokens is None for step in done) in (mask.dense_steps, len(done))
+        assert mask.refresh >= 0
 
 
 class PlanConformance(StrategyConformance):
@@ -232,13 +159,10 @@ class FillConformance(StrategyConformance):
             assert velocity.shape == trajectory.dense[-1][1].shape
         assert torch.isfinite(velocity).all()
 
-
-def _scheduler(steps: int) -> FlowMatchEulerDiscreteScheduler:
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def _noise(shape: tuple[int, ...], pictures: list[int]) -> Tensor:
-    """Random numbers that belong to the picture number, whatever its place in the batch."""
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(number)) for number in pictures])
+    @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+    def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair, share: float) -> None:
+        """Also: it copes with a mask of any size."""
+        mask = masks.All() if share == 1 else masks.Random()
+        plan = plans.Staged(large=0, hybrid=1, share=share or 0.3) if share else plans.NoSteps()
+        done = pair.generate(Recipe(plan, mask, self.make()), (3, 4), [0, 1])
+        assert all(torch.isfinite(step.latents).all() for step in done)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hybridstitch import HybridStitchPipeline
-from hybridstitch.bench.http import psnr, spread
+from hybridstitch.bench.metrics import psnr
+from hybridstitch.bench.options import read_prompts
 from training.vocabulary import COLOURS
 
 MEGABYTE = 1_000_000
@@ -20,7 +21,7 @@ def pictures(emoji: Path) -> dict[str, dict[str, np.ndarray]]:
     """Pictures by prompt and recipe, in 0..1, of held-out prompts, each with a seed of its own."""
     pipe = HybridStitchPipeline.from_pretrained(emoji)
     pipe.set_progress_bar_config(disable=True)
-    prompts = spread((emoji / "heldout_prompts.txt").read_text().splitlines(), 6)
+    prompts = read_prompts(emoji / "heldout_prompts.txt", 6)
     return {
         prompt: {
             recipe: pipe(

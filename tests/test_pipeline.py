@@ -9,15 +9,24 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
-from hybridstitch import HybridStitchPipeline, InvalidInput, Recipe
-from hybridstitch.masks import BUILT_IN, All, Box
+from hybridstitch import HybridStitchPipeline, InvalidInput, Recipe, fills, masks, plans, recipes
+from hybridstitch.masks import All, Box
+from hybridstitch.pipeline import Output
 from hybridstitch.plans import Staged
-from hybridstitch.testing import LAYOUTS
+from hybridstitch.toys import LAYOUTS
 from tests.conftest import EMOJI
 from tests.tiny import make_pair_folder
 
 CALL = {"num_inference_steps": 5, "guidance_scale": 3.5, "negative_prompt": "blue"}
-STITCHED = Recipe(Staged(large=0.4, hybrid=0.4, share=0.3))
+STAGES = Staged(large=0.4, hybrid=0.4, share=0.3)
+STITCHED = Recipe(STAGES)
+EVERYTHING = [
+    *recipes().values(),
+    *(Recipe(plan(), name=plan.type) for plan in plans.BUILT_IN),
+    *(Recipe(STAGES, mask(), name=mask.type) for mask in masks.BUILT_IN),
+    *(Recipe(STAGES, fill=fill(), name=fill.type) for fill in fills.BUILT_IN),
+]
+"""The named recipes, and one for every built-in strategy."""
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -84,11 +93,16 @@ def test_no_tokens_through_the_hybrid_plan_is_the_small_models_picture(pipe):
     assert torch.equal(out.images, small.images)
 
 
-@pytest.mark.parametrize("mask", BUILT_IN)
-def test_every_mask_works_in_bfloat16(folder, mask):
-    pipe = quiet(HybridStitchPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16))
-    recipe = Recipe(Staged(large=0.4, hybrid=0.4, share=0.3), mask())
-    latents = pipe("a red apple", generator=seeded(), recipe=recipe, output_type="latent", **CALL).images
+@pytest.fixture(scope="module")
+def half(tmp_path_factory) -> HybridStitchPipeline:
+    folder = make_pair_folder(tmp_path_factory.mktemp("half"))
+    return quiet(HybridStitchPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("recipe", EVERYTHING, ids=lambda recipe: recipe.name)
+def test_everything_works_in_bfloat16(half, recipe):
+    call = CALL | {"num_inference_steps": 12, "output_type": "latent"}
+    latents = half("a red apple", generator=seeded(), recipe=recipe, **call).images
     assert latents.dtype == torch.bfloat16
     assert torch.isfinite(latents).all()
 
@@ -102,27 +116,30 @@ def test_same_request_twice_gives_the_same_bytes_also_after_another_size(pipe):
     assert first.tobytes() == again.tobytes()
 
 
-def test_pictures_of_a_batch_are_those_made_alone(pipe):
+@pytest.mark.parametrize("recipe", [STITCHED, "srdiffusion", "mdd"], ids=str)
+def test_pictures_of_a_batch_are_those_made_alone(pipe, recipe):
     prompts = ["a red apple", "a dog", "a blue car"]
 
-    def draw(order: list[int]) -> torch.Tensor:
+    def draw(order: list[int]) -> Output:
         generators = [seeded(number) for number in order]
         chosen = [prompts[number] for number in order]
         call = CALL | {"negative_prompt": ["blue"] * len(order)}
-        return pipe(chosen, generator=generators, recipe=STITCHED, output_type="pt", **call).images
+        return pipe(chosen, generator=generators, recipe=recipe, output_type="pt", **call)
 
-    batch = draw([0, 1, 2])
-    torch.testing.assert_close(draw([2, 0, 1])[[1, 2, 0]], batch, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(draw([1]), batch[1:2], rtol=1e-3, atol=1e-3)
+    batch, alone = draw([0, 1, 2]), draw([1])
+    torch.testing.assert_close(draw([2, 0, 1]).images[[1, 2, 0]], batch.images, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(alone.images, batch.images[1:2], rtol=1e-3, atol=1e-3)
+    assert (alone.report.large_steps[0] == batch.report.large_steps[1]).all()
 
 
-@pytest.mark.parametrize("recipe", ["large", "small", "t-stitch", "srdiffusion", "hybridstitch", STITCHED])
+@pytest.mark.parametrize("recipe", [*recipes(), STITCHED, Recipe(STAGES, fill=fills.SmallRest())])
 def test_reported_tokens_are_those_that_the_blocks_saw(pipe, recipe):
     seen = {"large": 0, "small": 0}
 
     def count(name):
         def hook(block, arguments, keywords):
-            seen[name] += keywords["hidden_states"].shape[0] // 2 * keywords["hidden_states"].shape[1]
+            pictures = (keywords["hidden_states"].shape[0] + 1) // 2  # one half or both of the guidance
+            seen[name] += pictures * keywords["hidden_states"].shape[1]
 
         return hook
 

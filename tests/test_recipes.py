@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hybridstitch import Catalogue, InvalidInput, Recipe, recipes
-from hybridstitch.masks import Disagreement, Random
-from hybridstitch.plans import Staged
+from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput, Recipe, recipes
+from hybridstitch.bench.options import defined
+from hybridstitch.fills import Last
+from hybridstitch.masks import Disagreement, Every, Random
+from hybridstitch.plans import Listed, Staged
+from hybridstitch.recipes import TunedRecipe
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def test_named_recipes_come_back_from_their_description(catalogue, name):
 
 
 def test_the_names_that_users_rely_on():
-    assert list(recipes()) == ["large", "small", "t-stitch", "srdiffusion", "hybridstitch"]
+    assert {"large", "small", "t-stitch", "srdiffusion", "hybridstitch"} <= set(recipes())
 
 
 def test_an_object_replaces_whole_axes_or_single_parameters(catalogue):
@@ -130,3 +134,53 @@ def test_a_path_that_leads_nowhere_is_named(own_module, named, field):
     with pytest.raises(InvalidInput) as caught:
         Catalogue.load(named)
     assert [problem.field for problem in caught.value.problems] == [field]
+
+
+def test_what_a_pair_was_tuned_to_is_its_default(tiny_pipe):
+    plain = Catalogue.load()
+    assert plain.default == "hybridstitch"
+    tuned = replace(plain, recipes={**plain.recipes, "hybridstitch-plus": plain.recipes["small"]})
+    pipe = HybridStitchPipeline(tiny_pipe._pipeline, tiny_pipe.small, tuned)
+    assert pipe("one", num_inference_steps=2, output_type="latent").report.large_token_share == 0
+
+
+def test_a_share_of_the_steps_is_spaced_evenly_and_costs_so_much(tiny_pipe):
+    half = replace(recipes()["large"], step_share=0.5)
+    assert half.schedule(4) == [1, 0.5]
+    report = tiny_pipe("one", recipe=half, num_inference_steps=4, output_type="latent").report
+    assert len(report.share_by_step) == 2
+    assert report.flops_share == 0.5
+
+
+def test_a_tuned_recipe_comes_back_from_its_description(catalogue):
+    tuned = replace(recipes()["reuse"], name="tuned", step_share=0.5)
+    assert catalogue.resolve(tuned.to_dict()) == tuned
+
+
+def test_sigmas_of_ones_own_run_the_papers_recipe_on_a_tuned_pair(emoji):
+    pipe = HybridStitchPipeline.from_pretrained(emoji)
+    assert pipe.catalogue.default == "hybridstitch-plus"
+    report = pipe("a dog", sigmas=[1.0, 0.7, 0.4], output_type="latent").report
+    assert report.recipe.name == "hybridstitch"
+    assert len(report.share_by_step) == 3
+    with pytest.raises(InvalidInput, match="sigmas: expected nothing beside a recipe that takes fewer steps"):
+        pipe("a dog", sigmas=[1.0, 0.5], recipe="hybridstitch-plus")
+
+
+def test_a_speed_is_looked_up_at_the_nearest_guidance_scale():
+    calm = TunedRecipe(recipes()["reuse"], {3.5: 0.5, 7.0: 0.5}, {3.5: 40.0, 7.0: 20.0}, "reuse")
+    stiff = TunedRecipe(recipes()["small"], {3.5: 0.4, 7.0: 0.6}, {3.5: 30.0, 7.0: 30.0}, "small")
+    catalogue = replace(Catalogue.load(), tuned=(calm, stiff))
+    assert catalogue.at_speed(1.5, 4.0) == calm
+    assert catalogue.at_speed(1.5, 9.0) == stiff
+    assert catalogue.at_speed(1.8, 9.0) == calm
+
+
+def test_the_recipes_of_the_benchmarks_fit_the_tuned_pair(emoji):
+    catalogue = Catalogue.load().of_pair(emoji)
+    more = defined(catalogue, emoji.parents[1] / "docs" / "more-recipes.json")
+    plus, alone = catalogue.recipes["hybridstitch-plus"], more["plus-fill-alone"]
+    assert isinstance(plus.plan, Listed)
+    assert alone == replace(plus, plan=Listed(tuple(float(share == 1) for share in plus.plan.shares)), name=alone.name)
+    assert more["plus-random"] == replace(plus, mask=Every(Random(), 1), name="plus-random")
+    assert more["plus-last"] == replace(plus, fill=Last(), name="plus-last")

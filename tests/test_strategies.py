@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,33 @@ from hybridstitch import fills, masks, plans
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
-from hybridstitch.testing import FillConformance, MaskConformance, PlanConformance, TinyPair
+from hybridstitch.testing import FillConformance, MaskConformance, PlanConformance
+from hybridstitch.toys import TinyPair
 
 
-def readme_example() -> str:
-    """The mask strategy that README.md shows."""
-    blocks = (Path(__file__).parents[1] / "README.md").read_text().split("```python\n")
-    return next(block.split("```")[0] for block in blocks if "(MaskStrategy)" in block)
-
-
-def test_the_example_of_the_readme_is_short():
-    assert len(readme_example().splitlines()) < 20
+def shown(document: str, base: str) -> dict[str, Any]:
+    """What the Python block of a document defines in which this class is derived from."""
+    blocks = (Path(__file__).parents[1] / document).read_text().split("```python\n")
+    code = next(block.split("```")[0] for block in blocks if f"({base})" in block)
+    assert len(code.splitlines()) < 30, "an example is short"
+    namespace: dict[str, Any] = {"__name__": __name__, "dataclass": dataclass, "Plan": Plan, "Fill": Fill}
+    exec(compile(code, document, "exec", dont_inherit=document == "README.md"), namespace)
+    return namespace
 
 
 class TestUsersMask(MaskConformance):
     def make(self) -> MaskStrategy:
-        namespace: dict[str, Any] = {"__name__": __name__}
-        exec(compile(readme_example(), "README.md", "exec", dont_inherit=True), namespace)
-        return namespace["LoudTokens"]()
+        return shown("README.md", "MaskStrategy")["LoudTokens"]()
+
+
+class TestUsersPlan(PlanConformance):
+    def make(self) -> Plan:
+        return shown("docs/architecture.md", "Plan")["EverySecond"]()
+
+
+class TestUsersFill(FillConformance):
+    def make(self) -> Fill:
+        return shown("docs/architecture.md", "Fill")["Halfway"]()
 
 
 class TestMasks(MaskConformance):
@@ -88,7 +98,7 @@ def test_box_takes_the_box_first_and_then_what_is_near(pair):
     assert order[-1] == 30  # the far corner
 
 
-def test_random_depends_on_its_seed_only(pair):
+def test_random_is_the_same_for_every_picture(pair):
     with pair.trajectory((3, 8), [0, 1]) as trajectory:
         first, same, other = (masks.Random(seed).scores(trajectory) for seed in (1, 1, 2))
     assert torch.equal(first, same)

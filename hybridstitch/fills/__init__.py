@@ -1,8 +1,13 @@
 """What: who predicts the tokens that the large model does not render?"""
 
 from hybridstitch.fills.base import Fill
+from hybridstitch.fills.corrected import Corrected
+from hybridstitch.fills.direction import Direction
+from hybridstitch.fills.extrapolate import Extrapolate
+from hybridstitch.fills.last import Last
 from hybridstitch.fills.small import Small
+from hybridstitch.fills.small_rest import SmallRest
 
-BUILT_IN: tuple[type[Fill], ...] = (Small,)
+BUILT_IN: tuple[type[Fill], ...] = (Small, SmallRest, Last, Extrapolate, Corrected, Direction)
 
-__all__ = ["BUILT_IN", "Fill", "Small"]
+__all__ = ["BUILT_IN", "Corrected", "Direction", "Extrapolate", "Fill", "Last", "Small", "SmallRest"]

@@ -2,11 +2,52 @@
 
 from hybridstitch.masks.all_tokens import All
 from hybridstitch.masks.base import MaskStrategy
+from hybridstitch.masks.blend import Blend
 from hybridstitch.masks.box import Box
+from hybridstitch.masks.dilate import Dilate
 from hybridstitch.masks.disagreement import Disagreement
+from hybridstitch.masks.drift import Drift
+from hybridstitch.masks.edges import Edges
+from hybridstitch.masks.every import Every
+from hybridstitch.masks.minimum_age import MinimumAge
 from hybridstitch.masks.random_tokens import Random
+from hybridstitch.masks.spread import Spread
+from hybridstitch.masks.union import Union
 from hybridstitch.masks.velocity_change import VelocityChange
+from hybridstitch.masks.x0_change import X0Change
 
-BUILT_IN: tuple[type[MaskStrategy], ...] = (VelocityChange, Disagreement, Random, Box, All)
+BUILT_IN: tuple[type[MaskStrategy], ...] = (
+    VelocityChange,
+    Disagreement,
+    X0Change,
+    Drift,
+    Spread,
+    Edges,
+    Box,
+    Random,
+    All,
+    Union,
+    Blend,
+    Dilate,
+    MinimumAge,
+    Every,
+)
 
-__all__ = ["BUILT_IN", "All", "Box", "Disagreement", "MaskStrategy", "Random", "VelocityChange"]
+__all__ = [
+    "BUILT_IN",
+    "All",
+    "Blend",
+    "Box",
+    "Dilate",
+    "Disagreement",
+    "Drift",
+    "Edges",
+    "Every",
+    "MaskStrategy",
+    "MinimumAge",
+    "Random",
+    "Spread",
+    "Union",
+    "VelocityChange",
+    "X0Change",
+]

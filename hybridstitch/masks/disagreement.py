@@ -10,7 +10,7 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Disagreement(MaskStrategy):
-    """Tokens on which the two models differ most, at the last dense step of the large model.
+    """Tokens on which the two models differ most, each where the large model rendered it last.
 
     Measures what matters, and costs one forward of the small model more than `velocity-change`. TRACK routes
     whole steps by this distance; here it routes tokens.
@@ -19,5 +19,4 @@ class Disagreement(MaskStrategy):
     type = "disagreement"
 
     def scores(self, trajectory: Trajectory) -> Tensor:
-        point, large = trajectory.dense[-1]
-        return (large - trajectory.small_velocity(point)).float().norm(dim=-1)
+        return trajectory.correction().float().norm(dim=-1)

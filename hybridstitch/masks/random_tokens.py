@@ -15,6 +15,8 @@ from hybridstitch.trajectory import Trajectory
 class Random(MaskStrategy):
     """Tokens drawn at random: the control that every other mask has to beat.
 
+    Other tokens whenever the scores are asked for again; within `every`, at every step.
+
     seed: 0 to 2^53 - 1. The same tokens for every picture, so that a picture does not depend on its batch.
     """
 
@@ -23,5 +25,6 @@ class Random(MaskStrategy):
     seed: Annotated[int, Between(0, 2**53 - 1)] = 0
 
     def scores(self, trajectory: Trajectory) -> Tensor:
-        draw = torch.rand(trajectory.tokens, generator=torch.Generator().manual_seed(self.seed))
+        source = torch.Generator().manual_seed(self.seed + 1_000_003 * trajectory.now.index)
+        draw = torch.rand(trajectory.tokens, generator=source)
         return draw.to(trajectory.device).expand(trajectory.batch, -1)

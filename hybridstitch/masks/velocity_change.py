@@ -10,7 +10,7 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class VelocityChange(MaskStrategy):
-    """Tokens whose velocity still changes: between the last two dense steps of the large model.
+    """Tokens whose velocity still changes: between the last two times that the large model rendered each.
 
     Free: both predictions are there anyway. Our reading of the "pixel difference" that HybridStitch
     (arXiv 2603.07815) is said to use; the formula is not public.
@@ -20,5 +20,5 @@ class VelocityChange(MaskStrategy):
     dense_steps = 2
 
     def scores(self, trajectory: Trajectory) -> Tensor:
-        (_, before), (_, last) = trajectory.dense
+        last, before = trajectory.velocities[:2]
         return (last - before).float().norm(dim=-1)

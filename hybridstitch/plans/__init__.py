@@ -1,11 +1,38 @@
 """When: at this step, which share of the image tokens does the large model render?"""
 
+from hybridstitch.plans.adaptive_switch import AdaptiveSwitch
 from hybridstitch.plans.all_steps import AllSteps
 from hybridstitch.plans.base import Plan
+from hybridstitch.plans.error_counter import ErrorCounter
+from hybridstitch.plans.listed import Listed
 from hybridstitch.plans.no_steps import NoSteps
+from hybridstitch.plans.periodic import Periodic
+from hybridstitch.plans.routed import Routed
 from hybridstitch.plans.small_first import SmallFirst
 from hybridstitch.plans.staged import Staged
 
-BUILT_IN: tuple[type[Plan], ...] = (AllSteps, NoSteps, Staged, SmallFirst)
+BUILT_IN: tuple[type[Plan], ...] = (
+    AllSteps,
+    NoSteps,
+    Staged,
+    SmallFirst,
+    AdaptiveSwitch,
+    Routed,
+    ErrorCounter,
+    Periodic,
+    Listed,
+)
 
-__all__ = ["BUILT_IN", "AllSteps", "NoSteps", "Plan", "SmallFirst", "Staged"]
+__all__ = [
+    "BUILT_IN",
+    "AdaptiveSwitch",
+    "AllSteps",
+    "ErrorCounter",
+    "Listed",
+    "NoSteps",
+    "Periodic",
+    "Plan",
+    "Routed",
+    "SmallFirst",
+    "Staged",
+]

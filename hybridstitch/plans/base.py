@@ -21,6 +21,11 @@ class Plan(Strategy, ABC):
         """Whether shares strictly between 0 and 1 may occur. False spares the memory of the K/V cache."""
         return True
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether the shares depend on the picture. Pictures of one call are then drawn one after another."""
+        return False
+
     @abstractmethod
     def large_share(self, trajectory: Trajectory) -> float:
         """0 (none: the fill renders all) to 1 (all: a dense step of the large model)."""

@@ -12,8 +12,9 @@ from hybridstitch.trajectory import Trajectory
 class SmallFirst(Plan):
     """None of the tokens first, then all of them (T-Stitch, arXiv 2402.14167).
 
-    small: fraction of the schedule before the large model takes over, 0 to 1. More is faster; the layout is then
-        the small model's, so the picture is not the one that the large model would have drawn.
+    small: fraction of the schedule before the large model takes over, 0 to 1, to the nearest whole step. More is
+        faster; the layout is then the small model's, so the picture is not the one that the large model would have
+        drawn.
     """
 
     type = "small-first"

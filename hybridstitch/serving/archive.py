@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from hybridstitch.catalogue import TUNED_FILE
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SMALL_FOLDER, check_folders, check_packed
 
@@ -37,14 +38,16 @@ def pack(
     archive_format: str = "zip-store",
     name: str | None = None,
     version: str = "1.0",
+    recipes: str | Path | None = None,
     config: str | Path | None = None,
     extra_modules: Sequence[str | Path] = (),
 ) -> Path:
     """Write `out`/`name`.mar (a folder for "no-archive") and return its path; an older one is replaced.
 
     The models are a packed `pair` folder, or two diffusers SD3 folders `large` and `small`; `plain` packs the
-    large model alone behind diffusers' own pipeline. `config` replaces handler/model-config.yaml, and
-    `extra_modules` are Python files that its dotted paths name. `name` is "hybridstitch", or "plain", by default.
+    large model alone behind diffusers' own pipeline. `recipes` is what `hybridstitch tune` wrote, by default the
+    file of that name in the pair. `config` replaces handler/model-config.yaml, and `extra_modules` are Python files
+    that its dotted paths name. `name` is "hybridstitch", or "plain", by default.
     Raises InvalidInput for a bad name, folder, format or file, and OSError if the disk is too small.
     """
     if name is None:
@@ -55,6 +58,8 @@ def pack(
     problems = [*_name_problems(name, version, archive_format), *_file_problems(handler, config, modules)]
     raise_if(problems)
     sources = _model_sources(pair, large, small, plain)
+    if recipes is not None:
+        sources[TUNED_FILE] = _tuned(Path(recipes))
     destination = Path(out).resolve()
     destination.mkdir(parents=True, exist_ok=True)
     _require_space(destination, sources)
@@ -144,8 +149,18 @@ def _components(folder: Path) -> dict[str, Path]:
     missing = [part for part in used if not (folder / part).is_dir()]
     if missing:
         raise InvalidInput([Problem("pair", f"a folder with {', '.join(missing)}", str(folder))])
-    optional = [part for part in (SMALL_FOLDER, "pair.json") if (folder / part).exists()]
+    optional = [part for part in (SMALL_FOLDER, "pair.json", TUNED_FILE) if (folder / part).exists()]
     return {part: folder / part for part in ["model_index.json", *used, *optional]}
+
+
+def _tuned(path: Path) -> Path:
+    """The path, if `hybridstitch tune` wrote what is there; the recipes themselves are checked when it is loaded."""
+    try:
+        if "points" in json.loads(path.read_text()):
+            return path
+    except (OSError, ValueError, TypeError):
+        pass
+    raise InvalidInput([Problem("recipes", "a file that `hybridstitch tune` wrote", str(path))])
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -25,7 +25,7 @@ def run_demo(say: Callable[[str], None], out: Path = Path("demo"), pair: Path = 
         server.register("hybridstitch")
         say(f'{server.url} is ready; asking for "{PROMPT}"')
         server.client.generate(PROMPT, seed=0, num_inference_steps=2)  # the first picture also warms the worker up
-        result = server.client.generate(PROMPT, seed=0, recipe="hybridstitch")
+        result = server.client.generate(PROMPT, seed=0)
     say("the server is stopped")
     (out / "apple.png").write_bytes(result.image_bytes)
     (out / "apple.json").write_text(json.dumps(result.report, indent=2))

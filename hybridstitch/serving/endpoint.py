@@ -10,8 +10,8 @@ from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
 import hybridstitch
+from hybridstitch.catalogue import Catalogue
 from hybridstitch.pair import SizeLimits, describe_pair
-from hybridstitch.recipes import Catalogue
 from hybridstitch.serving.request import GenerationRequest, field_checks, parse_request
 from hybridstitch.serving.response import Answer, Rendering, attempt, encode
 from hybridstitch.serving.torchserve import (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from hybridstitch.pipeline import HybridStitchPipeline
@@ -14,7 +16,6 @@ def draw(pipeline: HybridStitchPipeline, request: GenerationRequest) -> Renderin
 
     The generator is the CPU's on every device, so that a seed means the same noise anywhere.
     """
-    assert request.recipe is not None
     out = pipeline(
         request.prompt,
         negative_prompt=request.negative_prompt,
@@ -24,5 +25,7 @@ def draw(pipeline: HybridStitchPipeline, request: GenerationRequest) -> Renderin
         guidance_scale=request.guidance_scale,
         generator=torch.Generator().manual_seed(request.seed),
         recipe=request.recipe,
+        speed=request.speed,
     )
-    return Rendering(request, out.images[0], out.report.to_dict())
+    made = replace(request, recipe=out.report.recipe, speed=None)  # a speed may mean another recipe tomorrow
+    return Rendering(made, out.images[0], out.report.to_dict())

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SizeLimits
-from hybridstitch.recipes import Catalogue, Recipe
+from hybridstitch.recipes import Recipe
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_FIELDS = 64  # bounds the error answer: a request with more is refused as a whole
@@ -34,7 +35,10 @@ BUILT_IN_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One valid request, every default filled in. `recipe` is None on an endpoint that has no recipes."""
+    """One valid request, every default filled in.
+
+    `recipe` is None on an endpoint that has no recipes, and where the request names a `speed` instead.
+    """
 
     prompt: str
     negative_prompt: str
@@ -44,6 +48,7 @@ class GenerationRequest:
     width: int
     height: int
     recipe: Recipe | None
+    speed: float | None
     output_format: str
     output_quality: int
     response_format: str
@@ -53,8 +58,9 @@ class GenerationRequest:
         """The request that makes this very picture again; `request_id` names an exchange, so it is left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         del values["request_id"]
-        recipe = values.pop("recipe")
-        return values if recipe is None else {**values, "recipe": recipe.to_dict()}
+        recipe, speed = values.pop("recipe"), values.pop("speed")
+        chosen = {} if recipe is None else {"recipe": recipe.to_dict()}
+        return values | chosen | ({} if speed is None else {"speed": speed})
 
 
 def parse_request(
@@ -69,7 +75,7 @@ def parse_request(
     _raise_if_shapeless(payload)
     width, height = limits.default
     checks = field_checks(limits)
-    known = [*checks, "recipe"] if catalogue else [*checks]
+    known = [*checks, "recipe", "speed"] if catalogue else [*checks]
     values = {
         **BUILT_IN_DEFAULTS,
         "width": width,
@@ -86,21 +92,29 @@ def parse_request(
     for name, check in checks.items():
         if expected := check(values[name]):
             problems.append(Problem(name, expected, values[name]))
-    recipe = None
+    recipe, speed = None, None
     if catalogue:
-        try:
-            recipe = catalogue.resolve(values.pop("recipe", "hybridstitch"), field="recipe")
-        except InvalidInput as error:
-            problems.extend(error.problems)
+        asked, speed = values.pop("recipe", catalogue.default), values.pop("speed", None)
+        if {"speed", "recipe"} <= payload.keys():
+            problems.append(Problem("speed", "no recipe beside it", speed))
+        if "recipe" in payload and "speed" not in payload:
+            speed = None  # the operator's default
+        if "speed" in payload or speed is not None:
+            problems.extend(catalogue.speed_problems(speed))
+        else:
+            try:
+                recipe = catalogue.resolve(asked)
+            except InvalidInput as error:
+                problems.extend(error.problems)
     raise_if(problems)
     if values["seed"] is None:
         values["seed"] = secrets.randbelow(MAX_SEED + 1)
     values["guidance_scale"] = float(values["guidance_scale"])
-    return GenerationRequest(**values, recipe=recipe)
+    return GenerationRequest(**values, recipe=recipe, speed=speed)
 
 
 def field_checks(limits: SizeLimits) -> dict[str, Check]:
-    """Every field but `recipe`, which the catalogue checks, and what its value must satisfy."""
+    """Every field but `recipe` and `speed`, which the catalogue checks, and what its value must satisfy."""
     return {
         "prompt": _text(1, 2000),
         "negative_prompt": _text(0, 2000),

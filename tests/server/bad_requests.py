@@ -56,6 +56,9 @@ BAD_REQUESTS = [
     _fields("field of a later version", {"num_images", "stream"}, num_images=2, stream=True),
     _fields("field in the wrong case", {"Seed"}, Seed=1),
     _fields("empty field name", {""}, **{"": 1}),
+    # Speed
+    *_one("speed", null=None, zero=0, below_one=0.9, too_fast=1e6, text="2", nan=NAN, infinity=INFINITY, true=True),
+    _fields("speed beside a recipe", {"speed"}, speed=2, recipe="large"),
     # Text
     *_one("prompt", null=None, number=5, empty="", too_long="x" * 2001, array=["a"], object={"text": "a"}),
     *_one("prompt", control="red\x00apple", surrogate="red \ud83c apple"),

@@ -12,15 +12,8 @@ import pytest
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.client import Client
 from hybridstitch.serving.server import Server
-from tests.tiny import make_pair_folder
 
 QUICK: dict[str, Any] = {"prompt": "red apple on blue", "seed": 7, "num_inference_steps": 2}
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pair with random weights that draws in no time."""
-    return make_pair_folder(tmp_path_factory.mktemp("tiny") / "pair")
 
 
 @pytest.fixture(scope="session")

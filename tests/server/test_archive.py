@@ -67,6 +67,16 @@ def test_two_folders_make_a_pair(tiny: Path, tmp_path: Path) -> None:
     assert packed == (tmp_path / "small" / "transformer" / "config.json").read_bytes()
 
 
+def test_an_archive_takes_along_what_its_pair_was_tuned_to(tiny: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "found.json"
+    tuned.write_text('{"format": 1, "steps": 28, "named": {}, "points": []}')
+    with zipfile.ZipFile(pack(tiny, out=tmp_path, recipes=tuned)) as archive:
+        assert archive.read("pair/recipes.json") == tuned.read_bytes()
+    tuned.write_text("[]")
+    with pytest.raises(InvalidInput, match="recipes"):
+        pack(tiny, out=tmp_path, recipes=tuned)
+
+
 def test_two_folders_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     shutil.copytree(tiny, small)

@@ -63,6 +63,18 @@ def test_pack_prints_the_archive(tiny: Path, tmp_path: Path, capsys: pytest.Capt
     assert Path(capsys.readouterr().out.strip()) == tmp_path / "hybridstitch.mar"
 
 
+def test_recipes_of_a_pair_that_was_tuned(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    plus = {"plan": "all"}
+    (tmp_path / "recipes.json").write_text(json.dumps({"named": {"plus": plus}, "points": []}))
+    assert main(["recipes", "--pair", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plus"]["plan"] == {"type": "all"}
+    (tmp_path / "recipes.json").write_text(json.dumps({"named": {"plus": {"plan": "fast"}}, "points": []}))
+    assert main(["recipes", "--pair", str(tmp_path)]) == 2
+    assert "recipes.json.named.plus.plan.type" in capsys.readouterr().err
+    (tmp_path / "recipes.json").write_text("[1]")
+    assert main(["recipes", "--pair", str(tmp_path)]) == 2
+
+
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "--port", "many"]])
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as ended:

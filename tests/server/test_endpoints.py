@@ -67,6 +67,18 @@ def test_a_json_answer_holds_the_same_picture_and_the_report(client: Client) -> 
     assert np.sum(report["mask"]["large_steps"]) == rows * columns * 2.25
 
 
+def test_a_request_may_name_a_speed_instead_of_a_recipe(client: Client) -> None:
+    asked = {"prompt": "red apple on blue", "seed": 7, "num_inference_steps": 20, "speed": 2}
+    report = client.predict(asked | {"response_format": "json"}).json()["report"]
+    assert report["speed"] == 2
+    assert report["recipe"]["name"] == "tuned"
+    assert report["estimated_speedup"] > 1.9  # tuned at another number of steps
+    picture = client.predict(asked).content
+    again = json.loads(Image.open(io.BytesIO(picture)).text["hybridstitch"])
+    assert "speed" not in again  # it may mean another recipe tomorrow
+    assert client.predict(again).content == picture
+
+
 def test_the_same_request_twice_gives_the_same_bytes(client: Client) -> None:
     first, second = (client.predict(FOUR_STEPS).content for _ in range(2))
     assert first == second
@@ -76,7 +88,7 @@ def test_a_png_carries_the_request_that_makes_it_again(client: Client) -> None:
     original = client.predict({"prompt": "red apple on blue", "num_inference_steps": 2})
     request = json.loads(Image.open(io.BytesIO(original.content)).text["hybridstitch"])
     assert request["seed"] == int(original.headers["x-hybridstitch-seed"])
-    assert request["recipe"]["name"] == "hybridstitch"
+    assert request["recipe"]["name"] == "hybridstitch-plus"
     assert client.predict(request).content == original.content
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput
 from hybridstitch.pair import SizeLimits
-from hybridstitch.recipes import Catalogue
 from hybridstitch.serving.request import MAX_SEED, GenerationRequest, parse_request
 
 LIMITS = SizeLimits(multiple_of=16, minimum=64, maximum=256, default=(128, 64))

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridstitch.fills.base import Fill
+from hybridstitch.mmdit import scatter_rows
+from hybridstitch.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class SmallRest(Fill):
+    """The small model, only on the tokens that the large one leaves to it.
+
+    Cheaper than `small` by the share of the mask, but it reads keys and values of its own that are as old as its last
+    look at those tokens. Its first step after a dense one is on the whole latent.
+    """
+
+    type = "small-rest"
+    cached = True
+
+    def velocity(self, trajectory: Trajectory) -> Tensor:
+        last_dense = trajectory.dense[-1][0].index if trajectory.dense else -1
+        if trajectory.chosen is None or trajectory.now.index == last_dense + 1:
+            return trajectory.small_velocity()
+        if trajectory.chosen.shape[1] == trajectory.tokens:
+            return trajectory.velocities[0]
+        left = torch.ones(trajectory.batch, trajectory.tokens, dtype=torch.bool, device=trajectory.device)
+        left[torch.arange(trajectory.batch, device=trajectory.device).unsqueeze(1), trajectory.chosen] = False
+        rest = left.nonzero()[:, 1].view(trajectory.batch, -1)
+        velocity = trajectory.small_model(trajectory.now.latents, trajectory.now.timestep, rest)
+        return scatter_rows(trajectory.velocities[0], rest, velocity)

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hybridstitch.masks.base import ranks
+from hybridstitch.masks.wrappers import OfTwo
+from hybridstitch.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Union(OfTwo):
+    """Tokens that either of two masks wants, each mask's best first.
+
+    first, second: the masks.
+    """
+
+    type = "union"
+
+    def scores(self, trajectory: Trajectory) -> Tensor:
+        return torch.maximum(*(ranks(each.scores(trajectory)) for each in (self.first, self.second)))
