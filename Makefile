@@ -34,9 +34,9 @@ bench: setup
 # The pictures of the README.
 PROMPT := rocket on black
 pictures: setup
-	for recipe in large small hybridstitch; do \
+	for recipe in large small hybridstitch hybridstitch-plus; do \
 	  $(BIN)/hybridstitch generate "$(PROMPT)" --seed 0 --recipe $$recipe --out docs/images/readme-$$recipe.png \
-	    $$([ $$recipe != hybridstitch ] || echo --mask-overlay docs/images/readme-mask.png) || exit 1; \
+	    $$([ $$recipe != hybridstitch-plus ] || echo --mask-overlay docs/images/readme-mask.png) || exit 1; \
 	done
 
 clean:

@@ -1,4 +1,4 @@
-"""The command line: `hybridstitch pack | serve | generate | recipes | demo`.
+"""The command line: `hybridstitch pack | serve | generate | bench | tune | recipes | demo`.
 
 Exit codes: 0 it worked, 1 it failed, 2 the command or an input is wrong.
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hybridstitch.bench.command import add_command as add_bench
+from hybridstitch.bench.tune_command import add_command as add_tune
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.client import Client, Result
 
@@ -53,6 +55,7 @@ def pack(options: argparse.Namespace) -> None:
         archive_format=options.format,
         name=options.name,
         version=options.version,
+        recipes=options.recipes,
         config=options.config,
         extra_modules=options.extra_module,
     )
@@ -116,7 +119,8 @@ def generate(options: argparse.Namespace) -> None:
 
 
 def _payload(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("prompt", "negative_prompt", "seed", "recipe", "num_inference_steps", "guidance_scale", "width", "height")
+    names = ["prompt", "negative_prompt", "seed", "recipe", "speed", "num_inference_steps", "guidance_scale"]
+    names += ["width", "height"]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     return {**given, "output_format": FORMATS[options.out.suffix.lower()]}
 
@@ -142,20 +146,22 @@ def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> Result:
 
 
 def recipes(options: argparse.Namespace) -> None:
-    """List the named recipes."""
-    import hybridstitch
+    """List the named recipes, those that a pair was tuned to among them."""
+    from hybridstitch.catalogue import Catalogue
 
-    named = {name: recipe.to_dict() for name, recipe in hybridstitch.recipes().items()}
+    named = {name: recipe.to_dict() for name, recipe in Catalogue.load().of_pair(options.pair).recipes.items()}
     if options.json:
         print(json.dumps(named, indent=2))
         return
     for name, recipe in named.items():
         axes = (f"{axis}={_strategy_text(recipe[axis])}" for axis in ("plan", "mask", "fill"))
-        print(f"{name:<14}{'  '.join(axes)}")
+        steps = f"  at {recipe['step_share']:g} of the steps" if recipe["step_share"] < 1 else ""
+        print(f"{name:<18}{'  '.join(axes)}{steps}")
 
 
 def _strategy_text(strategy: dict[str, Any]) -> str:
-    parameters = ", ".join(f"{name}={value}" for name, value in strategy.items() if name != "type")
+    values = {name: _strategy_text(value) if isinstance(value, dict) else value for name, value in strategy.items()}
+    parameters = ", ".join(f"{name}={value}" for name, value in values.items() if name != "type")
     return f"{strategy['type']}({parameters})" if parameters else strategy["type"]
 
 
@@ -183,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--name", help="the model's name (hybridstitch, or plain with --plain)")
     command.add_argument("--version", default="1.0", help="the model's version (%(default)s)")
     command.add_argument("--config", type=Path, help="a model-config.yaml instead of the shipped one")
+    command.add_argument("--recipes", type=Path, help="a file of `hybridstitch tune` (the one in the pair)")
     command.add_argument("--extra-module", type=Path, action="append", default=[], help="a Python file it names")
 
     command = _command(commands, "serve", serve)
@@ -196,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--negative-prompt")
     command.add_argument("--seed", type=int)
     command.add_argument("--recipe", type=_name_or_json, help="a name, or a JSON object")
+    command.add_argument(
+        "--speed", type=float, help="instead of a recipe: so many times fewer FLOPs than the large model"
+    )
     command.add_argument("--num-inference-steps", type=int)
     command.add_argument("--guidance-scale", type=float)
     command.add_argument("--width", type=int)
@@ -209,7 +219,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--model", default="hybridstitch", help="with --url: the model's name (%(default)s)")
     command.add_argument("--key-file", type=Path, help="with --url: the server's key_file.json")
 
-    _command(commands, "recipes", recipes).add_argument("--json", action="store_true", help="fully resolved")
+    add_bench(commands, pair)
+    add_tune(commands, pair)
+    command = _command(commands, "recipes", recipes)
+    command.add_argument("--json", action="store_true", help="fully resolved")
+    command.add_argument("--pair", type=Path, default=pair, help="the pair (%(default)s)")
 
     command = _command(commands, "demo", demo)
     command.add_argument("--out", type=Path, default="demo", help="where the picture goes (%(default)s)")

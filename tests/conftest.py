@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from hybridstitch import HybridStitchPipeline
+from tests.sprites import make_library
+from tests.tiny import make_pair_folder
+from training.scenes import Library
+
 EMOJI = Path(__file__).parents[1] / "models" / "emoji"
 
 # Toy models gain nothing from a second thread, and lose a lot where another process wants the core.
@@ -17,3 +22,22 @@ torch.set_num_threads(1)
 def emoji() -> Path:
     """The embedded pair."""
     return EMOJI
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair with random weights that draws in no time."""
+    return make_pair_folder(tmp_path_factory.mktemp("tiny") / "pair")
+
+
+@pytest.fixture(scope="module")
+def tiny_pipe(tiny: Path) -> HybridStitchPipeline:
+    pipe = HybridStitchPipeline.from_pretrained(tiny)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def library() -> Library:
+    """Three shapes, whose colour is the style."""
+    return make_library()

@@ -1,4 +1,4 @@
-"""What the embedded pair is trained on and judged by: scenes, captions, the held-out list, the loop, retrieval."""
+"""What the embedded pair is trained on and judged by: scenes, captions, the held-out list, the loop."""
 
 from __future__ import annotations
 
@@ -8,46 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 from training import retrieval, text
 from training.data import _unambiguous
-from training.evaluate import background_hits
 from training.models import load_tokenizer
 from training.muon import orthogonalise
-from training.scenes import Batch, Library, SceneSource, batches, compose, place
+from training.scenes import Batch, SceneSource, batches, compose, place
 from training.stages import noise_levels
 from training.train import Stage, hold, load_average, run
-from training.vocabulary import (
-    COLOURS,
-    CONCEPTS,
-    STYLES,
-    HeldOut,
-    Scene,
-    article,
-    caption,
-    held_out,
-)
-
-SHAPES = {"disc": "ellipse", "block": "rectangle", "wedge": "regular_polygon"}
-
-
-def sprite(shape: str, colour: str) -> Image.Image:
-    picture = Image.new("RGBA", (64, 64))
-    draw = ImageDraw.Draw(picture)
-    if shape == "regular_polygon":
-        draw.regular_polygon((32, 32, 28), 3, fill=colour)
-    else:
-        getattr(draw, shape)((6, 6, 58, 58), fill=colour)
-    return picture.convert("RGBa")
-
-
-@pytest.fixture(scope="module")
-def library() -> Library:
-    """Three shapes, whose colour is the style."""
-    paints = dict(zip(STYLES, ("#3355ff", "#10a030", "#d02020"), strict=True))
-    sprites = {(name, style): sprite(shape, paints[style]) for name, shape in SHAPES.items() for style in STYLES}
-    return Library(sprites, dict.fromkeys(SHAPES, 1.0), {"disc": ["circle"], "block": [], "wedge": []})
+from training.vocabulary import COLOURS, CONCEPTS, STYLES, HeldOut, Scene, article, caption, held_out
 
 
 @pytest.mark.parametrize(
@@ -198,33 +167,6 @@ def test_a_stage_goes_on_where_it_stopped_and_keeps_the_average(tmp_path):
     average = torch.nn.Linear(1, 1)
     load_average(tmp_path, "line", average)
     assert average(torch.ones(1, 1)).abs() < 0.5
-
-
-def test_retrieval_finds_real_pictures_and_no_others(library, monkeypatch):
-    monkeypatch.setattr(retrieval, "REAL_EACH", 6)
-    network = retrieval.Features()
-    discriminant = retrieval.fit(library, network)
-    rng = random.Random(9)
-    scenes = [Scene((name,), style, ("blue", "blue")) for name in SHAPES for style in STYLES]
-    features = network(np.stack([compose(library, scene, 128, rng) for scene in scenes]))
-    names = [scene.concepts[0] for scene in scenes]
-    assert (discriminant.rank(features, names) == 0).mean() > 0.8
-    assert (discriminant.rank(features, names[3:] + names[:3]) == 0).mean() < 0.3
-
-
-def test_the_kernel_distance_is_zero_only_for_one_distribution():
-    generator = torch.Generator().manual_seed(0)
-    first, second = torch.nn.functional.normalize(torch.randn(2, 200, 16, generator=generator).double(), dim=-1)
-    other = torch.nn.functional.normalize(second + 0.3, dim=-1)
-    assert abs(retrieval.kernel_distance(first, second)) < 20
-    assert retrieval.kernel_distance(first, other) > 100
-
-
-def test_backgrounds_are_read_off_the_edges(library):
-    scenes = [Scene(("disc",), "3d", ("green", "green")), Scene(("disc",), "3d", ("pink", "black"))]
-    pictures = np.stack([compose(library, scene, 128) for scene in scenes])
-    assert background_hits(pictures, scenes) == 1.0
-    assert background_hits(pictures, scenes[::-1]) == 0.0
 
 
 def test_places_keep_objects_inside_the_picture():

@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
 from training import models, stages
 from training.autoencoder import build
-from training.scenes import Library
+from training.scenes import Library, SceneSource
 from training.train import load_average
 from training.vocabulary import caption, held_out
 
@@ -16,6 +16,8 @@ DESCRIPTION = (
     "A tiny Stable Diffusion 3 pair that draws emoji, one or two in three styles on coloured backgrounds, 128 x 128: "
     "`transformer` is the large model, `transformer_small` the small one, all else is shared."
 )
+CALIBRATION = 48
+"""Prompts that recipes are tuned on; other scenes than those that evaluate, and than any that is held out."""
 LICENCES = {
     "weights": "Apache-2.0",
     "fluent emoji, 3d and flat": "MIT, Copyright (c) Microsoft Corporation",
@@ -57,7 +59,14 @@ def export(runs: Path, library: Library, output: Path) -> None:
     }
     (output / "pair.json").write_text(json.dumps(facts, indent=2) + "\n")
     (output / "heldout_prompts.txt").write_text("".join(f"{caption(scene)}\n" for scene in held_out()))
+    (output / "calibration_prompts.txt").write_text("".join(f"{prompt}\n" for prompt in calibration_prompts(library)))
     for path in sorted(output.rglob("*.safetensors")):
         path.chmod(0o644)  # transformers leaves them to their owner alone
         print(f"{path.relative_to(output)}: {path.stat().st_size / 1e6:.1f} MB")
     print(f"large from {large_stage}, small from {small_stage}")
+
+
+def calibration_prompts(library: Library) -> list[str]:
+    """Plain captions of so many training scenes, always the same."""
+    source = SceneSource(library, seed=3)
+    return [caption(source()[0]) for _ in range(CALIBRATION)]

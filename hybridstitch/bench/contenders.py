@@ -1,0 +1,147 @@
+"""Who takes part in a bench: recipes at a number of steps, and the large model with other solvers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    StableDiffusion3Pipeline,
+    UniPCMultistepScheduler,
+)
+
+from hybridstitch.catalogue import Catalogue
+from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.pipeline import HybridStitchPipeline
+from hybridstitch.plans import AllSteps
+from hybridstitch.recipes import Recipe, even_sigmas
+
+SOLVERS: dict[str, Any] = {
+    "euler": FlowMatchEulerDiscreteScheduler,
+    "even": FlowMatchEulerDiscreteScheduler,
+    "heun": FlowMatchHeunDiscreteScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+"""Solvers of diffusers that know flow matching. `euler` ends with a step from nearly no noise to none, as diffusers'
+SD3 pipeline does; `even` is Euler with steps of equal length before the shift, which wastes none. Recipes other than
+`large` and `small` run on these two. `dpm++` and `unipc` get timesteps that are not cut to whole numbers, see
+`_uncut`."""
+
+Match = Callable[[Recipe, float], Recipe]
+_SPEC = re.compile(r"(?P<recipe>[^~@/]+)(~(?P<speed>[\d.]+)|@(?P<steps>\d+))?(/(?P<solver>.+))?")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to draw a picture.
+
+    name: as it was asked for. steps: of the schedule. solver: one of `SOLVERS`. origin: of a tuned recipe, see
+    `TunedRecipe`.
+    """
+
+    name: str
+    recipe: Recipe
+    steps: int
+    solver: str = "euler"
+    origin: str | None = None
+
+    @classmethod
+    def parse(cls, spec: str, catalogue: Catalogue, steps: int, guidance_scale: float, match: Match) -> Contender:
+        """`RECIPE[@STEPS][/SOLVER]`, `RECIPE~SPEED[/SOLVER]` or `speed=NUMBER`.
+
+        Such as `hybridstitch`, `large@10/unipc`, `two-stage~1.83`, the variant of a recipe that costs so many times
+        less than the large model, or `speed=2.5`, what the pair was tuned to. steps: where the spec names none.
+        guidance_scale: that a speed's recipe is to be good at. match: finds the variant. Raises InvalidInput.
+        """
+        parts = _SPEC.fullmatch(spec)
+        name, solver = (parts["recipe"], parts["solver"] or "euler") if parts else (spec, "euler")
+        if solver not in SOLVERS:
+            raise InvalidInput([Problem("recipes", "after the slash, one of: " + ", ".join(SOLVERS), spec)])
+        if solver not in ("euler", "even") and name not in ("large", "small"):
+            raise InvalidInput([Problem("recipes", "large or small with another solver", spec)])
+        recipe, origin = _found(name, catalogue, guidance_scale)
+        if parts and parts["steps"]:
+            steps = int(parts["steps"])
+        elif parts and parts["speed"]:
+            recipe, steps = _at_cost(recipe, solver, steps, _number(parts["speed"]), match)
+        if solver == "even" and recipe.step_share < 1:
+            raise InvalidInput([Problem("recipes", "all steps of a schedule of its own", spec)])
+        return cls(spec, recipe, steps, solver, origin)
+
+    @classmethod
+    def from_dict(cls, name: str, described: Mapping[str, Any], catalogue: Catalogue) -> Contender:
+        """What `to_dict` described."""
+        recipe = replace(catalogue.resolve(dict(described["recipe"])), name=described["recipe"]["name"])
+        return cls(name, recipe, described["steps"], described["solver"], described["origin"])
+
+    @property
+    def sigmas(self) -> list[float] | None:
+        """Noise levels before the shift, where they are not the scheduler's own."""
+        return even_sigmas(self.steps) if self.solver == "even" else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides what it draws."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "steps": self.steps,
+            "solver": self.solver,
+            "origin": self.origin,
+        }
+
+
+def _found(name: str, catalogue: Catalogue, guidance_scale: float) -> tuple[Recipe, str | None]:
+    """A recipe by name, or that of a speed and where it comes from."""
+    if name.startswith("speed="):
+        tuned = catalogue.at_speed(_number(name.removeprefix("speed=")), guidance_scale)
+        return tuned.recipe, tuned.origin
+    if name not in catalogue.recipes:
+        expected = f"one of: {', '.join(catalogue.recipes)}, each also with ~SPEED or @STEPS; or speed=NUMBER"
+        raise InvalidInput([Problem("recipes", expected, name)])
+    return catalogue.recipes[name], None
+
+
+def _at_cost(recipe: Recipe, solver: str, steps: int, speed: float, match: Match) -> tuple[Recipe, int]:
+    """The variant, and its steps, that costs `speed` times less than the large model at `steps`."""
+    if recipe.plan != AllSteps():
+        return match(recipe, speed), steps
+    affordable = steps / speed / recipe.step_share
+    # n steps of Heun's method ask the model 2 n - 1 times.
+    return recipe, max(1, round((affordable + 1) / 2 if solver == "heun" else affordable))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInput([Problem("recipes", "a number as the speed", text)]) from None
+
+
+def with_solver(pipe: HybridStitchPipeline, solver: str) -> HybridStitchPipeline:
+    """The same models under another solver, with the same shift of the noise levels."""
+    parts: dict[str, Any] = pipe.components
+    config = parts["scheduler"].config
+    if solver in ("dpm++", "unipc"):
+        flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": config.shift}
+        scheduler = _uncut(SOLVERS[solver])(num_train_timesteps=config.num_train_timesteps, **flow)
+    else:
+        scheduler = SOLVERS[solver].from_config(config)
+    changed = StableDiffusion3Pipeline(**{**parts, "scheduler": scheduler})
+    changed.set_progress_bar_config(disable=True)
+    return HybridStitchPipeline(changed, pipe.small, pipe.catalogue)
+
+
+def _uncut(solver: Any) -> Any:
+    """The solver with timesteps that belong to its noise levels; diffusers' own cut them to whole numbers, so that the
+    model would be asked about a little less noise than there is."""
+
+    def set_timesteps(self: Any, *args: Any, **keywords: Any) -> None:
+        solver.set_timesteps(self, *args, **keywords)
+        self.timesteps = (self.sigmas[:-1] * self.config.num_train_timesteps).to(self.timesteps.device)
+
+    return type(f"Uncut{solver.__name__}", (solver,), {"set_timesteps": set_timesteps})

@@ -1,0 +1,122 @@
+"""The folder of a bench: an interrupted one goes on where it stopped, and what differs is never mixed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.pipeline import HybridStitchPipeline
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close pixels are to the reference's, see `metrics` and `perceptual`.
+
+    perceptual: None without the package that measures it.
+    """
+
+    psnr_db: float
+    ssim: float
+    perceptual: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one picture.
+
+    cost: FLOPs of the transformers, the reference's being 1. ms: of denoising; reference_ms: the reference's, drawn in
+    the same minute from the same noise. whole: of all pixels; inside, outside: of the tokens that the large model
+    rendered more often than the mean token, and of the others, None where there was no difference.
+    """
+
+    prompt: int
+    seed: int
+    contender: str
+    cost: float
+    ms: float
+    reference_ms: float
+    large_token_share: float
+    whole: Fidelity
+    inside: Fidelity | None
+    outside: Fidelity | None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Result:
+        """Of what `asdict` made."""
+        nested = {name: values[name] and Fidelity(**values[name]) for name in ("whole", "inside", "outside")}
+        return cls(**{**values, **nested})
+
+
+class BenchFolder:
+    """A bench's folder: `settings.json`, `results-N.jsonl` with a line for each picture, and `pictures/`.
+
+    settings: what all contenders share. contenders: what each of them is, by name. part: of a bench that several
+    processes share, each writes a file of its own. Raises InvalidInput if the folder holds results of other settings,
+    or of another contender under one of these names.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], contenders: dict[str, dict[str, Any]], part: int = 0):
+        self.path = folder
+        self._lines = folder / f"results-{part}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "settings.json"
+        begun = path.exists() and any(folder.glob("results-*.jsonl"))  # not one that failed before its first picture
+        old = json.loads(path.read_text()) if begun else {"settings": settings, "contenders": {}}
+        settings, contenders = json.loads(json.dumps([settings, contenders]))
+        changed = [name for name, value in settings.items() if old["settings"].get(name) != value]
+        changed += [name for name, value in contenders.items() if old["contenders"].get(name, value) != value]
+        if changed:
+            expected = f"an empty folder, or one of a bench with the same {', '.join(changed)}"
+            raise InvalidInput([Problem("out", expected, str(folder))])
+        self.settings: dict[str, Any] = settings
+        self.contenders: dict[str, Any] = contenders
+        if not begun or not contenders.items() <= old["contenders"].items():
+            path.write_text(json.dumps({"settings": settings, "contenders": old["contenders"] | contenders}, indent=1))
+
+    def results(self) -> list[Result]:
+        """Those of all contenders so far."""
+        found = []
+        for path in sorted(self.path.glob("results-*.jsonl")):
+            for line in path.read_text().splitlines():
+                with suppress(ValueError):  # a line that an interruption cut off, and the empty first one
+                    found.append(Result.from_dict(json.loads(line)))
+        return found
+
+    def add(self, results: Iterable[Result]) -> None:
+        """Append results, whose pictures are there already."""
+        with self._lines.open("a") as lines:
+            lines.writelines("\n" + json.dumps(asdict(result)) for result in results)
+
+    def picture_path(self, contender: str, prompt: int, seed: int) -> Path:
+        """Where a picture lies."""
+        return self.path / "pictures" / contender.replace("/", "-") / f"{prompt:04d}-{seed}.png"
+
+    def save_picture(self, contender: str, prompt: int, seed: int, picture: np.ndarray) -> None:
+        """Write a picture `(height, width, 3)` uint8."""
+        path = self.picture_path(contender, prompt, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+
+
+def contenders_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What each contender of the bench in a folder is, by name; none where there is no bench yet."""
+    path = folder / "settings.json"
+    return json.loads(path.read_text())["contenders"] if path.exists() else {}
+
+
+def fingerprint(pipe: HybridStitchPipeline) -> str:
+    """Changes when a model does, but not with its dtype: a hash of the first numbers of every weight, rounded."""
+    digest = hashlib.sha256()
+    for model in (pipe.large, pipe.small, pipe.components["vae"], pipe.components["text_encoder"]):
+        for parameter in model.parameters():
+            digest.update(parameter.detach().flatten()[:64].bfloat16().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,55 @@
+"""How close a picture is to another: PSNR and SSIM, over all of it and over regions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+EQUAL_DB = 60.0
+"""The most that PSNR is taken for: 8-bit pictures that are nearer are equal to the eye, and in a mean of decibels a few
+equal ones, infinitely near, would outweigh the rest."""
+WINDOW, WINDOW_SIGMA = 11, 1.5
+"""Side and width of the Gaussian window of SSIM, those of Wang et al., IEEE TIP 2004."""
+
+
+def psnr(picture: np.ndarray, reference: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of pictures `(height, width, 3)` in 0..1, 60 at most.
+
+    where: bool `(height, width)`, only these pixels count. None of them: NaN.
+    """
+    difference = (picture.astype(np.float64) - reference) ** 2
+    if where is not None:
+        difference = difference[where]
+    if difference.size == 0:
+        return float("nan")
+    error = float(difference.mean())
+    return EQUAL_DB if error == 0 else min(EQUAL_DB, -10 * float(np.log10(error)))
+
+
+def ssim(picture: np.ndarray, reference: np.ndarray, where: np.ndarray | None = None) -> float:
+    """Structural similarity of pictures `(height, width, 3)` in 0..1, mean over pixels and channels; 1 is equal.
+
+    where: bool `(height, width)`, only windows around these pixels count. None of them: NaN.
+    """
+    first, second = (
+        torch.from_numpy(np.asarray(each, np.float64)).permute(2, 0, 1)[:, None] for each in (picture, reference)
+    )
+    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    line = torch.exp(-(offsets**2) / (2 * WINDOW_SIGMA**2))
+    window = torch.outer(line, line)[None, None] / line.sum() ** 2
+
+    def blur(values: torch.Tensor) -> torch.Tensor:
+        return functional.conv2d(values, window)
+
+    mean_first, mean_second = blur(first), blur(second)
+    variance_first = blur(first * first) - mean_first**2
+    variance_second = blur(second * second) - mean_second**2
+    covariance = blur(first * second) - mean_first * mean_second
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_first * mean_second + c1) / (mean_first**2 + mean_second**2 + c1)
+    structure = (2 * covariance + c2) / (variance_first + variance_second + c2)
+    similarity = (luminance * structure).mean(dim=(0, 1)).numpy()
+    margin = WINDOW // 2
+    chosen = similarity if where is None else similarity[where[margin:-margin, margin:-margin]]
+    return float(chosen.mean()) if chosen.size else float("nan")

@@ -1,0 +1,203 @@
+"""What a bench found: one row a contender, as JSON, Markdown and a plot."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hybridstitch.bench.folder import Fidelity, Result
+from hybridstitch.bench.intervals import Interval, by_group, without_nan
+from hybridstitch.bench.metrics import EQUAL_DB
+
+Quality = Mapping[str, Interval]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Means of `Fidelity` over pictures, with 95 % bootstrap intervals by prompt; or of its differences."""
+
+    psnr_db: Interval
+    ssim: Interval
+    perceptual: Interval | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender. origin: of a tuned recipe, whose idea it is.
+
+    cost: FLOPs of the transformers, the reference's being 1. speedup: measured, median over prompts and seeds of the
+    reference's denoising time over this one's; quartiles beside it. whole, inside, outside: see `Result`.
+    difference: this one's minus another contender's on the same prompts and seeds; intervals without 0 tell them apart.
+    quality: of its pictures by themselves, where they have been judged.
+    """
+
+    contender: str
+    pictures: int
+    cost: float
+    speedup: float
+    speedup_quartiles: tuple[float, float]
+    large_token_share: float
+    whole: Figures
+    inside: Figures | None
+    outside: Figures | None
+    difference: Figures | None
+    quality: Quality = field(default_factory=dict)
+    origin: str | None = None
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.contender} ({self.origin})" if self.origin else self.contender
+
+
+def rows(
+    results: Sequence[Result],
+    against: str | None = None,
+    quality: Mapping[str, Quality] | None = None,
+    origins: Mapping[str, str | None] | None = None,
+) -> list[Row]:
+    """A row for each contender, the cheapest last.
+
+    against: the contender that `difference` compares with. quality, origins: by contender, see `Row`.
+    """
+    names = dict.fromkeys(each.contender for each in results)
+    by_name = {name: [each for each in results if each.contender == name] for name in names}
+    rival = by_name[against] if against else None
+    found = [
+        replace(_row(by_name[name], rival, (quality or {}).get(name, {})), origin=(origins or {}).get(name))
+        for name in names
+    ]
+    return sorted(found, key=lambda row: -row.cost)
+
+
+def _row(results: list[Result], rival: list[Result] | None, quality: Quality) -> Row:
+    faster = [each.reference_ms / each.ms for each in results]
+    quartiles = statistics.quantiles(faster, n=4) if len(faster) > 1 else faster * 3
+    return Row(
+        contender=results[0].contender,
+        pictures=len(results),
+        cost=float(np.mean([each.cost for each in results])),
+        speedup=quartiles[1],
+        speedup_quartiles=(quartiles[0], quartiles[2]),
+        large_token_share=float(np.mean([each.large_token_share for each in results])),
+        whole=_figures(results, "whole"),
+        inside=_figures(results, "inside") if any(each.inside for each in results) else None,
+        outside=_figures(results, "outside") if any(each.outside for each in results) else None,
+        difference=_figures(results, "whole", rival) if rival else None,
+        quality=quality,
+    )
+
+
+def _figures(results: list[Result], part: str, rival: list[Result] | None = None) -> Figures:
+    """Of the whole picture, inside or outside, or how far they exceed a rival's."""
+
+    def interval(name: str) -> Interval:
+        values = _by_prompt(results, part, name)
+        return by_group(values - _by_prompt(rival, part, name) if rival else values)
+
+    measured = any(getattr(each, part) and getattr(each, part).perceptual is not None for each in results)
+    return Figures(interval("psnr_db"), interval("ssim"), interval("perceptual") if measured else None)
+
+
+def _by_prompt(results: list[Result], part: str, name: str) -> np.ndarray:
+    """`(prompts, seeds)`, NaN where there is no such part."""
+    prompts: dict[int, dict[int, float]] = {}
+    for each in results:
+        fidelity: Fidelity | None = getattr(each, part)
+        value = None if fidelity is None else getattr(fidelity, name)
+        prompts.setdefault(each.prompt, {})[each.seed] = float("nan") if value is None else value
+    return np.array([[values[seed] for seed in sorted(values)] for _, values in sorted(prompts.items())])
+
+
+def markdown(found: list[Row]) -> str:
+    """The rows as a table."""
+    judged = list(next((row.quality for row in found if row.quality), {}))
+    heads = ["contender", "by FLOPs", "measured (quartiles)", "PSNR dB (95 %)", "SSIM (95 %)", "perceptual (95 %)"]
+    heads += ["in / out of mask, dB", "difference, dB (95 %)", "difference, perceptual (95 %)", *judged]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in found:
+        low, high = row.speedup_quartiles
+        cells = [row.title, f"{1 / row.cost:.2f}x", f"{row.speedup:.2f}x ({low:.2f} to {high:.2f})"]
+        cells += [f"{row.whole.psnr_db:.1f}", f"{row.whole.ssim:.3f}", _optional(row.whole.perceptual, ".4f")]
+        within = [part.psnr_db.value for part in (row.inside, row.outside) if part]
+        cells.append(" / ".join(f"{decibels:.1f}" for decibels in within))
+        cells += (
+            [f"{row.difference.psnr_db:.2f}", _optional(row.difference.perceptual, ".4f")]
+            if row.difference
+            else ["", ""]
+        )
+        cells += [_optional(row.quality.get(name), ".3f") for name in judged]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _optional(interval: Interval | None, spec: str) -> str:
+    return "" if interval is None else f"{interval:{spec}}"
+
+
+def as_json(found: list[Row], settings: dict[str, Any], contenders: Mapping[str, Any]) -> dict[str, Any]:
+    """Stable keys: `machine`, `settings`, `contenders` with what each of them is, and `rows`."""
+    return {
+        "machine": machine(),
+        "settings": settings,
+        "contenders": contenders,
+        "rows": without_nan([asdict(row) for row in found]),
+    }
+
+
+def machine() -> str:
+    """The processor or GPU, and the versions that the numbers depend on."""
+    info = Path("/proc/cpuinfo")
+    named = (
+        [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    cpu = f"{named[0] if named else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
+    return f"{cpu}, {gpu}; Python {platform.python_version()}, {packages}"
+
+
+def plot(found: list[Row], path: Path) -> None:
+    """PSNR over speed-up by FLOPs, every contender a point with its interval."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 6))
+    for row in found:
+        decibels, faster = row.whole.psnr_db, 1 / row.cost
+        if faster > 1 and decibels.value < EQUAL_DB:
+            below, above = decibels.value - decibels.low, decibels.high - decibels.value
+            axes.errorbar(faster, decibels.value, [[below], [above]], fmt="o", capsize=2, markersize=4)
+            axes.annotate(row.contender, (faster, decibels.value), (4, 3), textcoords="offset points", fontsize=7)
+    best = _front([row for row in found if row.cost < 1])
+    axes.step(
+        [1 / row.cost for row in best], [row.whole.psnr_db.value for row in best], where="pre", color="0.6", zorder=0
+    )
+    axes.set_xlabel("times fewer FLOPs than the large model at all steps")
+    axes.set_ylabel("PSNR to the large model's own picture, dB")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _front(found: list[Row]) -> list[Row]:
+    """Those that no cheaper one beats, the dearest first."""
+    best: list[Row] = []
+    for row in sorted(found, key=lambda row: (row.cost, -row.whole.psnr_db.value)):
+        if not best or row.whole.psnr_db.value > best[0].whole.psnr_db.value:
+            best.insert(0, row)
+    return best

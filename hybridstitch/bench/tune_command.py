@@ -1,0 +1,93 @@
+"""`hybridstitch tune`: the search for recipes that are worth their cost on a pair."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.bench.candidates import Rival
+from hybridstitch.bench.options import (
+    CALIBRATION_FILE,
+    HELD_OUT_FILE,
+    add_common,
+    defined,
+    find_prompts,
+    open_pipe,
+    several,
+    whole,
+)
+from hybridstitch.catalogue import TUNED_FILE, Catalogue
+from hybridstitch.errors import Problem, raise_if
+from hybridstitch.plans import Listed
+
+
+def tune(options: argparse.Namespace) -> None:
+    """Search the recipes that are worth their cost on a pair, for the speed dial, and write them to a file."""
+    from hybridstitch.bench.calibration import Drawers, Drawing
+    from hybridstitch.bench.tune import Tuner, write
+
+    prompts = find_prompts(options, CALIBRATION_FILE)
+    two = options.large or options.small
+    held_out = options.held_out or (None if two else options.pair / HELD_OUT_FILE)
+    problems = []
+    if options.held_out and not options.held_out.is_file():
+        problems.append(Problem("held-out", "a file of prompts", str(options.held_out)))
+    evaluating = held_out.read_text().splitlines() if held_out and held_out.is_file() else []
+    if shared := sorted(set(prompts) & set(evaluating)):
+        problems.append(Problem("prompts", f"none of those that evaluate, {held_out}", shared[:3]))
+    if options.out is None and two:
+        problems.append(Problem("out", "a file: two folders have none of their own", None))
+    raise_if(problems)
+    out, size = options.out or options.pair / TUNED_FILE, (options.width, options.height)
+    with ExitStack() as stack:
+        drawers = None
+        if options.processes > 1:
+            opened = partial(open_pipe, options)
+            drawers = stack.enter_context(Drawers(opened, prompts, options.steps, options.processes, size))
+        drawing = Drawing(open_pipe(options), prompts, options.steps, size)
+        others = [Rival(recipe, name) for name, recipe in defined(drawing.pipe.catalogue, options.define).items()]
+        tuner = Tuner(drawing, options.guidance_scales, out.with_suffix(".trials.jsonl"), options.seed, drawers)
+        earlier = _earlier(drawing.pipe.catalogue)
+        found = tuner.search(options.candidates, options.rounds, others, earlier, options.speed)
+    write(found, tuner, out)
+    print(out.read_text() if options.json else out)
+    for trial in [] if options.json else found:
+        kind = "stitched" if trial.stitched else ""
+        reached = "  ".join(f"{trial.fidelity(scale):5.1f} dB at {scale:g}" for scale in options.guidance_scales)
+        print(f"{trial.speed:6.2f}x  {reached}  {trial.origin}  {kind}")
+    if not all(any(trial.fidelity(scale) >= options.floor for trial in found) for scale in options.guidance_scales):
+        raise RuntimeError(f"nothing found at {options.speed:g}x and {options.floor:g} dB; see {out}")
+
+
+def _earlier(catalogue: Catalogue) -> list[Rival]:
+    """What the pair was tuned to before, under the names that the search knows: they are drawn already."""
+    return [
+        Rival(replace(each.recipe, name="tuned" if isinstance(each.recipe.plan, Listed) else each.origin), each.origin)
+        for each in catalogue.tuned
+    ]
+
+
+def add_command(commands: Any, pair: Path) -> None:
+    """Declare the command and its options."""
+    command = commands.add_parser("tune", help=tune.__doc__, description=tune.__doc__)
+    command.set_defaults(run=tune)
+    add_common(command, pair, CALIBRATION_FILE)
+    command.add_argument("--held-out", type=Path, help="prompts that evaluate, which may not take part (the pair's)")
+    command.add_argument(
+        "--guidance-scales", type=several(float), default=[3.5, 4.5, 7.0], help="comma-separated (3.5,4.5,7)"
+    )
+    command.add_argument("--candidates", type=whole(0), default=100, help="drawn for the first round (%(default)s)")
+    command.add_argument("--rounds", type=whole(1), default=3, help="each with twice the prompts (%(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="of the search (%(default)s)")
+    command.add_argument(
+        "--speed", type=float, default=1.0, help="by FLOPs; slower ones are not searched (%(default)s)"
+    )
+    command.add_argument(
+        "--floor", type=float, default=0.0, help="fail unless one reaches this PSNR in dB (%(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="print the recipe file instead of a list")
+    command.add_argument("--out", type=Path, help=f"the recipe file ({TUNED_FILE} in the pair)")
