@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its bootstrap interval."""
+    """A figure with its 95 % interval."""
 
     value: float
     low: float
