@@ -142,7 +142,7 @@ def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> Result:
     pipeline = HybridStitchPipeline.from_pretrained(options.pair)
     request = parse_request(payload, {}, pipeline.size_limits, pipeline.catalogue)
     rendering = draw(pipeline, request)
-    return Result(encode_picture(rendering.image, request), rendering.report, request.seed, {})
+    return Result(encode_picture(rendering.images[0], request), rendering.report, request.seed, {})
 
 
 def recipes(options: argparse.Namespace) -> None:
