@@ -16,6 +16,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REQUEST_START = "x-request-start"
 """The name under which an endpoint finds when the client sent a request, and so how long it waited in the queue."""
 
+MOST_MODELS = 1000
+"""As many as TorchServe lists at once."""
+
 
 class Transport(Protocol):
     """One way to a server. `model` may name a version, "hybridstitch/1.0"; `payload` is what JSON can hold.

@@ -21,7 +21,7 @@ from hybridstitch.serving.answers import (
 )
 from hybridstitch.serving.protos import methods
 from hybridstitch.serving.tokens import Token
-from hybridstitch.serving.transport import LOOPBACK, REQUEST_START, encode, no_management, request_start
+from hybridstitch.serving.transport import LOOPBACK, MOST_MODELS, REQUEST_START, encode, no_management, request_start
 
 MESSAGE_BYTES = 128 * 2**20
 """The largest message either way; gRPC's own limit, 4 MiB, is less than one large picture as base64."""
@@ -31,8 +31,6 @@ DETAILS_BYTES = 2**20
 
 RECONNECT_MS = 2000
 """The longest pause before the next try to connect; gRPC's own, 2 minutes, would outlast the restart of a server."""
-
-MOST_MODELS = 1000
 
 STATUS_OF_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,

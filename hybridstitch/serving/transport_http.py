@@ -22,16 +22,13 @@ from hybridstitch.serving.answers import (
     unexpected,
 )
 from hybridstitch.serving.tokens import Token
-from hybridstitch.serving.transport import LOOPBACK, REQUEST_START, encode, no_management, request_start
+from hybridstitch.serving.transport import LOOPBACK, MOST_MODELS, REQUEST_START, encode, no_management, request_start
 
 CONNECT_SECONDS = 10.0
 """The longest wait for a connection; waiting for the answer has the client's own limit."""
 
 KEPT_CONNECTIONS = 64
 """As many as threads may use one client at a time without connecting anew."""
-
-MOST_MODELS = 1000
-"""As many as TorchServe lists at once."""
 
 
 class Site:
