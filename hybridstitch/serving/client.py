@@ -114,6 +114,16 @@ class Client:
         """Unload a model: one version of it, or the default one."""
         self._manage("DELETE", f"/models/{model}" + (f"/{version}" if version else ""))
 
+    def scale(self, model: str, workers: int, version: str | None = None) -> None:
+        """Give a model this many workers, and wait until they are ready."""
+        path = f"/models/{model}" + (f"/{version}" if version else "")
+        query = {"min_worker": workers, "max_worker": workers, "synchronous": "true"}
+        self._manage("PUT", path, params=query)
+
+    def set_default(self, model: str, version: str) -> None:
+        """Let requests that name no version get this one."""
+        self._manage("PUT", f"/models/{model}/{version}/set-default")
+
     def _versions(self, model: str) -> set[str]:
         try:
             return {each["modelVersion"] for each in self.describe(f"{model}/all", customized=False)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.archive import find_archives, pack
+from hybridstitch.serving.archive import pack
 from tests.tiny import make_pipeline
 
 
