@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-import requests
-
-from hybridstitch.serving.client import Client, ServiceError
+from hybridstitch.serving.answers import ServiceError
+from hybridstitch.serving.client import Client
 from hybridstitch.serving.finding import Finding
 from hybridstitch.serving.probe import NoAnswer, Version, await_ready, describe, draw_on_all, versions
 
@@ -20,7 +17,7 @@ def examine_server(client: Client, heal: bool = False) -> list[Finding]:
     try:
         names = client.models()
         registered = [version for name in names for version in versions(client, name)]
-    except (requests.RequestException, ServiceError) as error:
+    except ServiceError as error:
         advice = "`hybridstitch serve` starts one; --management-url and --key-file say how to reach it"
         return [Finding("server", False, f"management: {error}", advice)]
     findings = [_examine_version(client, version, heal) for version in registered]
@@ -49,7 +46,7 @@ def _examine_version(client: Client, version: Version, heal: bool) -> Finding:
     except NoAnswer as error:
         advice = "healing did not help: look at model_log.log, register the archive anew, or start the server anew"
         return Finding(name, False, str(error), advice)
-    except (requests.RequestException, ServiceError) as error:
+    except ServiceError as error:
         return Finding(name, False, str(error), "the token, the address or the server's log")
 
 
@@ -66,5 +63,4 @@ def _prove(client: Client, version: Version, name: str, patience: float) -> Find
 
 def _restart_workers(client: Client, version: Version) -> None:
     client.scale(version.model, 0, version.number)
-    with suppress(requests.Timeout):  # loading may take longer; whether they get READY is seen next
-        client.scale(version.model, version.wanted, version.number)
+    client.scale(version.model, version.wanted, version.number)

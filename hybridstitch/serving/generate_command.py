@@ -64,8 +64,9 @@ def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> tuple[li
 
     pipeline = HybridStitchPipeline.from_pretrained(options.pair)
     request = parse_request(payload, {}, pipeline.size_limits, pipeline.catalogue)
-    rendering = draw(pipeline, request)
-    return [encode_picture(rendering.image, request)], rendering.report
+    drawn = draw(pipeline, request)
+    pictures = [encode_picture(image, drawn.request.of_image(index)) for index, image in enumerate(drawn.images)]
+    return pictures, drawn.report
 
 
 def _write_overlays(pictures: list[bytes], report: dict[str, Any], path: Path) -> None:

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import requests
 from PIL import Image, UnidentifiedImageError
 
-from hybridstitch.serving.client import Client, ServiceError
+from hybridstitch.serving.answers import ServiceError, ServiceTimeout
+from hybridstitch.serving.client import Client
 from hybridstitch.serving.worker import Sighting
 
 POLL_SECONDS = 0.2
@@ -155,7 +155,7 @@ def _in_time(client: Client, version: Version, call: Callable[[], Any]) -> Any:
     before = Sighting.of(version.pids)
     try:
         return call()
-    except requests.Timeout:
+    except ServiceTimeout:
         limit = f"no answer within {client.timeout:g} s"
         if before.active_until(Sighting.of(version.pids)):
             # New workers would end what these are doing for somebody.

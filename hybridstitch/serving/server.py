@@ -186,6 +186,7 @@ class Server:
     def _write_config(self) -> None:
         settings = _read_properties(ROOT / "config.properties")
         settings["model_store"] = str(self.store)
+        settings["metrics_config"] = str(ROOT / "handler" / "metrics.yaml")
         settings["disable_token_authorization"] = str(not self.token_auth).lower()
         for name, port in self.ports.items():
             host = self._host if name.endswith("inference") else LOOPBACK
