@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from hybridstitch.errors import Problem, raise_if
 from hybridstitch.serving.answers import Reply, Result, ServiceError
+from hybridstitch.serving.manifest import name_problems
 from hybridstitch.serving.tokens import Token
 from hybridstitch.serving.transport import Transport
 from hybridstitch.serving.transport_http import HttpTransport, Site
@@ -145,7 +146,8 @@ class Client:
         """
         fields = {"batch_size": batch_size, "max_batch_delay": max_batch_delay_ms, "initial_workers": initial_workers}
         given = {name: value for name, value in fields.items() if value is not None}
-        raise_if(_range_problems(**{name: (value, 1, None) for name, value in given.items()}))
+        wrong = _range_problems(**{name: (value, 1, None) for name, value in given.items()})
+        raise_if([*name_problems("model", model), *wrong])
         before = self._versions(model)
         try:
             self._transport.register({"url": archive, "model_name": model, **given}, timeout)
