@@ -8,7 +8,7 @@ from typing import Any
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SizeLimits
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.region import Region, region_problems
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")

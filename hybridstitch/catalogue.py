@@ -13,7 +13,7 @@ from typing import Any
 
 from hybridstitch import fills, masks, plans
 from hybridstitch.errors import InvalidInput, Problem, raise_if
-from hybridstitch.recipes import AXES, Recipe, TunedRecipe, recipes, step_share_problems
+from hybridstitch.recipe import AXES, Recipe, TunedRecipe, recipes, step_share_problems
 from hybridstitch.strategy import Strategy
 
 UNNAMED = ("custom", "tuned")

@@ -18,7 +18,7 @@ from hybridstitch.catalogue import Catalogue
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import cached_attention
 from hybridstitch.pair import SizeLimits, load_pair
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.region import Region, with_region
 from hybridstitch.report import Recorder, Report, Stopwatch, seed_of, together
 from hybridstitch.sampler import Step, sample

@@ -10,7 +10,7 @@ from torch import Tensor
 from hybridstitch.errors import Problem
 from hybridstitch.masks.base import MaskStrategy, ranks
 from hybridstitch.plans.base import Plan
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.trajectory import Trajectory
 
 Region = tuple[int, int, int, int]

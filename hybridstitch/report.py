@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hybridstitch.guidance import GuidedModel
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.sampler import Step
 
 

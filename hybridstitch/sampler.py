@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import scatter_rows, unpatchify
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.trajectory import Point, Trajectory
 
 

@@ -14,14 +14,13 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+DECLARED = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text())["model_metrics"]
 OURS = {
-    "HybridStitchRequests": {"Model", "Version", "Recipe", "Outcome", "Hostname"},
-    "HybridStitchBatchSize": {"Model", "Version", "Hostname"},
-    "HybridStitchDenoiseSeconds": {"Model", "Version", "Recipe", "Hostname"},
-    "HybridStitchLargeTokenShare": {"Model", "Version", "Recipe", "Hostname"},
-    "HybridStitchQueueSeconds": {"Model", "Version", "Recipe", "Hostname"},
+    metric["name"]: {*metric["dimensions"], "Hostname"}
+    for kind in ("counter", "histogram")
+    for metric in DECLARED[kind]
 }
-HISTOGRAMS = set(OURS) - {"HybridStitchRequests"}
+HISTOGRAMS = {metric["name"] for metric in DECLARED["histogram"]}
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "hybridstitch.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]]

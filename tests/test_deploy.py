@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from hybridstitch import cli
 from hybridstitch.serving.process import STOP_SECONDS
 from hybridstitch.serving.server import _read_properties
 
@@ -223,3 +224,16 @@ def test_the_autoscaler_scales_the_deployment_on_the_adapters_metric(deployment:
     (metric,) = spec["metrics"]
     (rule,) = manifest("prometheus-adapter.yaml")["rules"]["custom"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
+
+
+def test_the_command_line_takes_every_command_of_image_and_manifests(container: Manifest) -> None:
+    commands = [exec_form(text) for name in ("HEALTHCHECK", "CMD") for text in arguments(name)]
+    assert len(commands) == 2
+    commands += [
+        container["args"],
+        *(container[probe]["exec"]["command"] for probe in ("startupProbe", "readinessProbe")),
+    ]
+    for program, *rest in commands:
+        assert program == "hybridstitch"
+        options = cli._parser().parse_args(rest)
+        assert options.run.__name__ == rest[0]

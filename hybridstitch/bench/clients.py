@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import requests
 from PIL import Image
 from tqdm import tqdm
 
@@ -39,7 +38,7 @@ class Local:
     def answer(self, fields: Mapping[str, Any]) -> bytes:
         """The PNG that a request gets."""
         request = parse_request(dict(fields), {}, self._pipeline.size_limits, self._pipeline.catalogue)
-        return encode_picture(draw(self._pipeline, request).image, request)
+        return encode_picture(draw(self._pipeline, request).images[0], request)
 
     def references(self, wishes: Sequence[Wish]) -> dict[str, np.ndarray]:
         """The pictures of the good ones among them, by key."""
@@ -53,8 +52,7 @@ def fire(server: Server, wishes: Sequence[Wish], clients: int, model: str) -> li
     lock, progress = Lock(), tqdm(total=len(wishes), desc=model)
 
     def serve_wishes() -> None:
-        client = server.client
-        client.timeout = REPLY_SECONDS
+        client = Client(server.url, server.token(), REPLY_SECONDS)
         while True:
             with lock:
                 wish = next(waiting, None)
@@ -82,10 +80,8 @@ def _ask(client: Client, wish: Wish, model: str) -> Reply:
         response = client.predict(dict(wish.fields), model)
     except ServiceError as error:
         refused = frozenset(problem["field"] for problem in error.problems)
-        return reply(error.status, refused=refused, error=str(error))
-    except requests.RequestException as error:
-        return reply(None, error=str(error))
-    return reply(response.status_code, picture=pixels(response.content))
+        return reply(error.status or None, refused=refused, error=str(error))
+    return reply(200, picture=pixels(response.content))
 
 
 def pixels(picture: bytes) -> np.ndarray:

@@ -20,6 +20,9 @@ def examine_server(client: Client, heal: bool = False) -> list[Finding]:
     except ServiceError as error:
         advice = "`hybridstitch serve` starts one; --management-url and --key-file say how to reach it"
         return [Finding("server", False, f"management: {error}", advice)]
+    if not registered:
+        advice = "`hybridstitch pack` writes an archive, and `hybridstitch serve` registers those of its store"
+        return [_examine_health(client), Finding("models", False, "none is registered", advice)]
     findings = [_examine_version(client, version, heal) for version in registered]
     return [_examine_health(client), *findings]
 

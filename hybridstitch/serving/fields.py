@@ -7,7 +7,7 @@ from typing import Any
 
 from hybridstitch.catalogue import UNNAMED, Catalogue
 from hybridstitch.pair import SizeLimits
-from hybridstitch.recipes import AXES
+from hybridstitch.recipe import AXES
 from hybridstitch.schema import Schema, integer
 from hybridstitch.strategy import Parameter
 

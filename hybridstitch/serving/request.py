@@ -12,7 +12,7 @@ from typing import Any, Self
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SizeLimits
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.region import Region, region_problems
 from hybridstitch.schema import mismatch
 from hybridstitch.serving.fields import MAX_SEED, request_fields

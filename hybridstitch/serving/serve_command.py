@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,24 @@ if TYPE_CHECKING:
 
 def serve(options: argparse.Namespace) -> None:
     """Serve every archive of a store until Ctrl-C."""
+    from hybridstitch.serving.kept_tokens import KeptTokens
     from hybridstitch.serving.server import Server
 
+    if options.key_file and options.no_auth:
+        raise InvalidInput(
+            [Problem("key-file", "nothing: a server without tokens has none to keep", str(options.key_file))]
+        )
     archives = _archives(options.store)
-    token_auth = not options.no_auth
-    with Server(options.store, host=options.host, port=options.port, token_auth=token_auth) as server:
+    addresses = {"host": options.host, "metrics_host": options.metrics_host, "port": options.port}
+    with ExitStack() as stack:
+        server = stack.enter_context(Server(options.store, **addresses, token_auth=not options.no_auth))
+        if options.key_file:
+            stack.enter_context(KeptTokens(server, options.key_file))
         served = [archive for archive in archives if _register(server, archive)]
         if not served:
             raise RuntimeError(f"{options.store}: no archive of the store could be registered")
-        print(_welcome(server.url, served, None if options.no_auth else server.key_file), flush=True)
+        key_file = None if options.no_auth else options.key_file or server.key_file
+        print(_welcome(server.url, served, key_file), flush=True)
         try:
             server.wait()
         except KeyboardInterrupt:
@@ -98,4 +108,6 @@ def add_command(commands: Any) -> None:
     command.add_argument("--store", type=Path, default="model_store", help="the model store (%(default)s)")
     command.add_argument("--port", type=int, default=8080, help="for predictions; 0 picks free ones (%(default)s)")
     command.add_argument("--host", default="127.0.0.1", help="serve predictions at this address (%(default)s)")
+    command.add_argument("--metrics-host", default="127.0.0.1", help="serve metrics at this address (%(default)s)")
     command.add_argument("--no-auth", action="store_true", help="serve without tokens")
+    command.add_argument("--key-file", type=Path, help="keep a copy of the current tokens here, in time renewed")

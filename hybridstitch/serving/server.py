@@ -40,6 +40,7 @@ class Server:
             server.client.generate("a red apple on blue")
 
     host: the address that predictions are served at, over HTTP and gRPC; management stays on this machine.
+    metrics_host: the address for Prometheus, which needs no token.
     port: inference; management and metrics take the next two, gRPC port-1010 and the one after. 0: any free ones.
     token_auth: False serves without tokens.
     Everything it writes, unpacked archives too, lies in a temporary folder (TMPDIR says where) until it stops.
@@ -51,6 +52,7 @@ class Server:
         store: str | Path = "model_store",
         *,
         host: str = LOOPBACK,
+        metrics_host: str = LOOPBACK,
         port: int = 0,
         token_auth: bool = True,
     ):
@@ -58,7 +60,7 @@ class Server:
         if not self.store.is_dir():
             raise InvalidInput([Problem("store", "an existing folder", str(store))])
         self.token_auth = token_auth
-        self._host = host
+        self._hosts = {"inference": host, "grpc_inference": host, "metrics": metrics_host}
         self._port = port
         self._stack = contextlib.ExitStack()
         self._registering = Lock()
@@ -87,7 +89,8 @@ class Server:
     @property
     def url(self) -> str:
         """Where predictions are served."""
-        host = LOOPBACK if self._host == EVERYWHERE else self._host
+        host = self._hosts["inference"]
+        host = LOOPBACK if host == EVERYWHERE else host
         return f"http://{host}:{self.ports['inference']}"
 
     @property
@@ -189,7 +192,7 @@ class Server:
         settings["metrics_config"] = str(ROOT / "handler" / "metrics.yaml")
         settings["disable_token_authorization"] = str(not self.token_auth).lower()
         for name, port in self.ports.items():
-            host = self._host if name.endswith("inference") else LOOPBACK
+            host = self._hosts.get(name, LOOPBACK)
             if name.startswith("grpc"):
                 settings[f"{name}_address"] = host
                 settings[f"{name}_port"] = str(port)
