@@ -16,6 +16,7 @@ from hybridstitch.serving.client import Client
 from hybridstitch.serving.worker import Sighting
 
 POLL_SECONDS = 0.2
+_HEAL = "--heal scales it to no workers and back"
 SPARE_ROUNDS = 2  # a round may find a worker at the work of somebody else
 
 
@@ -53,11 +54,6 @@ class Version:
         """Whether TorchServe believes that all of them are."""
         return sum(worker["status"] == "READY" for worker in self.described["workers"]) >= self.wanted
 
-    @property
-    def waiting(self) -> int:
-        """How many requests wait."""
-        return self.described.get("jobQueueStatus", {}).get("pendingRequests", 0)
-
 
 def versions(client: Client, model: str) -> list[Version]:
     """The registered versions of a model."""
@@ -65,16 +61,17 @@ def versions(client: Client, model: str) -> list[Version]:
 
 
 def await_ready(client: Client, version: Version, seconds: float) -> Version:
-    """The version once all its workers are READY. Raises NoAnswer if they are not after so many seconds."""
+    """The version as it is once all its workers are READY. Raises NoAnswer if they are not after so many seconds."""
     deadline = time.monotonic() + seconds
-    while not version.ready:
+    while True:
+        now = next((each for each in versions(client, version.model) if each.number == version.number), version)
+        if now.ready:
+            return now
         if time.monotonic() > deadline:
-            states = ", ".join(worker["status"] for worker in version.described["workers"]) or "none at all"
-            advice = "model_log.log of the server says why; --heal starts them anew"
+            states = ", ".join(worker["status"] for worker in now.described["workers"]) or "none at all"
+            advice = f"model_log.log of the server says why; {_HEAL}"
             raise NoAnswer(f"{version.wanted} workers READY were expected, found {states}", advice, True)
         time.sleep(POLL_SECONDS)
-        version = next(each for each in versions(client, version.model) if each.number == version.number)
-    return version
 
 
 def describe(client: Client, version: Version) -> dict[str, Any] | None:
@@ -117,9 +114,6 @@ def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -
         return f"each of {version.wanted} workers {drawn}"
     which = "" if version.wanted == 1 else "; which worker drew which cannot be seen from here"
     return f"{version.wanted} of {version.wanted} predictions at once: {drawn}{which}"
-
-
-_HEAL = "--heal scales it to no workers and back"
 
 
 def _draw_at_once(client: Client, version: Version, payload: dict[str, Any]) -> float:
