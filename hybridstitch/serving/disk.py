@@ -80,9 +80,9 @@ def _working_folders() -> set[Path]:
 
 
 def _is_copy_of(content: Path, archive: Archive) -> bool:
-    if not any(content.iterdir()):
-        return True
-    with suppress(InvalidInput):
+    with suppress(InvalidInput, OSError):  # it may be gone by now
+        if not any(content.iterdir()):
+            return True
         held = read_archive(content)
         return (held.name, held.version) == (archive.name, archive.version)
     return False
