@@ -49,22 +49,27 @@ def _leavings(home: Path) -> set[Path]:
 
 
 def _remove(found: set[Path], archive: Archive) -> None:
-    """Remove those that this registration made: others may register at the same time, at the management address."""
+    """Remove those that this registration made: others may register at the same time, at the management address.
+
+    An unpacked archive is a link in a folder there; the link goes, and what it leads to stays.
+    """
     copies = {path for path in found if path.parent.name == COPIES}
-    used = _working_folders()
+    # Of several, one may be of whoever registered this version a moment earlier; a worker of it works there.
+    used = _working_folders() if len(copies) > 1 else set()
     for copy in copies:
-        if copy.resolve() not in used and _is_copy_of(copy, archive):
-            _delete(copy)
+        content = link if (link := copy / archive.path.name).is_symlink() else copy
+        if content.resolve() not in used and _is_copy_of(content, archive):
+            shutil.rmtree(copy, ignore_errors=True)
     sizes = {path: _bytes_below(path) for path in found - copies}
     if sizes:
         time.sleep(SETTLE_SECONDS)
     for path, size in sizes.items():
         if _bytes_below(path) == size:  # one that still grows is being unpacked for somebody else
-            _delete(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _working_folders() -> set[Path]:
-    """The folders that processes work in; a worker works in the copy of its model."""
+    """The folders that processes work in."""
     import psutil
 
     folders = set()
@@ -74,21 +79,13 @@ def _working_folders() -> set[Path]:
     return folders
 
 
-def _is_copy_of(copy: Path, archive: Archive) -> bool:
-    if copy.is_dir() and not any(copy.iterdir()):
-        return True
-    with suppress(InvalidInput):
-        held = read_archive(copy)
+def _is_copy_of(content: Path, archive: Archive) -> bool:
+    with suppress(InvalidInput, OSError):  # it may be gone by now
+        if not any(content.iterdir()):
+            return True
+        held = read_archive(content)
         return (held.name, held.version) == (archive.name, archive.version)
     return False
-
-
-def _delete(path: Path) -> None:
-    """A link goes, what it leads to stays."""
-    if path.is_symlink():
-        path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _bytes_below(folder: Path) -> int:
