@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,12 @@ def wait_for(server: Server, name: str, value: float, **labels: str) -> Samples:
 
 
 @pytest.fixture(scope="module")
-def counted(server: Server, store: Path, tiny: Path) -> str:
+def counted(server: Server, store: Path, tiny: Path) -> Iterator[str]:
     """A model that nobody else asks."""
     pack(tiny, out=store, name="counted")
     server.register("counted")
-    return "counted"
+    yield "counted"
+    server.client.unregister("counted")
 
 
 def test_metrics_are_what_the_reports_say(server: Server, counted: str) -> None:
