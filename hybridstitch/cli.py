@@ -17,6 +17,7 @@ from typing import Any
 
 from hybridstitch.bench.command import add_command as add_bench
 from hybridstitch.bench.tune_command import add_command as add_tune
+from hybridstitch.compare.command import add_command as add_compare
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.client import Client, Result
 
@@ -221,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_bench(commands, pair)
     add_tune(commands, pair)
+    add_compare(commands)
     command = _command(commands, "recipes", recipes)
     command.add_argument("--json", action="store_true", help="fully resolved")
     command.add_argument("--pair", type=Path, default=pair, help="the pair (%(default)s)")

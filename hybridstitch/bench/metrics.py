@@ -53,3 +53,15 @@ def ssim(picture: np.ndarray, reference: np.ndarray, where: np.ndarray | None = 
     margin = WINDOW // 2
     chosen = similarity if where is None else similarity[where[margin:-margin, margin:-margin]]
     return float(chosen.mean()) if chosen.size else float("nan")
+
+
+def more_often(large_steps: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """Pixels `(height, width)` of the tokens that the large model rendered more often than the mean token.
+
+    large_steps: `(rows, columns)` of a report. None where no token was, or where the grid does not divide the picture.
+    """
+    often = large_steps > large_steps.mean()
+    rows, columns = (pixels // tokens for pixels, tokens in zip(size, often.shape, strict=True))
+    if not often.any() or (rows * often.shape[0], columns * often.shape[1]) != size:
+        return None
+    return often.repeat(rows, 0).repeat(columns, 1)
