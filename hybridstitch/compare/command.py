@@ -58,7 +58,9 @@ def shadow(options: argparse.Namespace) -> None:
         except InvalidInput as error:
             problems += error.problems
     raise_if(problems)
-    with Shadow(endpoints, options.out, options.share, options.order_seed, options.limit, options.window) as running:
+    with Shadow(
+        endpoints, options.out, options.share, options.order_seed, options.limit, options.window, replay=True
+    ) as running:
         for request in requests:
             running.offer(request, wait=True)
     print(

@@ -9,6 +9,7 @@ from pathlib import Path
 from hybridstitch.compare.comparison import Comparison
 from hybridstitch.compare.prompts import BUILT_IN, read_prompts
 from hybridstitch.compare.run import Load
+from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.archive import ROOT, pack
 from hybridstitch.serving.server import Server
 
@@ -47,7 +48,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=28, help="(%(default)s)")
     parser.add_argument("--port", type=int, default=PORT, help="(%(default)s)")
     options = parser.parse_args()
-    sys.stdout.write(run_demo(options.out, options.count, options.steps, options.port))
+    try:
+        sys.stdout.write(run_demo(options.out, options.count, options.steps, options.port))
+    except InvalidInput as error:
+        parser.error(str(error))
     return 0
 
 

@@ -57,7 +57,7 @@ def summarise(
 def sentence(report: Mapping[str, Any]) -> str:
     """What drifted, in one sentence."""
     moved = [NAMES[name] for name, each in report["drift"].items() if each["drifted"]]
-    count = f"{report['counts']['sent']} of {report['counts']['offered']} requests were sent to both"
+    count = f"{sum(window['pairs'] for window in report['windows'])} requests were sent to both"
     if not report["drift"]:
         return f"{count}: too few to speak of drift."
     found = f"drift in {', '.join(moved)}" if moved else "no drift is shown"

@@ -40,6 +40,8 @@ class Answer:
 class Endpoint(Protocol):
     """Draws one picture at a time, from several threads where a comparison asks for that."""
 
+    spec: Spec
+
     def ask(self, prompt: str, seed: int, fields: Mapping[str, Any] = NO_FIELDS) -> Answer:
         """One picture, or the failure as an answer: it raises nothing that the endpoint is the cause of.
 

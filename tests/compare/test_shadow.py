@@ -40,8 +40,10 @@ def test_a_shadow_keeps_to_its_bounds(tiny: Path, tmp_path: Path):
         taken = [running.offer(request(number), wait=True) for number in range(5)]
         with pytest.raises(InvalidInput):
             running.offer({"seed": 3})
+        with pytest.raises(InvalidInput):
+            running.offer({"prompt": "one", "seed": -1})
     assert taken == [True] * 3 + [False] * 2
-    assert running.counts == {"offered": 5, "chosen": 3, "sent": 3, "let_go": 0}
+    assert running.counts == {"offered": 5, "chosen": 5, "sent": 3, "let_go": 0}
     assert [window["pairs"] for window in running.report["windows"]] == [2, 1]
     assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 6
 
@@ -64,7 +66,7 @@ def test_the_command_goes_on_where_it_stopped(tiny: Path, tmp_path: Path, capsys
     assert main([*command, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (out / "answers.jsonl").read_text().startswith(before)
-    assert report["counts"] == {"offered": 4, "chosen": 4, "sent": 4, "let_go": 0}
+    assert report["counts"] == {"offered": 4, "chosen": 4, "sent": 2, "let_go": 0}
     assert [window["pairs"] for window in report["windows"]] == [2, 2]
     assert set(report["drift"]) == {"speedup", "psnr_db", "ssim"}
     assert json.loads((out / "shadow.json").read_text()) == report
