@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,8 @@ def rate(options: argparse.Namespace) -> None:
     folder = Folder(options.folder)
     comparison = Comparison.from_dict(folder.settings)
     with Rating(comparison, folder, options.port) as rating:
-        print(f"{rating.left_to_judge} pairs to judge: {rating.url}\nCtrl-C ends; what was judged is kept.", flush=True)
+        said = f"{rating.left_to_judge} pairs to judge: {rating.url}\nCtrl-C ends; what was judged is kept."
+        print(said, file=sys.stderr if options.json else sys.stdout, flush=True)
         rating.wait()
     report = comparison.report(folder)
     print(json.dumps(report["preference"], indent=1) if options.json else options.folder / "report.html")

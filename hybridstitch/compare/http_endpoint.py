@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 
 from hybridstitch.compare.endpoints import NO_FIELDS, Answer, Spec
 from hybridstitch.compare.shapes import ANY, SHAPES, Shape, UnreadableAnswerError
@@ -41,7 +42,7 @@ class HttpEndpoint:
         started = time.perf_counter()
         try:
             status, headers, body = self._exchange(arguments, started + self._timeout)
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             seconds = time.perf_counter() - started
             return Answer(seconds, error=self._words(f"{type(error).__name__}: {error}"))
         seconds = time.perf_counter() - started
@@ -68,7 +69,8 @@ class HttpEndpoint:
             allow_redirects=False,  # the token is for this address alone
         ) as response:
             body = bytearray()
-            for chunk in response.iter_content(CHUNK):
+            # What has arrived, not so many bytes: a server that sends drop by drop must not outlast the deadline.
+            while chunk := response.raw.read1(CHUNK, decode_content=True):
                 body += chunk
                 if len(body) > MAX_BYTES:
                     raise OSError(f"the answer is longer than {MAX_BYTES} bytes")

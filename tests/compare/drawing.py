@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -40,7 +40,13 @@ def drawing_server(pair: Path, recipe: str = "large", steps: int = 2) -> Iterato
             if self.path == "/redirect":
                 self.send_header("Location", "/image")
             self.end_headers()
-            self.wfile.write(answer)
+            if self.path != "/drops":
+                self.wfile.write(answer)
+                return
+            with suppress(OSError):  # the client gives up
+                for byte in answer[:30]:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -74,6 +80,7 @@ def drawing_server(pair: Path, recipe: str = "large", steps: int = 2) -> Iterato
         return 200, {"/broken": picture[:200], "/noise": b"\x00\x01"}.get(path, picture)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False  # the end waits for answers that are still being drawn
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

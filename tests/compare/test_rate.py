@@ -66,8 +66,7 @@ def test_a_person_judges_pairs_and_the_report_says_so(compared: Path, capsys: py
         assert "Thank you" in requests.get(again.url, timeout=9).text
     capsys.readouterr()
     assert main(["compare", "rate", str(compared), "--json"]) == 0  # all are judged: it writes the report and ends
-    said = capsys.readouterr().out
-    found = json.loads(said[said.index("{") :])
+    found = json.loads(capsys.readouterr().out)
     assert (found["judged"], found["tie"]) == (6, 3)
     assert found["b"] == preferred.count("b")
     assert 0 <= found["share_b"]["low"] <= found["share_b"]["value"] <= found["share_b"]["high"] <= 1
