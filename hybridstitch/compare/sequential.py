@@ -39,8 +39,8 @@ from hybridstitch.errors import Problem, raise_if
 STAKES = np.geomspace(0.05, 0.95, 6)
 """Shares of the wealth: small ones win with small steady gains, large ones decide early where gains are large."""
 FASTER = "faster"
-HALVINGS = 20
-"""Steps in the search for the ends of an interval, to a millionth of its range."""
+HALVINGS = 14
+"""Steps in the search for the ends of an interval, to a ten-thousandth of its range."""
 MOST_EVIDENCE = 1e12
 """Where evidence stops counting: it grows without end, and JSON's numbers do not."""
 

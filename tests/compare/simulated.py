@@ -19,7 +19,7 @@ def run(
 ) -> list[Pair]:
     """Pairs of a B that is this much faster, and this much better by the metric "clip".
 
-    spread, within: standard deviation of quality between prompts, and between seeds of one. nearness: mean "psnr" if any.
+    spread, within: standard deviation of quality between prompts, and between its seeds. nearness: mean "psnr" if any.
     """
     shape = (prompts, seeds)
     seconds_a = np.exp(rng.normal(0, 0.2, (prompts, 1)) + rng.normal(0, 0.05, shape))

@@ -152,20 +152,12 @@ def test_bounds_hold_at_every_look_and_close_in():
 
 @pytest.mark.parametrize("truth", [{"quality": -0.1}, {"speedup": 1.0}, {"quality": -0.1, "speedup": 1.0}])
 def test_false_alarms_over_all_looks(truth):
-    """`follow` answers as at the first look that decides, so one call is a look after every prompt."""
+    """Claims at their limits are neither shown nor refuted more often than alpha.
+
+    `follow` answers as at the first look that decides, so one call is a look after every prompt.
+    """
     rng = np.random.default_rng(5)
-    alarms = 0
-    for _ in range(500):
-        pairs = run(rng, prompts=100, seeds=1, spread=0.1, **truth)
-        alarms += follow(pairs, order_of(pairs), 1, QUALITY).passed is True
-    assert at_most(0.05, alarms, 500)
-
-
-def test_a_good_b_is_seldom_rejected():
-    """Every claim only just true: speed by a hair on most prompts, quality at its margin."""
-    rng = np.random.default_rng(6)
-    rejected = 0
-    for _ in range(500):
-        pairs = run(rng, prompts=100, seeds=1, spread=0.1, quality=-0.1, speedup=1.0)
-        rejected += follow(pairs, order_of(pairs), 1, QUALITY).passed is False
-    assert at_most(0.05, rejected, 500)
+    runs = [run(rng, prompts=40, seeds=1, spread=0.1, **truth) for _ in range(500)]
+    ends = [follow(pairs, order_of(pairs), 1, QUALITY).passed for pairs in runs]
+    assert at_most(0.05, ends.count(True), 500)
+    assert at_most(0.05, ends.count(False), 500)
