@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from hybridstitch.bench.metrics import more_often, psnr, ssim
+from hybridstitch.bench.metrics import mean_similarity, more_often, psnr, similarity
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 
 EFFICIENTNET = "efficientnet"
@@ -70,13 +70,14 @@ class Measures:
 
         mask: bool `(height, width)`, the pixels that B's large model rendered more often; None without such a report.
         """
-        found = {"psnr_db": psnr(picture, reference), "ssim": ssim(picture, reference)}
+        similar = similarity(picture, reference)
+        found = {"psnr_db": psnr(picture, reference), "ssim": mean_similarity(similar)}
         if self._distance:
             found["distance"] = float(self._distance(picture, reference))
         if mask is not None:
             for region, where in zip(REGIONS, (mask, ~mask, seam(mask)), strict=True):
                 found[f"{region}_psnr_db"] = psnr(picture, reference, where)
-                found[f"{region}_ssim"] = ssim(picture, reference, where)
+                found[f"{region}_ssim"] = mean_similarity(similar, where)
             found["seam_contrast"] = step_across(picture, mask) - step_across(reference, mask)
         return found
 
@@ -88,7 +89,8 @@ class Measures:
         missing = [each for each in self.modules if not Path(each).is_file()]
         raise_if([Problem("extra-module", "a Python file", each) for each in missing])
         folders = [str(Path(each).resolve().parent) for each in self.modules]
-        sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+        # Behind all others: a file beside the module must not take the place of an installed one.
+        sys.path += [folder for folder in folders if folder not in sys.path]
         module, _, attribute = path.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)

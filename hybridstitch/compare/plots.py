@@ -54,7 +54,7 @@ def _latency(name: str, width: int, values: Mapping[str, Sequence[float]], low: 
             f"median {_number(median)} s</text>"
         )
     bottom = ROW * len(counts)
-    for tick in ticks(low, high, width // 90):
+    for tick in ticks(low, high, width // 65):
         shapes.append(f'<text class="tick" x="{x(tick):.1f}" y="{bottom + 12}" text-anchor="middle">{tick:g} s</text>')
     return _svg(name, width, bottom + AXIS - 10, title, shapes)
 
