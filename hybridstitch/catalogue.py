@@ -13,7 +13,7 @@ from typing import Any
 
 from hybridstitch import fills, masks, plans
 from hybridstitch.errors import InvalidInput, Problem, raise_if
-from hybridstitch.recipes import AXES, Recipe, TunedRecipe, recipes, step_share_problems
+from hybridstitch.recipe import AXES, Recipe, TunedRecipe, recipes, step_share_problems
 from hybridstitch.strategy import Strategy
 
 UNNAMED = ("custom", "tuned")
@@ -108,7 +108,7 @@ class Catalogue:
         """What is wrong with a speed that a request names."""
         if not self.tuned:
             return [Problem(field, "nothing: this pair has not been tuned (hybridstitch tune)", speed)]
-        fastest = self._fastest()
+        fastest = self.fastest
         if type(speed) in (int, float) and 1 <= speed <= fastest:
             return []
         return [Problem(field, f"a number within 1..{int(100 * fastest) / 100:g}", speed)]
@@ -123,7 +123,8 @@ class Catalogue:
         fast_enough = [each for each in (large, *self.tuned) if 1 / each.cost(guidance_scale) >= speed]
         return max(fast_enough, key=lambda each: each.fidelity(guidance_scale))
 
-    def _fastest(self) -> float:
+    @property
+    def fastest(self) -> float:
         """The highest speed that is there at every guidance scale."""
         scales = {scale for each in self.tuned for scale in each.costs}
         return min(max(1 / each.cost(scale) for each in self.tuned) for scale in scales)
@@ -170,7 +171,7 @@ class Catalogue:
         }
         return {
             "recipes": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
-            "speed": {"minimum": 1, "maximum": self._fastest()} if self.tuned else None,
+            "speed": {"minimum": 1, "maximum": self.fastest} if self.tuned else None,
             **described,
         }
 

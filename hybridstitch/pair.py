@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from diffusers import (
 )
 
 from hybridstitch.errors import Problem, raise_if
+from hybridstitch.schema import Schema, integer, mismatch
 
 SMALL_FOLDER = "transformer_small"
 """Where a packed pair keeps its small transformer, beside the folders of the large model's SD3 pipeline."""
@@ -50,19 +50,15 @@ class SizeLimits:
     maximum: int
     default: tuple[int, int]
 
-    def expected(self, pixels: Any) -> str | None:
-        """What a width or height should have been, None if it is right."""
-        step, low, high = self.multiple_of, self.minimum, self.maximum
-        is_number = type(pixels) is int or (type(pixels) is float and math.isfinite(pixels))
-        if type(pixels) is int and low <= pixels <= high and pixels % step == 0:
-            return None
-        rule = f"a multiple of {step} within {low}..{high}"
-        return f"{rule}; the nearest is {round(min(max(pixels, low), high) / step) * step}" if is_number else rule
+    @property
+    def side(self) -> Schema:
+        """What a width or height must be, as JSON Schema."""
+        return integer(self.minimum, self.maximum) | {"multipleOf": self.multiple_of}
 
     def problems(self, width: Any, height: Any) -> list[Problem]:
         """What is wrong with a size."""
         sides = {"width": width, "height": height}
-        return [Problem(name, rule, side) for name, side in sides.items() if (rule := self.expected(side))]
+        return [Problem(name, rule, side) for name, side in sides.items() if (rule := mismatch(self.side, side))]
 
     @classmethod
     def of(cls, pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> SizeLimits:

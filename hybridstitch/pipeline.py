@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +18,13 @@ from hybridstitch.catalogue import Catalogue
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import cached_attention
 from hybridstitch.pair import SizeLimits, load_pair
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
+from hybridstitch.region import Region, with_region
 from hybridstitch.report import Recorder, Report, Stopwatch, seed_of, together
 from hybridstitch.sampler import Step, sample
 
 StepCallback = Callable[["HybridStitchPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+StepWatcher = Callable[[range, Step], None]
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class HybridStitchPipeline:
         max_sequence_length: int | None = None,
         recipe: Recipe | str | dict[str, Any] | None = None,
         speed: float | None = None,
+        region: Region | None = None,
+        on_step: StepWatcher | None = None,
     ) -> Output:
         """Draw pictures. Arguments are those of `StableDiffusion3Pipeline` where it has them.
 
@@ -111,6 +116,10 @@ class HybridStitchPipeline:
             by default "hybridstitch-plus" on a pair that was tuned, otherwise, and with `sigmas`, "hybridstitch".
         speed: instead of a recipe, on a pair that was tuned: at least this many times fewer FLOPs than the large
             model needs, by the most faithful recipe that does it. It may take fewer steps than asked for.
+        region: left, top, right and bottom in pixels: every token it touches is the large model's at every step; the
+            recipe's own shares are then of the others.
+        on_step: called after every step with the numbers of its pictures in this call and the `Step`; for what the
+            callback of diffusers does not tell. An exception ends the generation.
         height, width: pixels, see `size_limits`; the pair's own size by default.
         max_sequence_length: tokens for the third text encoder, 256 by default; 0 for pairs without it.
         callback_on_step_end: called with this pipeline, the step, its timestep and `{"latents": …}` after every
@@ -124,7 +133,8 @@ class HybridStitchPipeline:
         width = self.size_limits.default[0] if width is None else width
         height = self.size_limits.default[1] if height is None else height
         recipe = checked(
-            self.catalogue, self.size_limits, recipe=recipe, speed=speed, sigmas=sigmas, width=width, height=height,
+            self.catalogue, self.size_limits, recipe=recipe, speed=speed, sigmas=sigmas, region=region,
+            width=width, height=height,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, output_type=output_type,
         )  # fmt: skip
         schedule = sigmas or recipe.schedule(num_inference_steps)
@@ -137,38 +147,35 @@ class HybridStitchPipeline:
 
         guided = guidance_scale > 1
         context, pooled = self._encode(
-            guided,
-            prompt=prompt,
-            prompt_2=prompt_2,
-            prompt_3=prompt_3,
-            negative_prompt=negative_prompt,
-            negative_prompt_2=negative_prompt_2,
-            negative_prompt_3=negative_prompt_3,
-            num_images_per_prompt=num_images_per_prompt,
-            clip_skip=clip_skip,
-            max_sequence_length=max_sequence_length,
-        )
+            guided, prompt=prompt, prompt_2=prompt_2, prompt_3=prompt_3, negative_prompt=negative_prompt,
+            negative_prompt_2=negative_prompt_2, negative_prompt_3=negative_prompt_3, clip_skip=clip_skip,
+            num_images_per_prompt=num_images_per_prompt, max_sequence_length=max_sequence_length,
+        )  # fmt: skip
         pictures, channels = context.shape[0] // (2 if guided else 1), self.large.config.in_channels
         latents = self._pipeline.prepare_latents(
             pictures, channels, height, width, context.dtype, context.device, generator, latents
         )
         watch.lap("encode")
 
+        run = recipe if region is None else with_region(recipe, region, self.size_limits.multiple_of)
         # A plan that looks at the picture may decide otherwise for each: such pictures are drawn one by one.
         groups = torch.arange(pictures, device=latents.device).split(1 if recipe.plan.adaptive else pictures)
         drawn, work = [], []
         for group in groups:
             rows = torch.cat([group, group + pictures]) if guided else group
-            large = GuidedModel(self.large, context[rows], pooled[rows], guidance_scale, recipe.plan.masked)
+            large = GuidedModel(self.large, context[rows], pooled[rows], guidance_scale, run.plan.masked)
             small = GuidedModel(self.small, context[rows], pooled[rows], guidance_scale, recipe.fill.cached)
             recorder = Recorder(large, small, latents[group])
-            drawn.append(self._denoise(latents[group], large, small, recipe, recorder, schedule, callback_on_step_end))
+            watchers: list[Callable[[Step], None]] = [recorder.step]
+            if on_step is not None:
+                watchers.append(partial(on_step, range(int(group[0]), int(group[-1]) + 1)))
+            drawn.append(self._denoise(latents[group], large, small, run, watchers, schedule, callback_on_step_end))
             work.append(recorder.work(len(sigmas) if sigmas else num_inference_steps))
         latents = torch.cat(drawn)
         if not torch.isfinite(latents).all():
             raise FloatingPointError("latents: not finite after denoising; a wider dtype than this one may help")
         watch.lap("denoise")
-        images = latents if output_type == "latent" else self._decode(latents, output_type)
+        images = latents if output_type == "latent" else self.decode(latents, output_type)
         watch.lap("decode")
 
         report = Report(
@@ -178,9 +185,11 @@ class HybridStitchPipeline:
             height=height,
             num_inference_steps=len(sigmas) if sigmas else num_inference_steps,
             speed=speed,
+            region=region,
             guidance_scale=guidance_scale,
             timing_ms=watch.timing_ms,
-            warnings=self._truncated(prompt),
+            warnings=self.prompt_warnings(prompt),
+            groups=work,
             **together(work),
         )
         return Output(images, report)
@@ -200,7 +209,7 @@ class HybridStitchPipeline:
         large: GuidedModel,
         small: GuidedModel,
         recipe: Recipe,
-        recorder: Recorder,
+        watchers: Sequence[Callable[[Step], None]],
         schedule: int | list[float],
         callback: StepCallback | None,
     ) -> Tensor:
@@ -218,21 +227,24 @@ class HybridStitchPipeline:
             progress = stack.enter_context(self._pipeline.progress_bar(total=len(scheduler.timesteps)))
 
             def on_step(step: Step) -> Tensor | None:
-                recorder.step(step)
+                for watch in watchers:
+                    watch(step)
                 progress.update()
                 tensors = {"latents": step.latents}
                 return callback(self, step.index, step.timestep, tensors).get("latents") if callback else None
 
             return sample(latents, scheduler, large, small, recipe, on_step)
 
-    def _decode(self, latents: Tensor, output_type: str) -> Any:
+    @torch.no_grad()
+    def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
+        """Latents, or the `clean` of a `Step`, to pictures."""
         vae = self._pipeline.vae
         decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
         if not torch.isfinite(decoded).all():
             raise FloatingPointError("picture: not finite after decoding; a wider dtype than this one may help")
         return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
 
-    def _truncated(self, prompt: str | list[str] | None) -> list[str]:
+    def prompt_warnings(self, prompt: str | list[str] | None) -> list[str]:
         """A warning for every prompt that the CLIP text encoders cannot read to its end."""
         limit = self._pipeline.tokenizer_max_length
         texts = [prompt] if isinstance(prompt, str) else prompt or []

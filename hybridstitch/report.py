@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from hybridstitch.guidance import GuidedModel
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.sampler import Step
 
 
@@ -40,6 +40,8 @@ class Report:
     large_steps: for each picture a grid of integers, `(pictures, rows, columns)`: at how many steps did the large
         model render this token?
     share_by_step: share of the tokens that it rendered at each step.
+    region: pixels that it rendered throughout, as the call asked for.
+    groups: the work of pictures that were drawn in one tensor, one for each such group, in order.
     """
 
     recipe: Recipe
@@ -55,7 +57,9 @@ class Report:
     timing_ms: dict[str, float]
     large_steps: np.ndarray
     share_by_step: list[float]
+    groups: list[dict[str, Any]] = field(repr=False)
     speed: float | None = None
+    region: tuple[int, int, int, int] | None = None
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,7 +70,10 @@ class Report:
             self.warnings.append(f"recipe {name}: too few steps for a step with a mask")
         if self.speed and self.estimated_speedup and self.estimated_speedup < 0.98 * self.speed:
             found = f"{self.estimated_speedup:.2f} at {self.num_inference_steps} steps"
-            self.warnings.append(f"speed: {self.speed:g} asked for, {found}, which is not what the pair was tuned at")
+            where = " with a region" if self.region else ""
+            self.warnings.append(
+                f"speed: {self.speed:g} asked for, {found}{where}, which is not what the pair was tuned at"
+            )
 
     @property
     def estimated_speedup(self) -> float | None:
@@ -75,6 +82,25 @@ class Report:
         None if no model ran at all.
         """
         return 1 / self.flops_share if self.flops_share else None
+
+    def of(self, start: int, stop: int, warnings: list[str] | None = None) -> Report:
+        """The report of the pictures from `start` up to `stop` alone. Times stay those of the whole call.
+
+        warnings: those about the prompts of these pictures.
+        """
+        parts, first = [], 0
+        for each in self.groups:
+            pictures = len(each["large_steps"])
+            kept = each["large_steps"][max(start - first, 0) : max(stop - first, 0)]
+            parts += [each | {"large_steps": kept}] if len(kept) else []
+            first += pictures
+        seeds = self.seed[start:stop] if isinstance(self.seed, list) else self.seed
+        return replace(self, seed=seeds, warnings=warnings or [], groups=parts, **together(parts))
+
+    @property
+    def batch_size(self) -> int:
+        """How many pictures shared each forward, at most."""
+        return max(each["batch_size"] for each in self.groups)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON, see docs/interface.md."""
@@ -90,6 +116,8 @@ class Report:
             "small_token_share": round(self.small_token_share, 6),
             "flops_share": round(self.flops_share, 6),
             "speed": self.speed,
+            "region": self.region and list(self.region),
+            "batch_size": self.batch_size,
             "estimated_speedup": self.estimated_speedup and round(self.estimated_speedup, 4),
             "timing_ms": {name: round(ms, 2) for name, ms in self.timing_ms.items()},
             "mask": {
@@ -146,13 +174,14 @@ class Recorder:
             "flops_share": (self._large.flops + self._small.flops) / plain,
             "large_steps": self._large_steps.unflatten(1, self._grid).numpy(),
             "share_by_step": self.share_by_step,
+            "batch_size": self._latents.shape[0],
         }
 
 
 def together(work: list[dict[str, Any]]) -> dict[str, Any]:
     """The work of pictures that were drawn one after another, as one: stages in their order, shares as means."""
     if len(work) == 1:
-        return work[0]
+        return {name: value for name, value in work[0].items() if name != "batch_size"}
     means = ("large_token_share", "small_token_share", "flops_share")
     return {name: float(np.mean([each[name] for each in work])) for name in means} | {
         "stages": [stage for each in work for stage in each["stages"]],

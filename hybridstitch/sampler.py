@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import scatter_rows, unpatchify
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.trajectory import Point, Trajectory
 
 
@@ -18,14 +18,18 @@ from hybridstitch.trajectory import Point, Trajectory
 class Step:
     """What one step did.
 
+    index: from 0, of so many `steps`.
     latents: those it ended with, `(batch, channels, height, width)`.
+    clean: the picture that they lead to by now (x0), in the same shape: what a preview shows.
     share: of the tokens, rendered by the large model, 0 to 1.
     tokens: which ones, `(batch, k)` indices; None if it was all or none.
     """
 
     index: int
+    steps: int
     timestep: Tensor
     latents: Tensor
+    clean: Tensor
     share: float
     tokens: Tensor | None
 
@@ -70,8 +74,9 @@ def sample(
             share = trajectory.chosen.shape[1] / trajectory.tokens
 
         velocity = unpatchify(velocity, trajectory.grid, large.patch_size)
+        clean = latents - float(scheduler.sigmas[index]) * velocity
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        replaced = on_step(Step(index, timestep, latents, share, trajectory.chosen))
+        replaced = on_step(Step(index, trajectory.steps, timestep, latents, clean, share, trajectory.chosen))
         latents = latents if replaced is None else replaced
     return latents
 

@@ -26,7 +26,7 @@ from hybridstitch.errors import InvalidInput
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
-from hybridstitch.recipes import AXES, Recipe
+from hybridstitch.recipe import AXES, Recipe
 from hybridstitch.strategy import Strategy
 from hybridstitch.toys import TinyPair
 

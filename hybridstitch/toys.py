@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import cached_attention, unpatchify
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.sampler import Step, sample
 from hybridstitch.trajectory import Point, Trajectory
 

@@ -21,7 +21,7 @@ from hybridstitch.bench.run import Bench
 from hybridstitch.bench.table import markdown, rows
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.cli import main
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 
 
 def unmatched(recipe: Recipe, speed: float) -> Recipe:

@@ -13,7 +13,7 @@ from hybridstitch.bench.options import defined
 from hybridstitch.fills import Last
 from hybridstitch.masks import Disagreement, Every, Random
 from hybridstitch.plans import Listed, Staged
-from hybridstitch.recipes import TunedRecipe
+from hybridstitch.recipe import TunedRecipe
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hybridstitch.bench.tune import Tuner, write
 from hybridstitch.catalogue import TUNED_FILE
 from hybridstitch.cli import main
 from hybridstitch.plans import Listed
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from tests.tiny import make_pair_folder
 from tests.walk import Walk, rows_of
 

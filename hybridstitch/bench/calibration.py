@@ -13,7 +13,7 @@ import torch
 
 from hybridstitch.bench.metrics import psnr
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.recipes import Recipe, recipes
+from hybridstitch.recipe import Recipe, recipes
 
 SEEDS = 2**40
 """Where the seeds begin: what is chosen here is not to be judged on the same noise."""

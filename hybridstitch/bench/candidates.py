@@ -12,7 +12,7 @@ from hybridstitch import fills, masks
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import AdaptiveSwitch, AllSteps, ErrorCounter, Listed, Periodic, Routed, SmallFirst, Staged
-from hybridstitch.recipes import Recipe, recipes
+from hybridstitch.recipe import Recipe, recipes
 
 STEP_SHARES = (1.0, 1.0, 1.0, 0.8, 0.65, 0.5, 0.4, 0.3)
 """Steps of a candidate's schedule as shares of the usual number; the full number comes more often."""

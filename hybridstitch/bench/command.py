@@ -110,7 +110,7 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
     from hybridstitch.bench.contenders import Contender
     from hybridstitch.bench.folder import contenders_of
     from hybridstitch.bench.matched import matched, variants
-    from hybridstitch.recipes import Recipe
+    from hybridstitch.recipe import Recipe
 
     calibration = options.pair / CALIBRATION_FILE
     if not (options.large or options.small) and calibration.is_file():

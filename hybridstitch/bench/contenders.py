@@ -19,7 +19,7 @@ from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.plans import AllSteps
-from hybridstitch.recipes import Recipe, even_sigmas
+from hybridstitch.recipe import Recipe, even_sigmas
 
 SOLVERS: dict[str, Any] = {
     "euler": FlowMatchEulerDiscreteScheduler,

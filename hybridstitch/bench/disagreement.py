@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hybridstitch.plans import Plan
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 from hybridstitch.trajectory import Trajectory
 
 

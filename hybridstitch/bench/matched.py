@@ -11,7 +11,7 @@ import numpy as np
 
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.plans import AdaptiveSwitch, ErrorCounter, Periodic, Plan, Routed, SmallFirst, Staged
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
 
 DIALS: dict[type[Plan], str] = {
     SmallFirst: "small",

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 
 if TYPE_CHECKING:
+    from hybridstitch.catalogue import Catalogue
     from hybridstitch.pipeline import HybridStitchPipeline
-    from hybridstitch.recipes import Recipe
+    from hybridstitch.recipe import Recipe
 
 HELD_OUT_FILE = "heldout_prompts.txt"
 CALIBRATION_FILE = "calibration_prompts.txt"
@@ -45,6 +45,8 @@ def open_pipe(options: argparse.Namespace) -> HybridStitchPipeline:
 
 def open_catalogue(options: argparse.Namespace) -> Catalogue:
     """Built-in strategies, and those of the modules and the configuration that `pack` would take along."""
+    from hybridstitch.catalogue import Catalogue
+
     sys.path[:0] = [str(module.resolve().parent) for module in options.extra_module]
     try:
         config = yaml.safe_load(options.config.read_text()) if options.config else {}

@@ -24,7 +24,7 @@ from hybridstitch.bench.candidates import Candidate, Rival, drawn, even, idea, r
 from hybridstitch.bench.disagreement import disagreement
 from hybridstitch.bench.folder import fingerprint
 from hybridstitch.plans import Routed
-from hybridstitch.recipes import Recipe, recipes
+from hybridstitch.recipe import Recipe, recipes
 
 SPEEDS = (1.25, 1.5, 1.83, 2.2, 2.5, 3.0, 3.5, 4.0, 5.0)
 """Classes of cost: a candidate belongs to the fastest of these that it reaches."""

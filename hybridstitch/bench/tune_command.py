@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hybridstitch.bench.candidates import Rival
 from hybridstitch.bench.options import (
     CALIBRATION_FILE,
     HELD_OUT_FILE,
@@ -20,15 +19,19 @@ from hybridstitch.bench.options import (
     several,
     whole,
 )
-from hybridstitch.catalogue import TUNED_FILE, Catalogue
 from hybridstitch.errors import Problem, raise_if
-from hybridstitch.plans import Listed
+
+if TYPE_CHECKING:
+    from hybridstitch.bench.candidates import Rival
+    from hybridstitch.catalogue import Catalogue
 
 
 def tune(options: argparse.Namespace) -> None:
     """Search the recipes that are worth their cost on a pair, for the speed dial, and write them to a file."""
     from hybridstitch.bench.calibration import Drawers, Drawing
+    from hybridstitch.bench.candidates import Rival
     from hybridstitch.bench.tune import Tuner, write
+    from hybridstitch.catalogue import TUNED_FILE
 
     prompts = find_prompts(options, CALIBRATION_FILE)
     two = options.large or options.small
@@ -65,6 +68,9 @@ def tune(options: argparse.Namespace) -> None:
 
 def _earlier(catalogue: Catalogue) -> list[Rival]:
     """What the pair was tuned to before, under the names that the search knows: they are drawn already."""
+    from hybridstitch.bench.candidates import Rival
+    from hybridstitch.plans import Listed
+
     return [
         Rival(replace(each.recipe, name="tuned" if isinstance(each.recipe.plan, Listed) else each.origin), each.origin)
         for each in catalogue.tuned
@@ -90,4 +96,4 @@ def add_command(commands: Any, pair: Path) -> None:
         "--floor", type=float, default=0.0, help="fail unless one reaches this PSNR in dB (%(default)s)"
     )
     command.add_argument("--json", action="store_true", help="print the recipe file instead of a list")
-    command.add_argument("--out", type=Path, help=f"the recipe file ({TUNED_FILE} in the pair)")
+    command.add_argument("--out", type=Path, help="the recipe file (recipes.json in the pair)")

@@ -44,7 +44,7 @@ class PairEndpoint:
             return Answer(time.perf_counter() - started, error=f"{type(error).__name__}: {error}"[:300])
         seconds = time.perf_counter() - started
         buffer = io.BytesIO()
-        rendering.image.save(buffer, "PNG")
+        rendering.images[0].save(buffer, "PNG")
         return Answer(seconds, buffer.getvalue(), "png", rendering.report)
 
     def describe(self) -> dict[str, Any]:

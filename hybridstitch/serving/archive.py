@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,12 +17,13 @@ import yaml
 from hybridstitch.catalogue import TUNED_FILE
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SMALL_FOLDER, check_folders, check_packed
+from hybridstitch.serving.disk import require_space, size_text
+from hybridstitch.serving.manifest import FIRST_VERSION, file_name, name_problems, read_archive
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ("zip-store", "no-archive", "default")
 HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +37,21 @@ def pack(
     out: str | Path = "model_store",
     archive_format: str = "zip-store",
     name: str | None = None,
-    version: str = "1.0",
+    version: str = FIRST_VERSION,
     recipes: str | Path | None = None,
     config: str | Path | None = None,
     extra_modules: Sequence[str | Path] = (),
 ) -> Path:
-    """Write `out`/`name`.mar (a folder for "no-archive") and return its path; an older one is replaced.
+    """Write the archive of a version into the folder `out` and return its path; an older one of it is replaced.
+
+    It is `name`.mar for version 1.0 and `name`-`version`.mar for others; for "no-archive" a folder, without ".mar".
 
     The models are a packed `pair` folder, or two diffusers SD3 folders `large` and `small`; `plain` packs the
     large model alone behind diffusers' own pipeline. `recipes` is what `hybridstitch tune` wrote, by default the
     file of that name in the pair. `config` replaces handler/model-config.yaml, and `extra_modules` are Python files
     that its dotted paths name. `name` is "hybridstitch", or "plain", by default.
-    Raises InvalidInput for a bad name, folder, format or file, and OSError if the disk is too small.
+    Raises InvalidInput for a bad name, folder, format or file, and for a file name that another model has; OSError
+    with both numbers, before anything is written, if the disk is too small.
     """
     if name is None:
         name = "plain" if plain else "hybridstitch"
@@ -62,14 +65,17 @@ def pack(
         sources[TUNED_FILE] = _tuned(Path(recipes))
     destination = Path(out).resolve()
     destination.mkdir(parents=True, exist_ok=True)
-    _require_space(destination, sources)
+    final = destination / f"{file_name(name, version)}{'' if archive_format == 'no-archive' else '.mar'}"
+    _keep_others(final, name, version)
+    needed = _needed_space(sources)
+    logger.info("packing needs %s on the disk of %s", size_text(needed), destination)
+    require_space(destination, needed, "packing")
     with tempfile.TemporaryDirectory(prefix=".packing-", dir=destination) as work:
         stage = Path(work, "stage")
         _stage(stage, handler, sources, modules)
         shutil.copy(config, stage / "model-config.yaml")
         _run_archiver(Path(work), handler.name, name, version, archive_format)
         built = next(Path(work, "out").iterdir())
-        final = destination / built.name
         if final.is_dir():
             shutil.rmtree(final)
         built.replace(final)
@@ -77,22 +83,26 @@ def pack(
     return final
 
 
-def find_archives(store: str | Path) -> list[Path]:
-    """The archives of a model store, unpacked ones too, by name."""
-    unpacked = (path.parents[1] for path in Path(store).glob("*/MAR-INF/MANIFEST.json"))
-    return sorted([*Path(store).glob("*.mar"), *unpacked])
-
-
 def _name_problems(name: str, version: str, archive_format: str) -> list[Problem]:
-    expected = "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit"
-    problems = [
-        Problem(field, expected, value)
-        for field, value in (("name", name), ("version", version))
-        if not NAME.fullmatch(value)
-    ]
+    problems = [*name_problems("name", name), *name_problems("version", version)]
     if archive_format not in FORMATS:
         problems.append(Problem("format", f"one of: {', '.join(FORMATS)}", archive_format))
     return problems
+
+
+def _keep_others(final: Path, name: str, version: str) -> None:
+    """Refuse to replace another model's archive: version 2.0 of `a` and version 1.0 of `a-2.0` share a file name."""
+    if not final.exists():
+        return
+    try:
+        held = read_archive(final)
+    except InvalidInput:
+        if final.is_dir():  # whatever it holds, it is no archive
+            raise
+        return
+    if (held.name, held.version) != (name, version):
+        expected = f"another: {final.name} holds version {held.version} of {held.name}"
+        raise InvalidInput([Problem("name", expected, name)])
 
 
 def _file_problems(handler: Path, config: Path, modules: Sequence[Path]) -> list[Problem]:
@@ -175,12 +185,10 @@ def _files(path: Path) -> list[Path]:
     return [Path(root, file) for root, _, files in os.walk(path, followlinks=True) for file in files]
 
 
-def _require_space(destination: Path, sources: dict[str, Path]) -> None:
-    """The archiver copies everything once before it writes the archive."""
+def _needed_space(sources: dict[str, Path]) -> int:
+    """Bytes: in every format, a folder too, the archiver gathers a copy of everything and then writes another."""
     size = sum(file.stat().st_size for source in sources.values() for file in _files(source))
-    needed, free = 2 * size + 2**24, shutil.disk_usage(destination).free
-    if free < needed:
-        raise OSError(f"packing needs {needed / 2**30:.1f} GiB on {destination}, {free / 2**30:.1f} GiB are free")
+    return 2 * size + 2**24
 
 
 def _stage(stage: Path, handler: Path, sources: dict[str, Path], modules: Sequence[Path]) -> None:

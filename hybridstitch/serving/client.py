@@ -1,53 +1,45 @@
-"""A client for the endpoints and for TorchServe's management address, over HTTP."""
+"""A client for the endpoints and for TorchServe's management address, over HTTP or gRPC."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-import requests
-from PIL import Image
+from hybridstitch.errors import Problem, raise_if
+from hybridstitch.serving.answers import Reply, Result, ServiceError
+from hybridstitch.serving.manifest import name_problems
+from hybridstitch.serving.tokens import Token
+from hybridstitch.serving.transport import Transport
+from hybridstitch.serving.transport_http import HttpTransport, Site
 
-
-class ServiceError(RuntimeError):
-    """The server refused or failed. `status` is HTTP's, `kind` the error's type.
-
-    `problems` lists every wrong field as {"field", "expected", "got"}; empty if the request was not the cause.
-    """
-
-    def __init__(self, status: int, kind: str, message: str, problems: list[dict[str, Any]]):
-        self.status = status
-        self.kind = kind
-        self.problems = problems
-        details = "".join(f"\n  {each['field']}: expected {each['expected']}, got {each['got']!r}" for each in problems)
-        super().__init__(f"{status} {kind}: {message}{details}")
-
-
-@dataclass(frozen=True)
-class Result:
-    """One picture with the report of how it was made."""
-
-    image_bytes: bytes
-    report: dict[str, Any]
-    seed: int
-    headers: Mapping[str, str]
-
-    @property
-    def image(self) -> Image.Image:
-        return Image.open(io.BytesIO(self.image_bytes))
+MODEL = "hybridstitch"
+MOST_AT_ONCE = 64
+LOADING_SECONDS = 1200.0
+"""The default limit for calls that wait until workers have loaded their models."""
 
 
 class Client:
-    """Talks to one server. Every call ends after `timeout` seconds: TorchServe itself never gives up waiting.
+    """Talks to one server. Every wait ends: TorchServe itself never gives up.
 
-    url: where predictions are served, for instance "http://127.0.0.1:8080".
-    token, management_token: what key_file.json of the server says; None for a server without tokens.
-    management_url: only for register, unregister and describe.
-    Calls raise ServiceError for an error answer, and requests' exceptions if there is no answer at all.
+    url: where predictions are served, "http://127.0.0.1:8080"; for gRPC "127.0.0.1:7070", or with http:// or
+        https:// before it.
+    management_url: the same for describe, models, register, unregister, scale and set_default.
+    timeout: seconds, over 0. Over HTTP the limit of each wait for bytes of an answer, and so of every event of a
+        stream, with 10 s at most to connect; over gRPC that of a whole call.
+    token, management_token: what key_file.json of the server says. Without them HYBRIDSTITCH_TOKEN and
+        HYBRIDSTITCH_MANAGEMENT_TOKEN of the environment, then `key_file` (or HYBRIDSTITCH_KEY_FILE), which is read
+        again when the server refuses a token; without all these none is sent.
+    transport: "http", or "grpc", which needs the extra `serve`.
+
+    Calls raise ServiceError for an error answer, ServiceTimeout and ServiceUnreachable, kinds of it, for none, and
+    InvalidInput for arguments that cannot be sent. A client may be used by several threads. `model` may name a
+    version, "hybridstitch/1.0".
     """
 
     def __init__(
@@ -57,62 +49,137 @@ class Client:
         timeout: float = 60,
         management_url: str | None = None,
         management_token: str | None = None,
+        *,
+        transport: str = "http",
+        key_file: str | Path | None = None,
     ):
+        problems = [_limit_problem("timeout", timeout)]
+        if transport not in ("http", "grpc"):
+            problems.append(Problem("transport", "one of: http, grpc", transport))
+        raise_if([problem for problem in problems if problem])
         self.url = url.rstrip("/")
         self.timeout = timeout
-        self._token = token
-        self._management_url = management_url
-        self._management_token = management_token
-        self._session = requests.Session()
-        # A proxy of the environment cannot reach a server on this machine.
-        self._session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
+        tokens = [Token("inference", token, key_file)]
+        if management_url is not None:
+            tokens.append(Token("management", management_token, key_file))
+        connect = _connect_grpc if transport == "grpc" else _connect_http
+        self._transport = connect(url, management_url, tokens, timeout)
 
-    def generate(self, prompt: str, model: str = "hybridstitch", **fields: Any) -> Result:
-        """Draw one picture. `model` may name a version ("hybridstitch/1.0"); `fields` are those of the request."""
-        response = self.predict({"prompt": prompt, **fields, "response_format": "json"}, model)
-        document = response.json()
-        picture = document["data"][0]
-        return Result(base64.b64decode(picture["b64_json"]), document["report"], picture["seed"], response.headers)
+    def __enter__(self) -> Self:
+        return self
 
-    def predict(self, payload: Any, model: str = "hybridstitch") -> requests.Response:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections up. Without it they end with the client."""
+        self._transport.close()
+
+    def generate(self, prompt: str, model: str = MODEL, **fields: Any) -> Result:
+        """Draw what `prompt` says; `fields` are those of the request."""
+        return self._draw({"prompt": prompt, **fields}, model)
+
+    def generate_many(
+        self, requests: Sequence[str | Mapping[str, Any]], model: str = MODEL, *, concurrency: int = 4, **common: Any
+    ) -> list[Result | Exception]:
+        """Draw several requests, each a prompt or a dict of its fields, `concurrency` (1 to 64) at a time.
+
+        `common` are fields for all that do not have them themselves. Nothing is lost: in the order of `requests`,
+        each element is the Result or the exception that this request ended with.
+        """
+        raise_if(_range_problems(concurrency=(concurrency, 1, MOST_AT_ONCE)))
+        filled = [{**common, **({"prompt": each} if isinstance(each, str) else each)} for each in requests]
+        with ThreadPoolExecutor(concurrency) as pool:
+            return list(pool.map(partial(self._attempt, model=model), filled))
+
+    def stream(self, prompt: str, model: str = MODEL, **fields: Any) -> Iterator[dict[str, Any]]:
+        """Draw, and hear of it on the way: events as dicts, over HTTP only.
+
+        The last is {"event": "result", …}, which Result.from_document reads; the event "error" is raised as
+        ServiceError. Leaving the iterator (`break`, then nothing holds it, or its `close()`) closes the connection.
+        """
+        payload = {"prompt": prompt, **fields, "stream": True, "response_format": "json"}
+        return self._transport.stream(model, payload)
+
+    def explain(self, prompt: str, model: str = MODEL, **fields: Any) -> dict[str, Any]:
+        """Which words made the picture what it is: the answer of /explanations/`model`."""
+        return self._transport.explain(model, {"prompt": prompt, **fields}).json()
+
+    def predict(self, payload: Any, model: str = MODEL) -> Reply:
         """Send a request as it is and return the answer as it comes."""
-        return self._call("POST", f"{self.url}/predictions/{model}", self._token, json=payload)
+        return self._transport.predict(model, payload)
 
     def health(self) -> bool:
         """Whether the server answers. It may do so before a model is ready to draw."""
         try:
-            return self._call("GET", f"{self.url}/ping", self._token).json()["status"] == "Healthy"
-        except (requests.RequestException, ServiceError):
+            return self._transport.status() == "Healthy"
+        except ServiceError:
             return False
 
-    def describe(self, model: str = "hybridstitch", *, customized: bool = True) -> list[dict[str, Any]]:
-        """TorchServe's description of each version; with `customized`, what the endpoint says of itself, too."""
-        query = {"customized": "true"} if customized else None
-        return self._manage("GET", f"/models/{model}", params=query).json()
+    def describe(self, model: str = MODEL, *, customized: bool = True) -> list[dict[str, Any]]:
+        """TorchServe's description of the default version, the one named, or "`model`/all" of them.
+
+        With `customized`, also what the endpoint says of itself.
+        """
+        return self._transport.describe(model, customized)
 
     def models(self) -> list[str]:
         """The names of the registered models."""
-        listed = self._manage("GET", "/models", params={"limit": 1000}).json()["models"]
-        return [model["modelName"] for model in listed]
+        return [model["modelName"] for model in self._transport.models()]
 
-    def register(self, archive: str, model: str, *, timeout: float = 1200) -> None:
-        """Load an archive of the server's model store under a name and wait until it is ready to draw.
+    def register(
+        self,
+        archive: str,
+        model: str,
+        *,
+        batch_size: int | None = None,
+        max_batch_delay_ms: int | None = None,
+        initial_workers: int = 1,
+        timeout: float = LOADING_SECONDS,
+    ) -> None:
+        """Load an archive of the server's model store under a name and wait until its workers are ready to draw.
 
+        batch_size, max_batch_delay_ms: at least 1; None: the archive's own. initial_workers: at least 1.
         A registration that fails leaves nothing behind.
         """
+        fields = {"batch_size": batch_size, "max_batch_delay": max_batch_delay_ms, "initial_workers": initial_workers}
+        given = {name: value for name, value in fields.items() if value is not None}
+        wrong = _range_problems(**{name: (value, 1, None) for name, value in given.items()})
+        raise_if([*name_problems("model", model), *wrong])
         before = self._versions(model)
-        query = {"url": archive, "model_name": model, "initial_workers": 1, "synchronous": "true"}
         try:
-            self._manage("POST", "/models", params=query, timeout=timeout)
-        except (ServiceError, requests.RequestException):
+            self._transport.register({"url": archive, "model_name": model, **given}, timeout)
+        except ServiceError:
             # TorchServe keeps a model whose start failed, and would refuse the next try for it.
-            for version in self._versions(model) - before:
-                self.unregister(model, version)
+            with suppress(ServiceError):
+                for version in self._versions(model) - before:
+                    self.unregister(model, version)
             raise
 
     def unregister(self, model: str, version: str | None = None) -> None:
-        """Unload a model: one version of it, or the default one."""
-        self._manage("DELETE", f"/models/{model}" + (f"/{version}" if version else ""))
+        """Unload a model: one version of it, or the default one, which must be the last."""
+        self._transport.unregister(_named(model, version))
+
+    def scale(self, model: str, workers: int, version: str | None = None, *, timeout: float = LOADING_SECONDS) -> None:
+        """Give a version, or the default one, so many workers, and wait until they are ready. 0 only over HTTP."""
+        raise_if(_range_problems(workers=(workers, 0, None)))
+        self._transport.scale(_named(model, version), workers, timeout)
+
+    def set_default(self, model: str, version: str) -> None:
+        """Let requests that name no version have this one."""
+        self._transport.set_default(_named(model, version))
+
+    def _draw(self, fields: Mapping[str, Any], model: str) -> Result:
+        reply = self.predict({**fields, "response_format": "json"}, model)
+        return Result.from_document(reply.json(), reply.headers)
+
+    def _attempt(self, fields: Mapping[str, Any], model: str) -> Result | Exception:
+        try:
+            return self._draw(fields, model)
+        except Exception as error:
+            return error
 
     def _versions(self, model: str) -> set[str]:
         try:
@@ -122,27 +189,38 @@ class Client:
                 return set()
             raise
 
-    def _manage(self, method: str, path: str, **options: Any) -> requests.Response:
-        if self._management_url is None:
-            raise ValueError("management_url: expected the server's management address, got None")
-        return self._call(method, self._management_url.rstrip("/") + path, self._management_token, **options)
 
-    def _call(self, method: str, url: str, token: str | None, **options: Any) -> requests.Response:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        response = self._session.request(method, url, headers=headers, **{"timeout": self.timeout, **options})
-        if not response.ok:
-            raise _error_of(response)
-        return response
+def _connect_http(url: str, management_url: str | None, tokens: list[Token], timeout: float) -> Transport:
+    management = Site("management_url", management_url, tokens[1], timeout) if management_url else None
+    return HttpTransport(Site("url", url, tokens[0], timeout), management)
 
 
-def _error_of(response: requests.Response) -> ServiceError:
-    """The error in an answer: ours has the form of the interface, TorchServe's own has `type` and `message`."""
+def _connect_grpc(url: str, management_url: str | None, tokens: list[Token], timeout: float) -> Transport:
     try:
-        document = response.json()
-    except ValueError:
-        document = {}
-    if not isinstance(document, dict):
-        document = {}
-    error = document.get("error", document)
-    message = error.get("message") or response.text[:500] or response.reason
-    return ServiceError(response.status_code, error.get("type", "server_error"), message, error.get("problems", []))
+        from hybridstitch.serving.protos import INFERENCE, MANAGEMENT
+        from hybridstitch.serving.transport_grpc import GrpcTransport, Service
+
+        inference = Service("url", url, INFERENCE, tokens[0], timeout)
+    except ImportError as error:
+        message = f"transport='grpc' needs the extra `serve`, pip install 'hybridstitch[serve]': {error}"
+        raise ImportError(message) from error
+    management = Service("management_url", management_url, MANAGEMENT, tokens[1], timeout) if management_url else None
+    return GrpcTransport(inference, management)
+
+
+def _named(model: str, version: str | None) -> str:
+    return f"{model}/{version}" if version else model
+
+
+def _limit_problem(name: str, seconds: float) -> Problem | None:
+    is_fine = isinstance(seconds, int | float) and 0 < seconds < math.inf
+    return None if is_fine else Problem(name, "seconds, over 0 and finite", seconds)
+
+
+def _range_problems(**values: tuple[Any, int, int | None]) -> list[Problem]:
+    """What is wrong with whole numbers given as (value, lowest, highest or None)."""
+    return [
+        Problem(name, f"an integer, at least {low}" + (f", at most {high}" if high else ""), value)
+        for name, (value, low, high) in values.items()
+        if type(value) is not int or value < low or (high is not None and value > high)
+    ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -11,9 +13,13 @@ from ts.torch_handler.base_handler import BaseHandler
 
 import hybridstitch
 from hybridstitch.catalogue import Catalogue
+from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pair import SizeLimits, describe_pair
-from hybridstitch.serving.request import GenerationRequest, field_checks, parse_request
-from hybridstitch.serving.response import Answer, Rendering, attempt, encode
+from hybridstitch.serving.batch import Job, Preview, Progress, groups
+from hybridstitch.serving.fields import request_schema
+from hybridstitch.serving.metrics import Metrics
+from hybridstitch.serving.request import GenerationRequest, parse_request
+from hybridstitch.serving.response import Answer, Rendering, attempt, encode, error_answer, fitting, last_event
 from hybridstitch.serving.torchserve import (
     Row,
     Settings,
@@ -22,28 +28,31 @@ from hybridstitch.serving.torchserve import (
     read_rows,
     read_settings,
     send,
+    send_piece,
 )
 
 
 class Endpoint(BaseHandler):
-    """Parse, draw, encode. Every item of a batch is a row, a request, a rendering and then an answer; one that
-    goes wrong becomes its answer at once, and its neighbours go on.
+    """Parse, draw, encode. Every item of a batch is a row, a job and then an answer; one that goes wrong becomes its
+    answer at once, and its neighbours go on. Jobs that can share a forward are drawn as one tensor.
 
-    A handler says how to `load` its models, which must set `size_limits`, and how to `draw` a request.
+    A handler says how to `load` its models, which must set `size_limits`, and how to `draw` requests.
     """
 
     settings: Settings
     size_limits: SizeLimits
     catalogue: Catalogue | None = None
     """The recipes and strategies that a request may name; None on an endpoint without recipes."""
+    preview: Preview | None = None
+    """Turns the latents of a step into pictures; endpoints with a catalogue have it."""
 
     @abstractmethod
     def load(self) -> None:
         """Load the models as `self.settings` say and set `self.size_limits`."""
 
     @abstractmethod
-    def draw(self, request: GenerationRequest) -> Rendering:
-        """Draw one picture."""
+    def draw(self, requests: Sequence[GenerationRequest], progress: Progress) -> list[Rendering]:
+        """The pictures of requests that are alike in all that `together` compares; `progress` watches each step."""
 
     def initialize(self, context: Context) -> None:
         """Load everything; a wrong setting, a wrong default or models that do not fit end the start by name."""
@@ -55,22 +64,68 @@ class Endpoint(BaseHandler):
             self.parse({"prompt": "any"})
         self.initialized = True
 
-    def preprocess(self, rows: list[dict[str, Any]]) -> list[GenerationRequest | Answer]:
-        """TorchServe's rows to requests."""
+    def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Answer]:
+        """TorchServe's rows to jobs."""
         return [attempt(self.read, row) for row in read_rows(rows, self.context)]
 
-    def inference(self, requests: list[GenerationRequest | Answer]) -> list[Rendering | Answer]:
-        """Requests to pictures."""
-        return [attempt(self.draw, request) for request in requests]
+    def inference(self, items: list[Job | Answer]) -> list[Answer]:
+        """Jobs to answers, in the order that they came in."""
+        metrics = Metrics(self.context)
+        answers = {index: item for index, item in enumerate(items) if isinstance(item, Answer)}
+        for answer in answers.values():
+            metrics.answered("none", answer.outcome)
+        for group in groups([item for item in items if isinstance(item, Job)], self.settings.pictures_per_forward):
+            for job, answer in zip(group, self.answer_group(group, metrics), strict=True):
+                answer = fitting(answer, self.settings.max_response_bytes)
+                metrics.answered(_recipe_name(job.request), answer.outcome)
+                answers[job.index] = last_event(answer) if job.has_begun else answer
+        return [answers[index] for index in range(len(items))]
 
-    def postprocess(self, renderings: list[Rendering | Answer]) -> list[bytes]:
-        """Pictures to what goes over the wire."""
-        answers = [attempt(encode, rendering) for rendering in renderings]
+    def postprocess(self, answers: list[Answer]) -> list[bytes]:
+        """Answers to what goes over the wire."""
         return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
 
-    def read(self, row: Row) -> GenerationRequest:
-        """The request of one row. Raises InvalidInput that names everything wrong with it."""
-        return self.parse(decode_payload(row))
+    def explain_handle(self, items: list[Job | Answer], _raw: Any) -> list[bytes]:
+        """The answers to `POST /explanations/<model>`."""
+        refusal = InvalidInput([Problem("explain", "a prediction: this endpoint explains nothing", "an explanation")])
+        return self.postprocess([error_answer(refusal) for _ in items])
+
+    def answer_group(self, group: Sequence[Job], metrics: Metrics) -> list[Answer]:
+        """The answers of jobs that are drawn together. If that fails, each is tried alone, so that none suffers."""
+        for job in group:
+            job.check_deadline()
+            if job.queued is not None:
+                metrics.waited(_recipe_name(job.request), job.queued)
+        alive = [job for job in group if not job.has_expired]
+        results: dict[int, Rendering | Answer] = {}
+        if alive:
+            drawn = self.draw_group(alive)
+            results = {job.index: result for job, result in zip(alive, drawn, strict=True)}
+            reports = [result.report for result in drawn if isinstance(result, Rendering)]
+            if reports:
+                metrics.drew(max(report["batch_size"] for report in reports), reports)
+        return [
+            error_answer(job.expired_error(), job.request_id)
+            if job.has_expired
+            else attempt(encode, results[job.index])
+            for job in group
+        ]
+
+    def draw_group(self, jobs: Sequence[Job]) -> Sequence[Rendering | Answer]:
+        """A rendering for each job, or the answer that says why there is none."""
+        progress = Progress(jobs, self.size_limits.multiple_of, self.preview)
+        try:
+            return self.draw([job.request for job in jobs], progress)
+        except Exception as error:
+            if len(jobs) > 1 and not all(job.has_expired for job in jobs):
+                return [result for job in jobs for result in self.draw_group([job])]
+            return [error_answer(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
+
+    def read(self, row: Row) -> Job:
+        """The job of one row. Raises InvalidInput that names everything wrong with it."""
+        request = self.parse(decode_payload(row))
+        piece = partial(send_piece, context=self.context, index=row.index)
+        return Job(row.index, request, row.sent_at, row.queued, piece)
 
     def parse(self, payload: Any) -> GenerationRequest:
         """The request in a decoded payload, with this endpoint's defaults."""
@@ -79,14 +134,22 @@ class Endpoint(BaseHandler):
     def describe_handle(self) -> dict[str, Any]:
         """What this endpoint is and takes: the answer to `GET /models/<model>?customized=true`."""
         packages = ("torch", "diffusers", "transformers", "torchserve")
-        no_value = object()  # fails every check, so that each says what it expects
+        defaults = self.parse({"prompt": "any", "seed": 0}).to_dict()
+        schema = request_schema(self.size_limits, defaults, self.catalogue)
         return {
             "versions": {"hybridstitch": hybridstitch.__version__} | {name: version(name) for name in packages},
             "device": str(self.settings.device),
             "dtype": str(self.settings.dtype).removeprefix("torch."),
-            "fields": {name: check(no_value) for name, check in field_checks(self.size_limits).items()},
+            "request_schema": schema,
             "limits": vars(self.size_limits),
-            "defaults": self.parse({"prompt": "any", "seed": 0}).to_dict(),
+            "defaults": defaults,
             "pair": describe_pair(self.settings.folder),
             **(self.catalogue.describe() if self.catalogue else {}),
         }
+
+
+def _recipe_name(request: GenerationRequest) -> str:
+    """Few enough names for a label of a metric."""
+    if request.speed is not None:
+        return "tuned"
+    return request.recipe.name if request.recipe else "plain"

@@ -1,25 +1,28 @@
-"""What a client may ask for: one table of fields, every wrong one named at once."""
+"""What a client may ask for: one valid request out of a payload, or every wrong field named at once."""
 
 from __future__ import annotations
 
+import json
 import secrets
-import unicodedata
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SizeLimits
-from hybridstitch.recipes import Recipe
+from hybridstitch.recipe import Recipe
+from hybridstitch.region import Region, region_problems
+from hybridstitch.schema import mismatch
+from hybridstitch.serving.fields import MAX_SEED, request_fields
 
-MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_FIELDS = 64  # bounds the error answer: a request with more is refused as a whole
 MAX_DEPTH = 16  # no valid request nests deeper, and deeper ones could exhaust Python's stack
-
-Check = Callable[[Any], "str | None"]
-"""Takes a value and says what was expected instead, or None if the value is fine."""
+DELIVERY = ("request_id", "deadline_ms", "stream", "previews")
+"""Fields about the exchange. The picture does not depend on them."""
+OF_STITCHING = ("region", "previews")
+"""Fields that an endpoint without recipes does not have."""
 
 BUILT_IN_DEFAULTS: dict[str, Any] = {
     "prompt": None,
@@ -27,9 +30,13 @@ BUILT_IN_DEFAULTS: dict[str, Any] = {
     "seed": None,
     "num_inference_steps": 28,
     "guidance_scale": 4.5,
+    "num_images": 1,
+    "region": None,
     "output_format": "png",
     "output_quality": 90,
-    "response_format": "image",
+    "stream": False,
+    "previews": 0,
+    "deadline_ms": None,
 }
 
 
@@ -47,87 +54,121 @@ class GenerationRequest:
     guidance_scale: float
     width: int
     height: int
+    num_images: int
     recipe: Recipe | None
     speed: float | None
+    region: Region | None
     output_format: str
     output_quality: int
     response_format: str
+    stream: bool
+    previews: int
+    deadline_ms: int | None
     request_id: str
 
+    @property
+    def seeds(self) -> range:
+        """The seed of each of its pictures."""
+        return range(self.seed, self.seed + self.num_images)
+
+    @property
+    def together(self) -> str:
+        """Equal for requests whose pictures can be drawn as one tensor."""
+        recipe = self.recipe and self.recipe.to_dict()
+        return json.dumps(
+            [self.width, self.height, self.num_inference_steps, self.guidance_scale, recipe, self.speed, self.region]
+        )
+
+    def of_image(self, index: int) -> Self:
+        """The request for one of its pictures alone."""
+        return replace(self, seed=self.seeds[index], num_images=1)
+
     def to_dict(self) -> dict[str, Any]:
-        """The request that makes this very picture again; `request_id` names an exchange, so it is left out."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        del values["request_id"]
-        recipe, speed = values.pop("recipe"), values.pop("speed")
+        """The request that makes these very pictures again, without the fields that are about the exchange."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in DELIVERY}
+        recipe, speed, region = values.pop("recipe"), values.pop("speed"), values.pop("region")
         chosen = {} if recipe is None else {"recipe": recipe.to_dict()}
-        return values | chosen | ({} if speed is None else {"speed": speed})
+        chosen |= {} if speed is None else {"speed": speed}
+        return values | chosen | ({} if region is None else {"region": list(region)})
 
 
 def parse_request(
     payload: Any, defaults: Mapping[str, Any], limits: SizeLimits, catalogue: Catalogue | None = None
 ) -> GenerationRequest:
-    """Check a decoded JSON payload and fill in what it leaves out.
+    """Check a decoded payload and fill in what it leaves out.
 
     `defaults` come from the operator and override the built-in ones; a None in it means "not set".
-    Without a `catalogue` the endpoint has no recipes and the field is unknown.
+    Without a `catalogue` the endpoint has no recipes, and `recipe`, `speed` and OF_STITCHING are unknown.
     Raises InvalidInput with one problem for every wrong field.
     """
     _raise_if_shapeless(payload)
     width, height = limits.default
-    checks = field_checks(limits)
-    known = [*checks, "recipe", "speed"] if catalogue else [*checks]
-    values = {
-        **BUILT_IN_DEFAULTS,
-        "width": width,
-        "height": height,
-        "request_id": uuid.uuid4().hex,
-        **{name: value for name, value in defaults.items() if value is not None},
-        **payload,
-    }
+    schemas = request_fields(limits)
+    if catalogue is None:
+        schemas = {name: schema for name, schema in schemas.items() if name not in OF_STITCHING}
+    known = [*schemas, "recipe", "speed"] if catalogue else [*schemas]
+    given = {**{name: value for name, value in defaults.items() if value is not None}, **payload}
+    values = {**BUILT_IN_DEFAULTS, "width": width, "height": height, "request_id": uuid.uuid4().hex, **given}
+    values.setdefault("response_format", "image" if _is_one_picture(values) else "json")
     problems = [
         Problem(name[:80], f"one of the known fields: {', '.join(known)}", value)
-        for name, value in values.items()
+        for name, value in given.items()
         if name not in known
     ]
-    for name, check in checks.items():
-        if expected := check(values[name]):
-            problems.append(Problem(name, expected, values[name]))
+    for name, schema in schemas.items():
+        if rule := mismatch(schema, values[name]):
+            problems.append(Problem(name, rule, values[name]))
+    wrong = {problem.field for problem in problems}
     recipe, speed = None, None
     if catalogue:
-        asked, speed = values.pop("recipe", catalogue.default), values.pop("speed", None)
-        if {"speed", "recipe"} <= payload.keys():
-            problems.append(Problem("speed", "no recipe beside it", speed))
-        if "recipe" in payload and "speed" not in payload:
-            speed = None  # the operator's default
-        if "speed" in payload or speed is not None:
-            problems.extend(catalogue.speed_problems(speed))
-        else:
-            try:
-                recipe = catalogue.resolve(asked)
-            except InvalidInput as error:
-                problems.extend(error.problems)
+        recipe, speed = _chosen(values, payload, catalogue, problems)
+    problems += _problems_between(values, wrong)
     raise_if(problems)
     if values["seed"] is None:
-        values["seed"] = secrets.randbelow(MAX_SEED + 1)
+        values["seed"] = secrets.randbelow(MAX_SEED + 2 - values["num_images"])
     values["guidance_scale"] = float(values["guidance_scale"])
-    return GenerationRequest(**values, recipe=recipe, speed=speed)
+    region = values.pop("region")
+    return GenerationRequest(**values, recipe=recipe, speed=speed, region=region and tuple(region))
 
 
-def field_checks(limits: SizeLimits) -> dict[str, Check]:
-    """Every field but `recipe` and `speed`, which the catalogue checks, and what its value must satisfy."""
-    return {
-        "prompt": _text(1, 2000),
-        "negative_prompt": _text(0, 2000),
-        "seed": _or_null(_integer(0, MAX_SEED)),
-        "num_inference_steps": _integer(1, 100),
-        "guidance_scale": _number(0, 20),
-        "width": limits.expected,
-        "height": limits.expected,
-        "output_format": _choice("png", "jpeg", "webp"),
-        "output_quality": _integer(1, 100),
-        "response_format": _choice("image", "json"),
-        "request_id": _identifier(128),
-    }
+def _is_one_picture(values: Mapping[str, Any]) -> bool:
+    return values["num_images"] == 1 and values["stream"] is not True
+
+
+def _chosen(
+    values: dict[str, Any], payload: Mapping[str, Any], catalogue: Catalogue, problems: list[Problem]
+) -> tuple[Recipe | None, float | None]:
+    """The recipe that is asked for, or the speed; what is wrong with them joins the problems."""
+    asked, speed = values.pop("recipe", catalogue.default), values.pop("speed", None)
+    if {"speed", "recipe"} <= payload.keys():
+        problems.append(Problem("speed", "no recipe beside it", speed))
+    if "recipe" in payload and "speed" not in payload:
+        speed = None  # the operator's default
+    if "speed" in payload or speed is not None:
+        problems.extend(catalogue.speed_problems(speed))
+        return None, speed
+    try:
+        return catalogue.resolve(asked), None
+    except InvalidInput as error:
+        problems.extend(error.problems)
+        return None, None
+
+
+def _problems_between(values: Mapping[str, Any], wrong: set[str]) -> list[Problem]:
+    """What is wrong with fields beside each other that are right by themselves."""
+    found = []
+    is_image = not {"response_format", "num_images", "stream"} & wrong and values["response_format"] == "image"
+    if is_image and not _is_one_picture(values):
+        found.append(Problem("response_format", "json for a stream and for several images", "image"))
+    if not {"seed", "num_images"} & wrong and (values["seed"] or 0) + values["num_images"] - 1 > MAX_SEED:
+        found.append(
+            Problem("seed", f"at most {MAX_SEED + 1 - values['num_images']} for so many images", values["seed"])
+        )
+    if not {"previews", "stream"} & wrong and values["previews"] and not values["stream"]:
+        found.append(Problem("previews", "0 without stream", values["previews"]))
+    if not {"region", "width", "height"} & wrong and values["region"]:
+        found += region_problems(values["region"], values["width"], values["height"])
+    return found
 
 
 def _raise_if_shapeless(payload: Any) -> None:
@@ -151,58 +192,3 @@ def _children(item: Any) -> list[Any]:
 def _kind(value: Any) -> str:
     names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _text(minimum: int, maximum: int) -> Check:
-    def check(value: Any) -> str | None:
-        if not isinstance(value, str) or not minimum <= len(value) <= maximum:
-            return f"a string of {minimum} to {maximum} characters"
-        if any(_is_unprintable(character) for character in value):
-            return "a string without control characters and unpaired surrogates"
-        return None
-
-    return check
-
-
-def _is_unprintable(character: str) -> bool:
-    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r"
-
-
-def _identifier(maximum: int) -> Check:
-    # It is echoed in a header, so nothing that could end or split one may pass.
-    def check(value: Any) -> str | None:
-        is_fine = isinstance(value, str) and 1 <= len(value) <= maximum and value.isascii()
-        return None if is_fine and value.isprintable() else f"1 to {maximum} printable ASCII characters"
-
-    return check
-
-
-def _integer(low: int, high: int) -> Check:
-    def check(value: Any) -> str | None:
-        is_fine = type(value) is int and low <= value <= high  # a bool is not an integer here
-        return None if is_fine else f"an integer within {low}..{high}"
-
-    return check
-
-
-def _number(low: float, high: float) -> Check:
-    def check(value: Any) -> str | None:
-        is_fine = type(value) in (int, float) and low <= value <= high  # false for NaN
-        return None if is_fine else f"a number within {low}..{high}"
-
-    return check
-
-
-def _choice(*names: str) -> Check:
-    def check(value: Any) -> str | None:
-        return None if isinstance(value, str) and value in names else f"one of: {', '.join(names)}"
-
-    return check
-
-
-def _or_null(inner: Check) -> Check:
-    def check(value: Any) -> str | None:
-        expected = None if value is None else inner(value)
-        return expected and f"{expected}, or null"
-
-    return check

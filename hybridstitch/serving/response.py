@@ -7,8 +7,8 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
@@ -20,16 +20,18 @@ from hybridstitch.serving.request import GenerationRequest
 MAX_PROBLEMS = 50  # bounds the error answer: one larger than TorchServe's limit would end the worker
 METADATA_KEY = "hybridstitch"  # the text chunk of a PNG that holds its request
 HEADER_PREFIX = "x-hybridstitch-"
+STREAM_TYPE = "application/x-ndjson"
+ENVELOPE_BYTES = 2**16  # headers and framing around a body count, too
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """One rendered picture with the request it answers and the report of what was computed (interface JSON)."""
+    """The pictures of a request, which is the one that makes them again, and the report of what was computed (JSON)."""
 
     request: GenerationRequest
-    image: Image.Image
+    images: Sequence[Image.Image]
     report: dict[str, Any]
 
     @property
@@ -39,12 +41,17 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes over the wire: body, type, extra headers and HTTP status."""
+    """What goes over the wire: body, type, extra headers and HTTP status. outcome: "ok", or the error's type."""
 
     body: bytes
     content_type: str
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
+    outcome: str = "ok"
+
+
+class DeadlineExceeded(Exception):  # noqa: N818 - the name that clients read
+    """A request's own `deadline_ms` passed before its picture was done."""
 
 
 def attempt(step: Callable[[Any], Any], item: Any) -> Any:
@@ -63,25 +70,48 @@ def attempt(step: Callable[[Any], Any], item: Any) -> Any:
 def encode(rendering: Rendering) -> Answer:
     """The answer in the format that the request asks for."""
     request, report = rendering.request, rendering.report
-    picture = encode_picture(rendering.image, request)
+    pictures = [encode_picture(image, request.of_image(index)) for index, image in enumerate(rendering.images)]
     headers = _headers(rendering)
     if request.response_format == "image":
-        return Answer(picture, f"image/{request.output_format}", headers)
+        return Answer(pictures[0], f"image/{request.output_format}", headers)
     document = {
         "created": int(time.time()),
-        "data": [{"b64_json": base64.b64encode(picture).decode(), "seed": request.seed}],
+        "data": [
+            {"b64_json": base64.b64encode(picture).decode(), "seed": seed}
+            for picture, seed in zip(pictures, request.seeds, strict=True)
+        ],
         "report": report,
         "warnings": report["warnings"],
     }
     return _json_answer(document, headers=headers)
 
 
+def fitting(answer: Answer, limit: int) -> Answer:
+    """The answer, or an error instead if it is larger than `limit` bytes: it would end the worker."""
+    if len(answer.body) <= limit - ENVELOPE_BYTES:
+        return answer
+    message = f"the answer has {len(answer.body)} bytes, the server allows {limit}; ask for fewer or smaller pictures"
+    return _error("response_too_large", message, 500)
+
+
+def event(name: str, **content: Any) -> Answer:
+    """One line of a stream."""
+    line = json.dumps({"event": name, **content}, allow_nan=False) + "\n"
+    return Answer(line.encode(), STREAM_TYPE)
+
+
+def last_event(answer: Answer) -> Answer:
+    """The answer as the last line of a stream that has begun: its status is out already, so an error is in the line."""
+    name = "result" if answer.outcome == "ok" else "error"
+    return replace(event(name, **json.loads(answer.body)), outcome=answer.outcome)
+
+
 def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
-    """The picture as PNG, JPEG or WebP bytes; a PNG carries the request that makes it again."""
+    """The picture as PNG, JPEG or WebP bytes; a PNG carries its request, as a file: any picture can be made again."""
     options: dict[str, Any] = {"quality": request.output_quality}
     if request.output_format == "png":
         metadata = PngInfo()
-        metadata.add_text(METADATA_KEY, json.dumps(request.to_dict(), sort_keys=True))
+        metadata.add_text(METADATA_KEY, json.dumps({**request.to_dict(), "response_format": "image"}, sort_keys=True))
         options = {"pnginfo": metadata}
     buffer = io.BytesIO()
     image.save(buffer, format=request.output_format, **options)
@@ -89,7 +119,9 @@ def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
 
 
 def error_answer(error: Exception, request_id: str | None = None) -> Answer:
-    """The error document: 400 with every problem for a refused input, else 500 with the details in the log."""
+    """The error document: 400 with every problem for a refused input, 504 after a deadline, else 500."""
+    if isinstance(error, DeadlineExceeded):
+        return _error("deadline_exceeded", str(error), 504, request_id=request_id)
     if isinstance(error, InvalidInput):
         problems = [problem.to_dict() for problem in error.problems[:MAX_PROBLEMS]]
         names = ", ".join(problem["field"] for problem in problems)
@@ -118,9 +150,10 @@ def _headers(rendering: Rendering) -> dict[str, str]:
 
 
 def _error(kind: str, message: str, status: int, **details: Any) -> Answer:
-    return _json_answer({"error": {"type": kind, "message": message, **details}}, status=status)
+    document = {"error": {"type": kind, "message": message, **details}}
+    return replace(_json_answer(document), status=status, outcome=kind)
 
 
-def _json_answer(document: dict[str, Any], headers: dict[str, str] | None = None, status: int = 200) -> Answer:
+def _json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:
     # ASCII only: a refused value may hold characters that UTF-8 cannot carry.
-    return Answer(json.dumps(document, allow_nan=False).encode(), "application/json", headers or {}, status)
+    return Answer(json.dumps(document, allow_nan=False).encode(), "application/json", headers or {})

@@ -11,23 +11,21 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Self
 
 import requests
 
-from hybridstitch.errors import InvalidInput, Problem
-from hybridstitch.serving.archive import NAME, ROOT
+from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.serving.archive import ROOT
 from hybridstitch.serving.client import Client, ServiceError
-from hybridstitch.serving.process import (
-    choose_ports,
-    end_process,
-    server_environment,
-    short_temporary_folder,
-)
+from hybridstitch.serving.disk import leaving_nothing, require_space
+from hybridstitch.serving.machine import LOOPBACK, choose_ports
+from hybridstitch.serving.manifest import Archive, name_problems, read_archive
+from hybridstitch.serving.process import end_process, server_environment, short_temporary_folder
 
-LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+EVERYWHERE = "0.0.0.0"
 START_SECONDS = 120
 CONSOLE_LINES = 40  # kept to explain a server that ended; the whole log is in its temporary folder
 
@@ -42,6 +40,7 @@ class Server:
             server.client.generate("a red apple on blue")
 
     host: the address that predictions are served at, over HTTP and gRPC; management stays on this machine.
+    metrics_host: the address for Prometheus, which needs no token.
     port: inference; management and metrics take the next two, gRPC port-1010 and the one after. 0: any free ones.
     token_auth: False serves without tokens.
     Everything it writes, unpacked archives too, lies in a temporary folder (TMPDIR says where) until it stops.
@@ -53,6 +52,7 @@ class Server:
         store: str | Path = "model_store",
         *,
         host: str = LOOPBACK,
+        metrics_host: str = LOOPBACK,
         port: int = 0,
         token_auth: bool = True,
     ):
@@ -60,9 +60,10 @@ class Server:
         if not self.store.is_dir():
             raise InvalidInput([Problem("store", "an existing folder", str(store))])
         self.token_auth = token_auth
-        self._host = host
+        self._hosts = {"inference": host, "grpc_inference": host, "metrics": metrics_host}
         self._port = port
         self._stack = contextlib.ExitStack()
+        self._registering = Lock()
         self._console: deque[str] = deque(maxlen=CONSOLE_LINES)
 
     def __enter__(self) -> Self:
@@ -88,7 +89,8 @@ class Server:
     @property
     def url(self) -> str:
         """Where predictions are served."""
-        host = LOOPBACK if self._host == EVERYWHERE else self._host
+        host = self._hosts["inference"]
+        host = LOOPBACK if host == EVERYWHERE else host
         return f"http://{host}:{self.ports['inference']}"
 
     @property
@@ -116,19 +118,45 @@ class Server:
         )
 
     def register(self, model: str, archive: str | None = None) -> None:
-        """Load an archive of the store, `model`.mar by default, and wait until its worker is ready.
+        """Load an archive of the store and wait until its worker is ready; the first version is the default one.
 
-        Raises RuntimeError with the worker's own words if it does not start; nothing stays registered then.
+        archive: its file name, `model`.mar or the unpacked folder `model` by default. Its manifest says the version.
+        Raises InvalidInput for a bad name, an archive that is not there or not whole, and a version that is registered
+        already; OSError, with both numbers, if the unpacked copy does not fit; RuntimeError with the worker's own
+        words if it does not start. After any of them, nothing stays registered and no copy of the archive is left.
         """
-        if not NAME.fullmatch(model):
-            raise InvalidInput([Problem("model", "letters, digits, '.', '_' and '-'", model)])
-        log = self.home / "logs" / "model_log.log"
-        seen = log.stat().st_size if log.exists() else 0
+        raise_if(name_problems("model", model))
+        found = self._find(model, archive)
+        with self._registering, leaving_nothing(self.home, found):
+            if found.version in self.versions(model):
+                expected = f"one that is not registered for {model} yet"
+                raise InvalidInput([Problem("version", expected, found.version)])
+            require_space(self.home, found.unpacked_bytes, f"unpacking {found.path.name}")
+            log = self.home / "logs" / "model_log.log"
+            seen = log.stat().st_size if log.exists() else 0
+            try:
+                self.client.register(found.path.name, model)
+            except ServiceError as error:
+                raise RuntimeError(f"{model}: {error}{_last_words(log, seen)}") from error
+        logger.info("registered %s %s", model, found.version)
+
+    def versions(self, model: str) -> list[str]:
+        """The registered versions of a model; none of a model that is not registered."""
         try:
-            self.client.register(archive or f"{model}.mar", model)
+            return [each["modelVersion"] for each in self.client.describe(f"{model}/all", customized=False)]
         except ServiceError as error:
-            raise RuntimeError(f"{model}: {error}{_last_words(log, seen)}") from error
-        logger.info("registered %s", model)
+            if error.status == 404:
+                return []
+            raise
+
+    def _find(self, model: str, archive: str | None) -> Archive:
+        """The archive of the store with a file name, or the one named after the model."""
+        names = [archive] if archive else [f"{model}.mar", model]
+        for name in names:
+            path = self.store / name
+            if path.parent == self.store and path.exists():
+                return read_archive(path)
+        raise InvalidInput([Problem("archive", f"a file of the store: {' or '.join(names)}", str(self.store))])
 
     def workers(self, model: str) -> list[dict[str, Any]]:
         """The worker processes of a model's default version, each with `pid` and `status`."""
@@ -161,9 +189,10 @@ class Server:
     def _write_config(self) -> None:
         settings = _read_properties(ROOT / "config.properties")
         settings["model_store"] = str(self.store)
+        settings["metrics_config"] = str(ROOT / "handler" / "metrics.yaml")
         settings["disable_token_authorization"] = str(not self.token_auth).lower()
         for name, port in self.ports.items():
-            host = self._host if name.endswith("inference") else LOOPBACK
+            host = self._hosts.get(name, LOOPBACK)
             if name.startswith("grpc"):
                 settings[f"{name}_address"] = host
                 settings[f"{name}_port"] = str(port)

@@ -27,14 +27,15 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     return lines + [f"warning: {warning}" for warning in report["warnings"]]
 
 
-def mask_overlay(image: Image.Image, report: dict[str, Any]) -> Image.Image:
+def mask_overlay(image: Image.Image, report: dict[str, Any], number: int = 0) -> Image.Image:
     """The picture, tinted where the large model rendered a token at more steps than elsewhere.
 
+    number: which of the report's pictures it is, from 0.
     Raises InvalidInput for the report of an endpoint that has no mask.
     """
     if "mask" not in report:
         raise InvalidInput([Problem("mask-overlay", "an endpoint that reports a mask", report["recipe"]["name"])])
-    steps = np.array(report["mask"]["large_steps"][0], dtype=np.float64)
+    steps = np.array(report["mask"]["large_steps"][number], dtype=np.float64)
     relative = (steps - steps.min()) / max(np.ptp(steps), 1)
     alpha = Image.fromarray((255 * STRENGTH * relative).astype(np.uint8))
     picture = image.convert("RGB")

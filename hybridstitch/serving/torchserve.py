@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +14,20 @@ from typing import Any
 
 import torch
 from ts.context import Context
+from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
 
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.serving.payload import decode_body, form_fields, parse_json
 from hybridstitch.serving.response import Answer
 
 PAIR_FOLDER = "pair"  # where an archive keeps the models
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
+PICTURES_PER_FORWARD = 8
+STARTED = "x-request-start"
+"""When the client or its proxy sent the request: `t=` and seconds since 1970, as nginx writes it, or milliseconds."""
+OLDEST_SECONDS = 86400  # a start further back than a day, or in the future, is a clock that is wrong
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +41,35 @@ class Settings:
     dtype: torch.dtype
     defaults: Mapping[str, Any]
     strategies: Mapping[str, Any] | None
+    pictures_per_forward: int = PICTURES_PER_FORWARD
+    max_response_bytes: int = MAX_RESPONSE_BYTES
 
 
 @dataclass(frozen=True)
 class Row:
-    """One request as TorchServe gives it: its values by key, and its headers with lower-case names."""
+    """One request as TorchServe gives it: its values by key, and its headers with lower-case names.
 
+    index: its place in the batch.
+    sent_at: seconds since 1970; when the worker got it, if the client does not say.
+    queued: seconds from then until the worker got it; None if the client does not say.
+    """
+
+    index: int
     values: Mapping[str, Any]
     headers: Mapping[str, str]
+    sent_at: float
+    queued: float | None
+
+    @property
+    def is_http(self) -> bool:
+        return _is_http(self.headers)
 
 
 def read_settings(context: Context) -> Settings:
     """The settings of this worker. Raises InvalidInput if the `handler:` section is not understood."""
     section = (context.model_yaml_config or {}).get("handler") or {}
-    known = {"dtype", "defaults", "strategies", "profile"}  # the last one is TorchServe's own
+    numbers = {"pictures_per_forward": PICTURES_PER_FORWARD, "max_response_bytes": MAX_RESPONSE_BYTES}
+    known = {"dtype", "defaults", "strategies", *numbers, "profile"}  # the last one is TorchServe's own
     problems = [
         Problem(f"handler.{name}", f"one of: {', '.join(sorted(known))}", section[name])
         for name in section
@@ -56,6 +78,12 @@ def read_settings(context: Context) -> Settings:
     dtype = section.get("dtype", "float32")
     if dtype not in DTYPES:
         problems.append(Problem("handler.dtype", f"one of: {', '.join(DTYPES)}", dtype))
+    numbers |= {name: section[name] for name in numbers if name in section}
+    problems += [
+        Problem(f"handler.{name}", "an integer of at least 1", value)
+        for name, value in numbers.items()
+        if type(value) is not int or value < 1
+    ]
     if problems:
         raise InvalidInput(problems)
     properties = context.system_properties
@@ -67,29 +95,32 @@ def read_settings(context: Context) -> Settings:
         dtype=DTYPES[dtype],
         defaults=section.get("defaults") or {},
         strategies=section.get("strategies"),
+        **numbers,
     )
 
 
 def read_rows(rows: list[dict[str, Any]], context: Context) -> list[Row]:
     """Each request of a batch with its headers."""
-    return [Row(values, _headers(context, index)) for index, values in enumerate(rows)]
+    found = []
+    for index, given in enumerate(rows):
+        values, headers = dict(given), _headers(context, index)
+        if not _is_http(headers) and STARTED in values:  # over gRPC no header arrives: it is a key of the input there
+            headers[STARTED] = bytes(values.pop(STARTED)).decode(errors="replace")
+        now = time.time()
+        sent_at = _sent_at(headers, now)
+        found.append(Row(index, values, headers, sent_at or now, sent_at and now - sent_at))
+    return found
 
 
 def decode_payload(row: Row) -> Any:
-    """The JSON value that the client sent. Raises InvalidInput for another content type and for broken JSON."""
-    if not _is_http(row.headers):
-        value = row.values.get("data")
-    else:
-        content_type = row.headers.get("content-type", "")
-        if content_type.partition(";")[0].strip().lower() != "application/json":
-            raise InvalidInput([Problem("content-type", "application/json", content_type)])
-        value = row.values.get("body")
-    if not isinstance(value, bytes | bytearray):
-        return value
-    try:
-        return json.loads(value.decode())
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput([Problem("body", "valid JSON in UTF-8", str(error))]) from error
+    """The fields that the client sent. Raises InvalidInput for another content type and for broken JSON."""
+    if row.is_http:
+        return decode_body(row.values, row.headers.get("content-type", ""))
+    payload = parse_json(row.values["data"]) if "data" in row.values else form_fields(row.values)
+    if isinstance(payload, dict) and payload.get("stream"):
+        # A unary call that is answered in pieces would leave the worker waiting for ever, and calls look all alike.
+        raise InvalidInput([Problem("stream", "false over gRPC, where only whole answers are sent", payload["stream"])])
+    return payload
 
 
 def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
@@ -103,11 +134,15 @@ def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
         if answer.status >= 400 and alone:
             raise PredictionException(answer.body.decode(), answer.status)
         context.set_response_header(index, "ts_stream_next", "false")
-    context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
-    context.set_response_content_type(index, answer.content_type)
-    for name, value in answer.headers.items():
-        context.set_response_header(index, name, value)
+    _set_head(context, index, answer)
     return answer.body
+
+
+def send_piece(piece: Answer, context: Context, index: int) -> None:
+    """Send a piece of a streamed answer at once; the body that `send` returns is then its last one. HTTP only."""
+    _set_head(context, index, piece)
+    ids = {index: context.request_ids[index]}
+    send_intermediate_predict_response({index: piece.body}, ids, "piece", HTTPStatus.OK, context)
 
 
 @contextmanager
@@ -118,6 +153,13 @@ def logged_step(name: str) -> Iterator[None]:
     logger.info("start: %s took %.2f s", name, time.perf_counter() - started)
 
 
+def _set_head(context: Context, index: int, answer: Answer) -> None:
+    context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
+    context.set_response_content_type(index, answer.content_type)
+    for name, value in answer.headers.items():
+        context.set_response_header(index, name, value)
+
+
 def _headers(context: Context, index: int) -> dict[str, str]:
     # TorchServe files the types of multipart fields, as dicts, among the headers.
     headers = context.get_all_request_header(index)
@@ -126,3 +168,14 @@ def _headers(context: Context, index: int) -> dict[str, str]:
 
 def _is_http(headers: Mapping[str, str]) -> bool:
     return "host" in headers  # required by HTTP/1.1; over gRPC no header arrives at all
+
+
+def _sent_at(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds since 1970 at which the request began its way here; None if no header says it, or a wrong clock."""
+    number = re.fullmatch(r"(?:t=)?(\d{9,16}(?:\.\d{1,9})?)", headers.get(STARTED, "").strip())
+    if number is None:
+        return None
+    sent = float(number[1])
+    while sent > 1e11:  # milliseconds or microseconds
+        sent /= 1000
+    return sent if now - OLDEST_SECONDS < sent <= now else None

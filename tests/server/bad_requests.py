@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-JSON = "application/json"
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 
 class Bad(NamedTuple):
@@ -46,14 +46,16 @@ BAD_REQUESTS = [
     Bad("deep within Python's stack", b'{"prompt": ' + b"[" * 900 + b"]" * 900 + b"}", {"body"}),
     Bad("a number of 5000 digits", b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", {"body"}),
     Bad("too many fields", json.dumps({f"field{index}": 0 for index in range(1000)}).encode(), {"body"}),
-    Bad("a form", b"prompt=red+apple", {"content-type"}, "application/x-www-form-urlencoded"),
-    Bad("plain text", GOOD_BODY, {"content-type"}, "text/plain"),
+    Bad("a form with wrong numbers", b"prompt=red&seed=x&width=1.5", {"seed", "width"}, FORM),
+    Bad("a form without a prompt", b"seed=1", {"prompt"}, FORM),
+    Bad("plain text that is too long", b"x" * 2001, {"prompt"}, "text/plain"),
+    Bad("plain text that is not UTF-8", b"\xff", {"body"}, "text/plain"),
     Bad("no content type", GOOD_BODY, {"content-type"}, None),
     Bad("a picture", b"\x89PNG\r\n", {"content-type"}, "image/png"),
     # Missing and unknown fields
     Bad("nothing in it", b"{}", {"prompt"}),
     _fields("unknown field", {"promt"}, promt="red apple"),
-    _fields("field of a later version", {"num_images", "stream"}, num_images=2, stream=True),
+    _fields("field of a later version", {"scheduler"}, scheduler="euler"),
     _fields("field in the wrong case", {"Seed"}, Seed=1),
     _fields("empty field name", {""}, **{"": 1}),
     # Speed
@@ -72,6 +74,18 @@ BAD_REQUESTS = [
     *_one("width", zero=0, negative=-64, off_the_grid=101, too_large=2**20, huge=HUGE, fraction=64.0, text="64"),
     *_one("height", small=1, nan=NAN, null=None, boolean=True, array=[64]),
     *_one("output_quality", zero=0, too_large=101, fraction=90.5),
+    *_one("num_images", zero=0, too_many=9, text="2", null=None, boolean=True),
+    _fields("seed of the last image too large", {"seed"}, seed=2**53 - 2, num_images=3),
+    # Region
+    *_one("region", text="0,0,64,64", three=[0, 0, 64], negative=[-8, 0, 64, 64], fraction=[0, 0, 64.0, 64], object={}),
+    *_one("region", empty=[8, 8, 8, 64], turned=[64, 64, 0, 0], outside=[0, 0, 64, 4096], huge=[0, 0, HUGE, 8]),
+    _fields("region outside of a smaller picture", {"region"}, width=64, height=64, region=[0, 0, 65, 64]),
+    # Streams and deadlines
+    *_one("stream", text="true", null=None, number=1),
+    *_one("previews", negative=-1, too_many=9, null=None, without_stream=1),
+    *_one("deadline_ms", zero=0, negative=-1, fraction=0.5, text="100"),
+    _fields("bytes of a stream", {"response_format"}, stream=True, response_format="image"),
+    _fields("bytes of two pictures", {"response_format"}, num_images=2, response_format="image"),
     # Choices
     *_one("output_format", unknown="gif", case="PNG", number=1, array=["png"]),
     *_one("response_format", unknown="b64", null=None, object={}),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.client import Client
 from hybridstitch.serving.server import Server
+from tests.server.echo import pack_echo
 
 QUICK: dict[str, Any] = {"prompt": "red apple on blue", "seed": 7, "num_inference_steps": 2}
 
@@ -38,3 +40,29 @@ def server(store: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def client(server: Server) -> Client:
     return server.client
+
+
+Connect = Callable[..., Client]
+
+
+@pytest.fixture(scope="session")
+def connect(server: Server) -> Iterator[Connect]:
+    """A client of the server over "http" or "grpc"; further arguments replace those that work."""
+    with ExitStack() as stack:
+
+        def connected(transport: str, **arguments: Any) -> Client:
+            ports = {"http": ("inference", "management"), "grpc": ("grpc_inference", "grpc_management")}[transport]
+            url, management_url = (f"http://127.0.0.1:{server.ports[name]}" for name in ports)
+            working = {"token": server.token(), "management_token": server.token("management"), "timeout": 120}
+            given = {"url": url, "management_url": management_url, **working, **arguments}
+            return stack.enter_context(Client(**given, transport=transport))
+
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def echo(store: Path, client: Client) -> Iterator[str]:
+    """The name of a registered model that answers with what it was sent."""
+    client.register(pack_echo(store, "1.0"), "echo")
+    yield "echo"
+    client.unregister("echo")

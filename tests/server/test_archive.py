@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.archive import find_archives, pack
+from hybridstitch.serving.archive import pack
+from hybridstitch.serving.manifest import archive_paths, by_version, read_archive
 from tests.tiny import make_pipeline
 
 
@@ -27,7 +28,7 @@ def fields(error: pytest.ExceptionInfo[InvalidInput]) -> list[str]:
 
 def test_an_archive_holds_everything_once_and_no_rubbish(tiny: Path, tmp_path: Path) -> None:
     archive = pack(tiny, out=tmp_path, name="my.model-1", version="2.0")
-    assert archive == tmp_path / "my.model-1.mar"
+    assert archive == tmp_path / "my.model-1-2.0.mar"
     held = names(archive)
     assert len(set(held)) == len(held)
     for name in ("hybridstitch_handler.py", "model-config.yaml", "hybridstitch/pipeline.py", "pair/model_index.json"):
@@ -100,7 +101,9 @@ def test_a_pair_that_does_not_fit_is_refused(tiny: Path, tmp_path: Path) -> None
 def test_a_folder_instead_of_an_archive(tiny: Path, tmp_path: Path) -> None:
     folder = pack(tiny, out=tmp_path, archive_format="no-archive")
     assert (folder / "pair" / "transformer_small" / "config.json").is_file()
-    assert find_archives(tmp_path) == [folder]
+    assert archive_paths(tmp_path) == [folder]
+    held = read_archive(folder)
+    assert (held.name, held.version, held.unpacked_bytes) == ("hybridstitch", "1.0", 0)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "a/b", "x" * 65, "é", "a\n"])
@@ -147,7 +150,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**20))
-    with pytest.raises(OSError, match="GiB"):
+    with pytest.raises(OSError, match=r"packing needs \d\d MiB on the disk of .*, 1 MiB are free"):
         pack(tiny, out=tmp_path / "store")
     assert not list((tmp_path / "store").iterdir())
 
@@ -156,3 +159,39 @@ def test_packing_again_replaces_the_archive(tiny: Path, tmp_path: Path) -> None:
     for archive_format in ("zip-store", "default", "no-archive"):
         first, second = (pack(tiny, out=tmp_path, archive_format=archive_format) for _ in range(2))
         assert first == second
+
+
+def test_packing_says_the_disk_that_it_takes_at_most(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    weights = sum(file.stat().st_size for file in tiny.rglob("*") if file.is_file())
+    archive = pack(tiny, out=tmp_path)
+    said = next(record.getMessage() for record in caplog.records if "needs" in record.getMessage())
+    assert f"{(2 * weights + 2**24) / 2**20:.0f} MiB" in said
+    assert weights <= archive.stat().st_size < weights + 2**23  # the second copy; the first one is gone
+
+
+def test_versions_lie_side_by_side_and_come_in_order(tiny: Path, tmp_path: Path) -> None:
+    for version in ("10.0", "1.0", "2.0"):
+        pack(tiny, out=tmp_path, name="m", version=version)
+    assert {path.name for path in archive_paths(tmp_path)} == {"m.mar", "m-2.0.mar", "m-10.0.mar"}
+    ordered = sorted(map(read_archive, archive_paths(tmp_path)), key=by_version)
+    assert [(each.name, each.version) for each in ordered] == [("m", "1.0"), ("m", "2.0"), ("m", "10.0")]
+
+
+def test_another_models_archive_is_not_replaced(tiny: Path, tmp_path: Path) -> None:
+    archive = pack(tiny, out=tmp_path, name="m", version="2.0")
+    before = archive.read_bytes()
+    with pytest.raises(InvalidInput, match=r"m-2\.0\.mar holds version 2\.0 of m"):
+        pack(tiny, out=tmp_path, name="m-2.0")
+    assert archive.read_bytes() == before
+    archive.write_bytes(before[:1000])  # what is not whole may be packed again
+    assert read_archive(pack(tiny, out=tmp_path, name="m", version="2.0")).version == "2.0"
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + b"\x00" * 18])
+def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.mar").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"odd\.mar"):
+        read_archive(tmp_path / "odd.mar")

@@ -1,4 +1,4 @@
-"""The commands that need no server, as a user calls them."""
+"""The commands as a user calls them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hybridstitch.cli import main
+from hybridstitch.serving.server import Server
 
 
 def test_generate_writes_picture_report_and_mask(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -81,3 +82,31 @@ def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFi
         main(arguments)
     assert ended.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_the_options_of_generate_are_fields_of_the_request(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["generate", "x", "--pair", str(tiny), "--seed", "3", "--num-inference-steps", "2", "--num-images", "2"]
+    arguments += ["--region", "0,0,16,16", "--deadline-ms", "60000", "--out", str(tmp_path / "a.png")]
+    assert main([*arguments, "--mask-overlay", str(tmp_path / "mask.png")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a-1.png", "a-2.png", "mask-1.png", "mask-2.png"}
+    fields = [json.loads(Image.open(tmp_path / f"a-{number}.png").text["hybridstitch"]) for number in (1, 2)]
+    assert [each["seed"] for each in fields] == [3, 4]
+    assert [each["region"] for each in fields] == [[0, 0, 16, 16]] * 2
+    assert main([*arguments, "--region", "9,9,1,1"]) == 2
+    assert "error: region" in capsys.readouterr().err
+
+
+def test_generate_takes_its_token_from_the_environment_or_a_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["generate", "x", "--url", server.url, "--num-inference-steps", "1", "--num-images", "2"]
+    arguments += ["--out", str(tmp_path / "a.jpg")]
+    assert main(arguments) == 1  # no token
+    assert main([*arguments, "--key-file", str(server.key_file)]) == 0
+    monkeypatch.setenv("HYBRIDSTITCH_TOKEN", server.token() or "")
+    assert main(arguments) == 0
+    assert [Image.open(tmp_path / f"a-{number}.jpg").format for number in (1, 2)] == ["JPEG", "JPEG"]
+    (tmp_path / "keys.json").write_text("{}")
+    assert main([*arguments, "--key-file", str(tmp_path / "keys.json")]) == 2

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from ts.context import Context, RequestProcessor
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.utils.util import PredictionException
 
 from hybridstitch.errors import InvalidInput
@@ -27,7 +27,7 @@ def make_handler(name: str, pair: Path, config: dict[str, Any] = CONFIG) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    classes = [value for value in vars(module).values() if getattr(value, "__module__", "") == name]
+    classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
     assert len(classes) == 1, "TorchServe wants exactly one class in a handler's file"
     handler = classes[0]()
     handler.initialize(Context("x", str(pair.parent), {}, 1, None, "0.12.0", model_yaml_config=config))
@@ -42,7 +42,11 @@ def handler(request: pytest.FixtureRequest, tiny: Path) -> Any:
 def call(handler: Any, rows: list[dict[str, Any]], headers: dict[str, str] | None = None) -> tuple[Any, Context]:
     context = handler.context
     context.request_processor = [RequestProcessor(dict(HTTP if headers is None else headers)) for _ in rows]
-    context.metrics = SimpleNamespace(add_time=lambda *_: None)
+    context.request_ids = {index: f"id-{index}" for index in range(len(rows))}
+    context.metrics = MetricsCacheYamlImpl(config_file_path=ROOT / "handler" / "metrics.yaml")
+    context.metrics.initialize_cache()
+    context.metrics.model_name = "x"
+    context.metrics.request_ids = ",".join(context.request_ids.values())
     return handler.handle(rows, context), context
 
 
@@ -57,8 +61,8 @@ def test_one_wrong_request_of_a_batch_leaves_the_others_alone(handler: Any) -> N
 
 
 def test_an_unexpected_error_is_that_requests_500(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(request: Any) -> None:
-        raise KeyError(f"secret of {request.prompt}")
+    def fail(requests: Any, _progress: Any) -> None:
+        raise KeyError(f"secret of {requests[0].prompt}")
 
     monkeypatch.setattr(handler, "draw", fail)
     answers, context = call(handler, [{"body": QUICK | {"request_id": "r-1"}}])
@@ -69,7 +73,7 @@ def test_an_unexpected_error_is_that_requests_500(handler: Any, monkeypatch: pyt
 
 
 def test_latents_that_are_not_finite_are_a_numerical_error(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_request: Any) -> None:
+    def fail(_requests: Any, _progress: Any) -> None:
         raise FloatingPointError("latents: not finite after denoising")
 
     monkeypatch.setattr(handler, "draw", fail)

@@ -67,7 +67,7 @@ def test_a_failed_registration_says_why_and_leaves_nothing(
 
 def test_registering_twice_keeps_the_first(server: Server) -> None:
     pid = server.workers("plain")[0]["pid"]
-    with pytest.raises(RuntimeError, match="409"):
+    with pytest.raises(InvalidInput, match="version: expected one that is not registered for plain yet"):
         server.register("plain")
     assert server.workers("plain")[0]["pid"] == pid
 
@@ -107,21 +107,32 @@ def test_a_server_that_cannot_start_shows_its_log(store: Path) -> None:
     assert not server.home.exists()
 
 
-def test_the_command_serves_until_it_is_told_to_stop(tiny: Path, tmp_path: Path) -> None:
-    pack(tiny, out=tmp_path, archive_format="no-archive")
-    command = [sys.executable, "-m", "hybridstitch.cli", "serve", "--store", str(tmp_path), "--port", "0", "--no-auth"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def test_the_command_serves_what_it_can_until_it_is_told_to_stop(tiny: Path, tmp_path: Path) -> None:
+    store, config = tmp_path / "store", tmp_path / "config.yaml"
+    for version in ("10.0", "1.0"):
+        pack(tiny, out=store, name="m", version=version, archive_format="no-archive")
+    config.write_text("handler: {dtype: int3}")
+    failing = pack(tiny, out=store, name="failing", config=config)
+    (store / "cut.mar").write_bytes(failing.read_bytes()[:1000])
+    command = [sys.executable, "-m", "hybridstitch.cli", "serve", "--store", str(store), "--port", "0", "--no-auth"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
         lines = []
         while not lines or "Ctrl-C" not in lines[-1]:
             lines.append(process.stdout.readline())
             assert process.poll() is None
         children = psutil.Process(process.pid).children(recursive=True)
         urls = [line.split()[-1] for line in lines if line.startswith("ready: ")]
-        assert requests.post(urls[0], json=QUICK, timeout=120).headers["content-type"] == "image/png"
+        for url in urls:
+            assert requests.post(url, json=QUICK, timeout=120).headers["content-type"] == "image/png"
         process.send_signal(signal.SIGTERM)
+        errors = process.stderr.read()
         assert process.wait(60) == 0
-    assert len(children) >= 3  # the launcher, Java and a worker
+    assert [url.partition("/predictions/")[2] for url in urls] == ["m", "m/1.0", "m/10.0"]
+    assert "error: cut.mar is not served" in errors
+    assert "error: failing 1.0 (failing.mar) is not served" in errors
+    assert len(children) >= 4  # the launcher, Java and two workers
     assert not [child for child in children if child.is_running()]
 
 

@@ -1,0 +1,127 @@
+"""What comes back from a server: a raw reply, a picture with its report, or an error; alike for every transport."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from PIL import Image
+
+INVALID_KEY = "InvalidKeyException"
+"""TorchServe's kind of error for a token that is missing, wrong or expired."""
+
+STATUS_OF_KIND = {
+    "invalid_request": 400,
+    "deadline_exceeded": 504,
+    INVALID_KEY: 400,
+    "ModelNotFoundException": 404,
+    "ModelVersionNotFoundException": 404,
+}
+"""HTTP's status for the kinds of errors that also arrive where no status is sent along."""
+
+
+class ServiceError(RuntimeError):
+    """The server refused or failed. `status` is HTTP's (0: no answer to go by), `kind` the error's type.
+
+    `problems` lists every wrong field as {"field", "expected", "got"}; empty if the request was not the cause.
+    `message` is the server's own.
+    """
+
+    def __init__(self, status: int, kind: str, message: str, problems: list[dict[str, Any]] | None = None):
+        self.status = status
+        self.kind = kind
+        self.message = message
+        self.problems = problems or []
+        details = (f"\n  {each['field']}: expected {each['expected']}, got {each['got']!r}" for each in self.problems)
+        super().__init__(f"{f'{status} ' if status else ''}{kind}: {message}{''.join(details)}")
+
+
+class ServiceTimeout(ServiceError):  # noqa: N818 - named for what happened, as InvalidInput is
+    """No answer in time. The server may still be at work: it does not learn that nobody waits. `status` is 0."""
+
+    def __init__(self, address: str, seconds: float):
+        super().__init__(0, "timeout", f"no answer from {address} within {seconds:g} s")
+
+
+class ServiceUnreachable(ServiceError):  # noqa: N818
+    """No connection, or one that broke before the answer was whole. `status` is 0."""
+
+    def __init__(self, address: str, reason: object):
+        super().__init__(0, "unreachable", f"{address}: {reason}")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer as it came. Over gRPC no headers arrive."""
+
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def json(self) -> Any:
+        """The decoded body. Raises ServiceError if it is not JSON."""
+        return decode(self.content)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one request drew, with the report of how: one picture, or several for `num_images` over 1.
+
+    `image_bytes`, `image` and `seed` are those of the first picture; picture i was drawn with `seed` + i.
+    """
+
+    image_bytes: bytes
+    report: dict[str, Any]
+    seed: int
+    headers: Mapping[str, str]
+    other_bytes: tuple[bytes, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_document(cls, document: Any, headers: Mapping[str, str] | None = None) -> Self:
+        """From a JSON answer, or from the last event of a stream. Raises ServiceError if it is neither."""
+        try:
+            first, *others = [base64.b64decode(each["b64_json"]) for each in document["data"]]
+            seed, report, warnings = document["data"][0]["seed"], document["report"], tuple(document["warnings"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise unexpected(f"the answer has no picture with a report ({error!r})") from error
+        return cls(first, report, seed, headers or {}, tuple(others), warnings)
+
+    @property
+    def image(self) -> Image.Image:
+        return self.images[0]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """All pictures, in the order of their seeds."""
+        return [Image.open(io.BytesIO(content)) for content in (self.image_bytes, *self.other_bytes)]
+
+
+def decode(content: bytes) -> Any:
+    """JSON from a server. Raises ServiceError if it is something else."""
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise unexpected(f"the answer is not JSON: {content[:80]!r}") from error
+
+
+def error_from(document: Any, status: int | None = None, message: str = "") -> ServiceError:
+    """The error in a decoded answer: ours has the form of the interface, TorchServe's own has `type` and `message`.
+
+    `status` and `message` are for an answer that does not say them itself.
+    """
+    document = document if isinstance(document, dict) else {}
+    error = document.get("error", document)
+    error = error if isinstance(error, dict) else {}
+    kind = error.get("type", "server_error")
+    return ServiceError(
+        status or STATUS_OF_KIND.get(kind, 500), kind, error.get("message") or message, error.get("problems")
+    )
+
+
+def unexpected(message: str) -> ServiceError:
+    """The error for an answer that this client cannot read."""
+    return ServiceError(0, "unexpected_answer", message)

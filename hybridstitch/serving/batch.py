@@ -1,0 +1,126 @@
+"""A batch from TorchServe: which requests share a forward, and what happens to each of them on the way."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from hybridstitch.sampler import Step
+from hybridstitch.serving.request import GenerationRequest
+from hybridstitch.serving.response import Answer, DeadlineExceeded, event
+
+Preview = Callable[[Tensor], Sequence[Image.Image]]
+"""Turns latents `(pictures, channels, height, width)` into pictures."""
+PREVIEW_QUALITY = 80
+
+
+@dataclass
+class Job:
+    """One valid request on its way through the worker.
+
+    index: its place in the batch. sent_at: seconds since 1970, its deadline counts from there.
+    queued: seconds that it waited before; None if the client does not say when it sent it.
+    send_piece: sends a part of a streamed answer at once.
+    """
+
+    index: int
+    request: GenerationRequest
+    sent_at: float
+    queued: float | None
+    send_piece: Callable[[Answer], None]
+    has_begun: bool = False
+    has_expired: bool = False
+    sent_tokens: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    def check_deadline(self) -> None:
+        """Notice if the deadline has passed."""
+        limit = self.request.deadline_ms or math.inf
+        self.has_expired = self.has_expired or 1000 * (time.time() - self.sent_at) > limit
+
+    def expired_error(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"deadline_ms: {self.request.deadline_ms} ms have passed before the answer was ready")
+
+    def emit(self, name: str, **content: Any) -> None:
+        """Send an event of the stream."""
+        self.has_begun = True
+        self.send_piece(event(name, **content))
+
+
+def groups(jobs: Sequence[Job], pictures: int) -> list[list[Job]]:
+    """The jobs by what can share a forward, at most so many pictures in each; more only for a request by itself."""
+    found: list[list[Job]] = []
+    open_groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        key = job.request.together
+        group = open_groups.get(key, [])
+        if not group or sum(each.request.num_images for each in [*group, job]) > pictures:
+            group = open_groups[key] = []
+            found.append(group)
+        group.append(job)
+    return found
+
+
+class Progress:
+    """Watches a group being drawn: sends the events of those that stream, and gives up when nobody waits any more.
+
+    cell: width and height of a token in pixels. preview: None where no request can ask for one.
+    """
+
+    def __init__(self, jobs: Sequence[Job], cell: int, preview: Preview | None):
+        ends = accumulate(job.request.num_images for job in jobs)
+        self._jobs = [(job, range(end - job.request.num_images, end)) for job, end in zip(jobs, ends, strict=True)]
+        self._cell = cell
+        self._preview = preview
+        self._started = time.perf_counter()
+
+    def __call__(self, pictures: range, step: Step) -> None:
+        """After a step of these pictures of the group. Raises DeadlineExceeded if every job's deadline has passed."""
+        for job, own in self._jobs:
+            job.check_deadline()
+            drawn = [picture for picture in pictures if picture in own]
+            if drawn and job.request.stream and not job.has_expired:
+                rows = [picture - pictures.start for picture in drawn]
+                self._tell(job, step, [picture - own.start for picture in drawn], rows)
+        if all(job.has_expired for job, _ in self._jobs):
+            raise DeadlineExceeded
+
+    def _tell(self, job: Job, step: Step, images: list[int], rows: list[int]) -> None:
+        """images: numbers of the pictures within their request. rows: their places in the step's tensors."""
+        request, done = job.request, step.index + 1
+        elapsed = round(1000 * (time.perf_counter() - self._started), 1)
+        job.emit(
+            "progress", step=done, steps=step.steps, images=images, large_share=round(step.share, 6), elapsed_ms=elapsed
+        )
+        if step.tokens is not None:
+            self._tell_masks(job, step.tokens, done, images, rows)
+        is_due = done * (request.previews + 1) // step.steps > step.index * (request.previews + 1) // step.steps
+        if self._preview and is_due and done < step.steps:
+            for image, picture in zip(images, self._preview(step.clean[rows]), strict=True):
+                job.emit("preview", step=done, image=image, format="jpeg", b64_json=_jpeg(picture))
+
+    def _tell_masks(self, job: Job, tokens: Tensor, done: int, images: list[int], rows: list[int]) -> None:
+        grid = [job.request.height // self._cell, job.request.width // self._cell]
+        for image, row in zip(images, rows, strict=True):
+            chosen = tokens[row].tolist()
+            if chosen != job.sent_tokens.get(image):
+                job.sent_tokens[image] = chosen
+                job.emit("mask", step=done, image=image, grid=grid, tokens=chosen)
+
+
+def _jpeg(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="jpeg", quality=PREVIEW_QUALITY)
+    return base64.b64encode(buffer.getvalue()).decode()

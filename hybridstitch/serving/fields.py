@@ -1,0 +1,127 @@
+"""The request as JSON Schema: the one table that checks requests and that the endpoint's description shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hybridstitch.catalogue import UNNAMED, Catalogue
+from hybridstitch.pair import SizeLimits
+from hybridstitch.recipe import AXES
+from hybridstitch.schema import Schema, integer
+from hybridstitch.strategy import Parameter
+
+MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+MAX_IMAGES = 8
+_PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff]*$"
+_PLAIN_WORDS = "without control characters and unpaired surrogates"
+
+
+def request_fields(limits: SizeLimits) -> dict[str, Schema]:
+    """Every field but `recipe` and `speed`, which the catalogue checks."""
+    return {
+        "prompt": _text(1, 2000),
+        "negative_prompt": _text(0, 2000),
+        "seed": {"anyOf": [integer(0, MAX_SEED), {"type": "null"}]},
+        "num_inference_steps": integer(1, 100),
+        "guidance_scale": {"type": "number", "minimum": 0, "maximum": 20},
+        "width": limits.side,
+        "height": limits.side,
+        "num_images": integer(1, MAX_IMAGES),
+        "region": {
+            "anyOf": [
+                {"type": "array", "items": integer(0, limits.maximum), "minItems": 4, "maxItems": 4},
+                {"type": "null"},
+            ]
+        },
+        "output_format": {"enum": ["png", "jpeg", "webp"]},
+        "output_quality": integer(1, 100),
+        "response_format": {"enum": ["image", "json"]},
+        "stream": {"type": "boolean"},
+        "previews": integer(0, 8),
+        "deadline_ms": {"anyOf": [integer(1, MAX_SEED), {"type": "null"}]},
+        # It is echoed in a header, so nothing that could end or split one may pass.
+        "request_id": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 128,
+            "pattern": "^[ -~]*$",
+            "$comment": "of printable ASCII",
+        },
+    }
+
+
+def request_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue | None) -> Schema:
+    """The JSON Schema of a whole request. Rules between fields, such as a region within the picture, are not in it."""
+    properties = request_fields(limits)
+    rules: Schema = {}
+    if catalogue:
+        properties["recipe"] = {"anyOf": [{"enum": list(catalogue.recipes)}, _recipe_object(catalogue)]}
+        rules["$defs"] = {axis: _axis(catalogue, axis) for axis in AXES}
+        if catalogue.tuned:
+            properties["speed"] = {"type": "number", "minimum": 1, "maximum": catalogue.fastest}
+        rules["not"] = {"required": ["recipe", "speed"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {
+            name: schema | ({"default": defaults[name]} if name in defaults else {})
+            for name, schema in properties.items()
+        },
+        "required": ["prompt"],
+        "additionalProperties": False,
+        **rules,
+    }
+
+
+def _text(shortest: int, longest: int) -> Schema:
+    return {
+        "type": "string",
+        "minLength": shortest,
+        "maxLength": longest,
+        "pattern": _PRINTABLE,
+        "$comment": _PLAIN_WORDS,
+    }
+
+
+def _recipe_object(catalogue: Catalogue) -> Schema:
+    named = list(catalogue.recipes)
+    properties = {
+        "name": {"enum": [*named, *UNNAMED]},
+        **{axis: {"$ref": f"#/$defs/{axis}"} for axis in AXES},
+        "step_share": {"type": "number", "minimum": 0.01, "maximum": 1},
+    }
+    starts_from_one = {"properties": {"name": {"enum": named}}, "required": ["name"]}
+    return {
+        "type": "object",
+        "properties": properties,
+        "anyOf": [starts_from_one, {"required": ["plan"]}],
+        "additionalProperties": False,
+    }
+
+
+def _axis(catalogue: Catalogue, axis: str) -> Schema:
+    """Every strategy of an axis, by its name or with parameters; without a type they change the named recipe's own."""
+    described = [
+        {
+            "type": "object",
+            "properties": {
+                "type": {"const": name},
+                **{key: _parameter(each, axis) for key, each in strategy.parameters().items()},
+            },
+            "additionalProperties": False,
+        }
+        for name, strategy in catalogue.strategies[axis].items()
+    ]
+    return {"anyOf": [{"enum": list(catalogue.strategies[axis])}, *described]}
+
+
+def _parameter(parameter: Parameter, axis: str) -> Schema:
+    if parameter.nested:
+        return {"$ref": f"#/$defs/{axis}"}
+    if parameter.type is tuple:
+        return {"type": "array", "items": {"type": "number"}, "minItems": 1}
+    schema: Schema = {"type": {float: "number", int: "integer", bool: "boolean", str: "string"}[parameter.type]}
+    if parameter.range:
+        schema |= {"minimum": parameter.range.low, "maximum": parameter.range.high}
+    return schema

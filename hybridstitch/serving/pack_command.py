@@ -1,0 +1,48 @@
+"""`hybridstitch pack`: both models, handler and package in one archive."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+
+def pack(options: argparse.Namespace) -> None:
+    """Write one archive."""
+    from hybridstitch.serving import archive
+
+    archive.logger.setLevel(logging.INFO)  # what it needs is said without -v, on stderr
+    path = archive.pack(
+        options.pair,
+        large=options.large,
+        small=options.small,
+        plain=options.plain,
+        out=options.out,
+        archive_format=options.format,
+        name=options.name,
+        version=options.version,
+        recipes=options.recipes,
+        config=options.config,
+        extra_modules=options.extra_module,
+    )
+    print(path)
+
+
+def add_command(commands: Any) -> None:
+    """Declare the command and its options."""
+    command = commands.add_parser("pack", help=pack.__doc__, description=pack.__doc__)
+    command.set_defaults(run=pack)
+    command.add_argument("--pair", type=Path, help="a packed pair folder")
+    command.add_argument("--large", type=Path, help="a diffusers SD3 folder: the large model and the shared parts")
+    command.add_argument("--small", type=Path, help="a diffusers SD3 folder: the small model")
+    command.add_argument("--plain", action="store_true", help="the large model alone, drawn by diffusers itself")
+    command.add_argument("--out", type=Path, default="model_store", help="the model store (%(default)s)")
+    command.add_argument("--format", default="zip-store", help="zip-store, no-archive or default (%(default)s)")
+    command.add_argument("--name", help="the model's name (hybridstitch, or plain with --plain)")
+    command.add_argument(
+        "--version", default="1.0", help="the model's version; others than %(default)s get NAME-VERSION.mar"
+    )
+    command.add_argument("--config", type=Path, help="a model-config.yaml instead of the shipped one")
+    command.add_argument("--recipes", type=Path, help="a file of `hybridstitch tune` (the one in the pair)")
+    command.add_argument("--extra-module", type=Path, action="append", default=[], help="a Python file it names")

@@ -1,0 +1,20 @@
+"""Archives of the handler that echoes: ready in seconds, so tests of registering and scaling need no model."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+HANDLER = Path(__file__).with_name("echo_handler.py")
+
+
+def pack_echo(store: Path, version: str, code: str | None = None) -> str:
+    """Write an archive into the store and return its file name. `code` replaces the handler."""
+    name = f"echo-{version}.mar"
+    model = {"modelName": "echo", "modelVersion": version, "handler": f"{HANDLER.name}:handle"}
+    manifest = {"runtime": "python", "model": model, "archiverVersion": "0.12.0"}
+    with zipfile.ZipFile(store / name, "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        archive.writestr(HANDLER.name, HANDLER.read_text() if code is None else code)
+    return name

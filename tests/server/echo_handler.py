@@ -1,0 +1,30 @@
+"""A TorchServe handler for tests of the client: it answers with what it was sent, or as the request tells it to."""
+
+import json
+import time
+
+
+def handle(rows, context):
+    """Fields of a request: `sleep` seconds first, `size` of an answer in bytes, `body` as the whole answer."""
+    if rows is None:
+        return None
+    return [_answer(row, context, index) for index, row in enumerate(rows)]
+
+
+def _answer(row, context, index):
+    raw = row.get("body", row.get("data"))
+    payload = raw if isinstance(raw, dict) else json.loads(bytes(raw))
+    time.sleep(payload.get("sleep", 0))
+    if "body" in payload:
+        return json.dumps(payload["body"]).encode()
+    headers = context.get_all_request_header(index)
+    return json.dumps(
+        {
+            "version": context.manifest["model"]["modelVersion"],
+            "payload": payload,
+            "explains": headers.get("explain") == "True",
+            # Over gRPC there is a header of this name too, but it only holds the type of the field.
+            "start": bytes(row["x-request-start"]).decode() if "x-request-start" in row else headers["x-request-start"],
+            "filling": "." * payload.get("size", 0),
+        }
+    ).encode()

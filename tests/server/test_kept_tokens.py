@@ -1,0 +1,45 @@
+"""The copy of a server's tokens at a path of one's own: private, current, renewed in time, and gone at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hybridstitch import Client
+from hybridstitch.cli import main
+from hybridstitch.serving.kept_tokens import RENEW_BEFORE, KeptTokens
+from hybridstitch.serving.server import Server
+
+
+def test_tokens_are_kept_renewed_and_removed(tmp_path: Path) -> None:
+    store, path = tmp_path / "store", tmp_path / "keys.json"
+    store.mkdir()
+    with Server(store) as server:
+        with KeptTokens(server, path) as kept, Client(server.url, key_file=path) as client:
+            assert path.stat().st_mode & 0o777 == 0o600
+            first = json.loads(path.read_text())
+            assert first == json.loads(server.key_file.read_text())
+            assert client.health()
+            ends = datetime.fromisoformat(first["inference"]["expiration time"])
+            kept._renew(ends - RENEW_BEFORE - timedelta(minutes=1))
+            assert json.loads(server.key_file.read_text()) == first
+            kept._renew(ends - RENEW_BEFORE + timedelta(minutes=1))
+            deadline = time.monotonic() + 10
+            while (renewed := json.loads(path.read_text())) == first and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert all(renewed[kind]["key"] != first[kind]["key"] for kind in ("inference", "management"))
+            assert client.health()  # it read the file again
+            assert not Client(server.url, first["inference"]["key"]).health()
+        assert not path.exists()
+        assert not list(tmp_path.glob(".*"))
+        with pytest.raises(OSError, match="nowhere"), KeptTokens(server, tmp_path / "nowhere" / "keys.json"):
+            pass
+
+
+def test_a_server_without_tokens_keeps_none(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["serve", "--store", str(tmp_path), "--no-auth", "--key-file", str(tmp_path / "keys.json")]) == 2
+    assert "key-file" in capsys.readouterr().err

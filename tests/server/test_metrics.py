@@ -1,0 +1,108 @@
+"""What Prometheus scrapes, against what the answers reported."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from hybridstitch.serving.archive import ROOT, pack
+from hybridstitch.serving.client import ServiceError
+from hybridstitch.serving.server import Server
+from tests.server.conftest import QUICK
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scrape(server: Server) -> Samples:
+    text = requests.get(f"http://127.0.0.1:{server.ports['metrics']}/metrics", timeout=30).text
+    found: Samples = {}
+    for line in text.splitlines():
+        if match := re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line):
+            labels = frozenset(re.findall(r'(\w+)="([^"]*)"', match[2]))
+            found[match[1], labels] = float(match[3])
+    return found
+
+
+def total(samples: Samples, name: str, **labels: str) -> float:
+    """The sum of all samples of a name with these labels among theirs."""
+    return sum(
+        value for (found, own), value in samples.items() if found == name and labels.items() <= dict(own).items()
+    )
+
+
+def wait_for(server: Server, name: str, value: float, **labels: str) -> Samples:
+    """The metrics as soon as one has arrived: workers tell the server by their log."""
+    deadline = time.monotonic() + 10
+    while True:
+        samples = scrape(server)
+        if total(samples, name, **labels) >= value or time.monotonic() > deadline:
+            return samples
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def counted(server: Server, store: Path, tiny: Path) -> Iterator[str]:
+    """A model that nobody else asks."""
+    pack(tiny, out=store, name="counted")
+    server.register("counted")
+    yield "counted"
+    server.client.unregister("counted")
+
+
+def test_metrics_are_what_the_reports_say(server: Server, counted: str) -> None:
+    asked = QUICK | {"num_inference_steps": 8, "model": counted}
+    reports = [
+        server.client.generate(**asked, recipe=name).report for name in ("small", "hybridstitch", "hybridstitch")
+    ]
+    reports.append(server.client.generate(**asked, recipe="hybridstitch", num_images=3).report)
+    with pytest.raises(ServiceError):
+        server.client.generate(**asked, recipe="fastest")
+    with pytest.raises(ServiceError):
+        server.client.generate(**{**asked, "num_inference_steps": 100}, recipe="large", deadline_ms=1)
+    samples = wait_for(server, "HybridStitchRequests", 6, Model=counted)
+
+    def requests_of(recipe: str, outcome: str) -> float:
+        labels = {"Model": counted, "Version": "1.0", "Recipe": recipe, "Outcome": outcome}
+        return total(samples, "HybridStitchRequests", **labels)
+
+    assert requests_of("small", "ok") == 1
+    assert requests_of("hybridstitch", "ok") == 3
+    assert requests_of("none", "invalid_request") == 1
+    assert requests_of("large", "deadline_exceeded") == 1
+    stitched = {"Model": counted, "Recipe": "hybridstitch"}
+    seconds = sum(report["timing_ms"]["denoise"] for report in reports[1:]) / 1000
+    assert total(samples, "HybridStitchDenoiseSeconds_count", **stitched) == 3
+    assert total(samples, "HybridStitchDenoiseSeconds_sum", **stitched) == pytest.approx(seconds, abs=1e-3)
+    shares = sum(report["large_token_share"] for report in reports[1:])
+    assert total(samples, "HybridStitchLargeTokenShare_sum", **stitched) == pytest.approx(shares, abs=1e-3)
+    assert total(samples, "HybridStitchBatchSize_sum", Model=counted) == 1 + 1 + 1 + 3
+    assert total(samples, "ts_inference_requests_total", model_name=counted) == 6
+
+
+def test_queue_time_counts_from_the_clients_start(server: Server, counted: str) -> None:
+    before = total(scrape(server), "HybridStitchQueueSeconds_sum", Model=counted)
+    headers = {"Authorization": f"Bearer {server.token()}", "x-request-start": f"t={time.time() - 2:.3f}"}
+    assert requests.post(f"{server.url}/predictions/{counted}", json=QUICK, headers=headers, timeout=60).ok
+    samples = wait_for(server, "HybridStitchQueueSeconds_sum", before + 2, Model=counted)
+    assert total(samples, "HybridStitchQueueSeconds_sum", Model=counted) - before == pytest.approx(2, abs=0.5)
+
+
+def test_every_declared_metric_of_ours_is_scraped_and_none_is_lost_from_the_shipped_ones(
+    server: Server, counted: str
+) -> None:
+    import ts
+
+    declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text())
+    ours = {each["name"] for kind in declared["model_metrics"].values() for each in kind}
+    scraped = {name.removesuffix("_count") for name, _ in scrape(server)}
+    assert {name for name in ours if name.startswith("HybridStitch")} <= scraped
+    shipped = yaml.safe_load((Path(ts.__file__).parent / "configs" / "metrics.yaml").read_text())
+    for group in ("ts_metrics", "model_metrics"):
+        for kind, metrics in shipped[group].items():
+            assert {each["name"] for each in metrics} <= {each["name"] for each in declared[group][kind]}
