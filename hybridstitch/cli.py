@@ -1,4 +1,4 @@
-"""The command line: `hybridstitch pack | serve | doctor | generate | bench | tune | recipes | demo`.
+"""The command line: `hybridstitch pack | serve | doctor | generate | compare | bench | tune | recipes | demo`.
 
 Exit codes: 0 it worked, 1 it failed or something is wrong, 2 the command or an input is wrong.
 """
@@ -15,6 +15,7 @@ from types import FrameType
 
 from hybridstitch.bench import command as bench_command
 from hybridstitch.bench import recipes_command, tune_command
+from hybridstitch.compare import command as compare_command
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving import doctor_command, generate_command, pack_command, serve_command
 
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hybridstitch", description=__doc__.splitlines()[0])
     parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (pack_command, serve_command, doctor_command):
+    for module in (pack_command, serve_command, doctor_command, compare_command):
         module.add_command(commands)
     for module in (generate_command, bench_command, tune_command, recipes_command):
         module.add_command(commands, pair)

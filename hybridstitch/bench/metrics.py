@@ -32,15 +32,27 @@ def ssim(picture: np.ndarray, reference: np.ndarray, where: np.ndarray | None = 
 
     where: bool `(height, width)`, only windows around these pixels count. None of them: NaN.
     """
+    return mean_similarity(similarity(picture, reference), where)
+
+
+def mean_similarity(similar: np.ndarray, where: np.ndarray | None = None) -> float:
+    """SSIM from what `similarity` gave, which several regions may share; `where` as for `ssim`."""
+    margin = WINDOW // 2
+    chosen = similar if where is None else similar[where[margin:-margin, margin:-margin]]
+    return float(chosen.mean()) if chosen.size else float("nan")
+
+
+def similarity(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Structural similarity at each pixel whose window lies in the picture, `(height - 10, width - 10)`."""
     first, second = (
         torch.from_numpy(np.asarray(each, np.float64)).permute(2, 0, 1)[:, None] for each in (picture, reference)
     )
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     line = torch.exp(-(offsets**2) / (2 * WINDOW_SIGMA**2))
-    window = torch.outer(line, line)[None, None] / line.sum() ** 2
+    line = (line / line.sum())[None, None, None]
 
     def blur(values: torch.Tensor) -> torch.Tensor:
-        return functional.conv2d(values, window)
+        return functional.conv2d(functional.conv2d(values, line), line.mT)  # the window is a product of two lines
 
     mean_first, mean_second = blur(first), blur(second)
     variance_first = blur(first * first) - mean_first**2
@@ -49,7 +61,16 @@ def ssim(picture: np.ndarray, reference: np.ndarray, where: np.ndarray | None = 
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_first * mean_second + c1) / (mean_first**2 + mean_second**2 + c1)
     structure = (2 * covariance + c2) / (variance_first + variance_second + c2)
-    similarity = (luminance * structure).mean(dim=(0, 1)).numpy()
-    margin = WINDOW // 2
-    chosen = similarity if where is None else similarity[where[margin:-margin, margin:-margin]]
-    return float(chosen.mean()) if chosen.size else float("nan")
+    return (luminance * structure).mean(dim=(0, 1)).numpy()
+
+
+def more_often(large_steps: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """Pixels `(height, width)` of the tokens that the large model rendered more often than the mean token.
+
+    large_steps: `(rows, columns)` of a report. None where no token was, or where the grid does not divide the picture.
+    """
+    often = large_steps > large_steps.mean()
+    rows, columns = (pixels // tokens for pixels, tokens in zip(size, often.shape, strict=True))
+    if not often.any() or (rows * often.shape[0], columns * often.shape[1]) != size:
+        return None
+    return often.repeat(rows, 0).repeat(columns, 1)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from hybridstitch.bench.contenders import Contender, with_solver
 from hybridstitch.bench.folder import BenchFolder, Fidelity, Result
-from hybridstitch.bench.metrics import psnr, ssim
+from hybridstitch.bench.metrics import more_often, psnr, ssim
 from hybridstitch.bench.perceptual import Perceptual
 from hybridstitch.pipeline import HybridStitchPipeline, Output
 from hybridstitch.report import Report
@@ -108,7 +108,7 @@ class Bench:
     def _result(self, prompt: int, seed: int, name: str, drawn: Drawn, reference_drawn: Drawn) -> Result:
         report = drawn[1]
         picture, reference = (each.astype(np.float64) / 255 for each in (drawn[0], reference_drawn[0]))
-        inside = _more_often(report.large_steps[0], picture.shape[:2])
+        inside = more_often(report.large_steps[0], picture.shape[:2])
         whole, distances = None, None
         if self._perceptual:
             whole = self._perceptual(picture, reference)
@@ -130,12 +130,3 @@ class Bench:
 def _within(where: np.ndarray, picture: np.ndarray, reference: np.ndarray, distances: np.ndarray | None) -> Fidelity:
     perceptual = None if distances is None else float(distances[where].mean())
     return Fidelity(psnr(picture, reference, where), ssim(picture, reference, where), perceptual)
-
-
-def _more_often(large_steps: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
-    """Pixels of the tokens that the large model rendered more often than the mean token."""
-    often = large_steps > large_steps.mean()
-    if not often.any():
-        return None
-    rows, columns = size[0] // often.shape[0], size[1] // often.shape[1]
-    return often.repeat(rows, 0).repeat(columns, 1)

@@ -1,0 +1,1 @@
+"""Comparing two endpoints: the same prompts and seeds through both, and an answer with its uncertainty."""

@@ -1,0 +1,116 @@
+"""From the answers on disk to measured pairs; the same answers give the same figures, whenever they are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hybridstitch.compare.decision import Fidelity, Margins, Pair, Quality
+from hybridstitch.compare.folder import Folder, Row
+from hybridstitch.compare.metrics import BOUNDS, LOWER_IS_NEARER, NAMES, Measures, mask_of, read_picture
+from hybridstitch.compare.plan import Cell
+from hybridstitch.errors import InvalidInput, Problem
+
+DEFAULT_LIMITS = {"psnr_db": 30.0, "ssim": 0.95}
+"""Of fidelity, where a comparison declares nothing: pictures that are hard to tell apart."""
+
+
+@dataclass(frozen=True)
+class MeasuredPair:
+    """Both answers to one prompt and seed, and what was measured on them.
+
+    fidelity: by name, see `metrics.FIDELITY`; empty if one failed or the sizes differ. quality_a, quality_b: of each
+    picture on its own. note: why there is no fidelity, if both answered.
+    """
+
+    prompt: int
+    text: str
+    seed: int
+    a: Row
+    b: Row
+    fidelity: Mapping[str, float]
+    quality_a: float | None = None
+    quality_b: float | None = None
+    identical: bool = False
+    note: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether both sides sent a picture."""
+        return self.a.error is None and self.b.error is None
+
+    def judged(self) -> Pair:
+        """As the verdict takes it."""
+        metrics = {name: value for name, value in self.fidelity.items() if not math.isnan(value)}
+        if self.quality_a is not None and self.quality_b is not None:
+            metrics["quality"] = self.quality_b - self.quality_a
+        first, second = (row.seconds if row.error is None else math.nan for row in (self.a, self.b))
+        return Pair(self.prompt, self.seed, first, second, metrics, self.identical)
+
+
+class Measurer:
+    """Measures the pairs of a folder, each once."""
+
+    def __init__(self, folder: Folder, prompts: list[str], measures: Measures):
+        self.folder, self.prompts, self.measures = folder, prompts, measures
+        self._by_cell: dict[Cell, tuple[float, MeasuredPair]] = {}
+
+    def pairs(self, cells: Iterable[Cell]) -> list[MeasuredPair]:
+        """Those of these cells that both sides have answered, in this order."""
+        rows = self.folder.rows()
+        found = []
+        for cell in cells:
+            a, b = rows.get(("a", cell)), rows.get(("b", cell))
+            if a and b:
+                known = self._by_cell.get(cell)
+                if known is None or known[0] != a.started + b.started:
+                    known = self._by_cell[cell] = (a.started + b.started, self._measure(a, b))
+                found.append(known[1])
+        return found
+
+    def _measure(self, a: Row, b: Row) -> MeasuredPair:
+        text = self.prompts[a.prompt]
+        if a.picture is None or b.picture is None:
+            return MeasuredPair(a.prompt, text, a.seed, a, b, {})
+        reference, picture = (read_picture(self.folder.path / name) for name in (a.picture, b.picture))
+        note: str | None = None
+        fidelity: dict[str, float] = {}
+        identical = False
+        if picture.shape == reference.shape:
+            identical = bool(np.array_equal(picture, reference))
+            mask = mask_of(b.report, picture.shape[:2])
+            if mask is None:
+                mask = mask_of(a.report, picture.shape[:2])
+            fidelity = self.measures.fidelity(picture, reference, mask)
+        else:
+            sizes = [f"{each.shape[1]}x{each.shape[0]}" for each in (reference, picture)]
+            note = f"A's picture has {sizes[0]} pixels, B's {sizes[1]}: no fidelity"
+        first, second = (self.measures.on_its_own(each, text) for each in (reference, picture))
+        return MeasuredPair(a.prompt, text, a.seed, a, b, fidelity, first, second, identical, note)
+
+
+def declared(
+    measures: Measures, limits: Mapping[str, float], margin: float | None, speedup: float, alpha: float
+) -> Margins:
+    """The margins of a comparison.
+
+    limits: of fidelity by metric; a mean must be above, for a distance below. margin: how much worse B's quality may
+    be, None: reported, not judged. Where neither is given, `DEFAULT_LIMITS`. What else is measured is reported.
+    Raises InvalidInput for metrics that are not measured and for numbers out of range.
+    """
+    known = [name for name in NAMES if name != "quality" and (name != "distance" or measures.distance)]
+    problems = [Problem(f"limit {name}", "one of: " + ", ".join(known), name) for name in limits if name not in known]
+    problems += [
+        Problem(f"limit {name}", "a number", value) for name, value in limits.items() if not math.isfinite(value)
+    ]
+    if margin is not None and not measures.quality:
+        problems.append(Problem("margin", "a measure of quality beside it", margin))
+    if problems:
+        raise InvalidInput(problems)
+    asked = limits or ({} if margin is not None else DEFAULT_LIMITS)
+    fidelity = {name: Fidelity(asked.get(name), name in LOWER_IS_NEARER, BOUNDS.get(name, 15.0)) for name in known}
+    quality = {"quality": Quality(margin, BOUNDS["quality"])} if measures.quality else {}
+    return Margins(quality, fidelity, min_speedup=speedup, alpha=alpha)

@@ -1,0 +1,175 @@
+"""How endpoints are asked and what their answers look like: one small adapter for each shape."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
+FORMATS = {"png": ("PNG",), "jpg": ("JPEG",), "webp": ("WEBP",)}
+MAX_PIXELS = 2**26
+"""A larger picture is refused before it is decoded."""
+MAX_WALK = 10_000
+"""Values of a JSON answer that are looked at for a picture."""
+
+Document = Any
+Fields = Mapping[str, Any]
+
+
+class UnreadableAnswerError(ValueError):
+    """An answer that holds no picture, or more than one, or another shape than the one that was named."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Encoded bytes, their format (`png`, `jpg` or `webp`), and the report that came with them, if any."""
+
+    data: bytes
+    extension: str
+    report: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One kind of endpoint.
+
+    request: the arguments of `requests.post` for a prompt, a seed (None: do not send one) and fields.
+    read: the picture in the bytes of an answer. Raises UnreadableAnswerError.
+    """
+
+    request: Callable[[str, int | None, Fields], dict[str, Any]]
+    read: Callable[[bytes], Picture]
+
+
+def checked(data: bytes) -> Picture:
+    """The bytes, if they are a whole picture in a format that we keep. Raises UnreadableAnswerError."""
+    extension = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
+    if extension is None:
+        raise UnreadableAnswerError("not the bytes of a PNG, JPEG or WebP picture")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS[extension]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableAnswerError(f"a picture of {image.width}x{image.height} pixels, {MAX_PIXELS} at most")
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableAnswerError(f"a picture that cannot be decoded: {error}") from error
+    return Picture(data, extension)
+
+
+def recognised(body: bytes) -> Picture:
+    """The picture in an answer of any shape. Raises UnreadableAnswerError."""
+    if any(body.startswith(magic) for magic in MAGIC):
+        return checked(body)
+    document = _json(body)
+    return _pixels(document) if isinstance(document, list) and _is_nested(document) else _from_base64(document)
+
+
+def _json_request(prompt: str, seed: int | None, fields: Fields) -> dict[str, Any]:
+    return {"json": {"prompt": prompt, **({} if seed is None else {"seed": seed}), **fields}}
+
+
+def _ours_request(prompt: str, seed: int | None, fields: Fields) -> dict[str, Any]:
+    return _json_request(prompt, seed, {**fields, "response_format": "json"})
+
+
+def _openai_request(prompt: str, seed: int | None, fields: Fields) -> dict[str, Any]:
+    return _json_request(prompt, seed, {**fields, "n": 1, "response_format": "b64_json"})
+
+
+def _text_request(prompt: str, _seed: int | None, _fields: Fields) -> dict[str, Any]:
+    return {"data": prompt.encode(), "headers": {"Content-Type": "text/plain; charset=utf-8"}}
+
+
+def _read_base64(body: bytes) -> Picture:
+    return _from_base64(_json(body))
+
+
+def _read_pixels(body: bytes) -> Picture:
+    return _pixels(_json(body))
+
+
+def _from_base64(document: Document) -> Picture:
+    """The one picture among the strings of a JSON document, as base64 or a data URL."""
+    found = [data for text in _strings(document) if (data := _decoded(text))]
+    if len(found) != 1:
+        raise UnreadableAnswerError(f"{len(found) or 'no'} pictures in base64 where one was asked for")
+    report = document.get("report") if isinstance(document, dict) else None
+    picture = checked(found[0])
+    return Picture(picture.data, picture.extension, report if isinstance(report, dict) else None)
+
+
+def _strings(document: Document) -> Iterator[str]:
+    waiting, seen = [document], 0
+    while waiting and seen < MAX_WALK:
+        value = waiting.pop()
+        seen += 1
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+def _decoded(text: str) -> bytes | None:
+    """The picture in a string, None for any other text."""
+    if text.startswith("data:image/"):
+        text = text.partition(";base64,")[2]
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return data if any(data.startswith(magic) for magic in MAGIC) else None
+
+
+def _is_nested(document: Document) -> bool:
+    for _ in range(3):
+        if not isinstance(document, list) or not document:
+            return False
+        document = document[0]
+    return isinstance(document, int | float | list)
+
+
+def _pixels(document: Document) -> Picture:
+    """A picture from rows of columns of channels, 0 to 255; TorchServe's diffusers example answers so."""
+    try:
+        values = np.asarray(document, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise UnreadableAnswerError("not rows of columns of three channels") from error
+    if values.ndim == 4 and len(values) == 1:
+        values = values[0]
+    if values.ndim != 3 or values.shape[2] != 3 or not values.size or values.size > 3 * MAX_PIXELS:
+        raise UnreadableAnswerError(f"rows of columns of three channels expected, got numbers of shape {values.shape}")
+    if not ((values >= 0) & (values <= 255) & (values == np.round(values))).all():  # false for NaN
+        raise UnreadableAnswerError("channels are whole numbers of 0 to 255")
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8)).save(buffer, "PNG")
+    return Picture(buffer.getvalue(), "png")
+
+
+def _json(body: bytes) -> Document:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableAnswerError(f"neither a picture nor JSON: {body[:60]!r}") from error
+
+
+SHAPES: dict[str, Shape] = {
+    "hybridstitch": Shape(_ours_request, _read_base64),
+    "image": Shape(_json_request, checked),
+    "base64": Shape(_json_request, _read_base64),
+    "pixels": Shape(_json_request, _read_pixels),
+    "text": Shape(_text_request, recognised),
+    "openai": Shape(_openai_request, _read_base64),
+}
+"""By kind. hybridstitch: JSON with the report, of both archives of this project. image: bytes of a picture. base64:
+JSON with one picture anywhere in it. pixels: nested lists of channels. text: the prompt alone is sent, and the answer
+may have any shape, as TorchServe's diffusers example wants it. openai: `POST /v1/images/generations`."""
+ANY = Shape(_json_request, recognised)
+"""What is asked with where no kind was named: JSON, and an answer of any shape."""

@@ -1,0 +1,95 @@
+"""A small HTTP server that draws real pictures with a pair in this process, and answers in the shapes of others."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint
+
+TOKEN = "s3cret-of-the-test"
+
+
+@contextmanager
+def drawing_server(pair: Path, recipe: str = "large", steps: int = 2) -> Iterator[str]:
+    """Serve `/image`, `/base64`, `/pixels`, `/text`, `/v1/images/generations` and faulty endpoints; the address."""
+    endpoint = open_endpoint(parse_endpoint(f"{pair}#recipe={recipe}&num_inference_steps={steps}"))
+
+    def draw(prompt: str, seed: int) -> bytes:
+        answer = endpoint.ask(prompt, seed)
+        assert answer.picture, answer.error
+        return answer.picture
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status, answer = respond(self.path, body, dict(self.headers))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            if self.path == "/redirect":
+                self.send_header("Location", "/image")
+            self.end_headers()
+            if self.path != "/drops":
+                self.wfile.write(answer)
+                return
+            with suppress(OSError):  # the client gives up
+                for byte in answer[:30]:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def respond(path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        if path == "/text":
+            return 200, json.dumps(pixels(draw(body.decode(), 0))).encode()
+        asked = json.loads(body)
+        if path == "/refusing":
+            return 500, f"<b>no</b> {headers.get('Authorization')}".encode()
+        if path == "/redirect":
+            return 302, b""
+        if path == "/slow":
+            time.sleep(1.5)
+        if path == "/flaky" and asked["seed"] == 1:
+            return 503, b"<script>alert('server')</script>"
+        picture = draw(asked["prompt"], asked.get("seed", 0))
+        encoded = base64.b64encode(picture).decode()
+        if path == "/v1/images/generations":
+            assert asked["n"] == 1
+            assert asked["response_format"] == "b64_json"
+            return 200, json.dumps({"created": 1, "data": [{"b64_json": encoded}]}).encode()
+        answers = {
+            "/base64": {"output": {"images": [f"data:image/png;base64,{encoded}"]}, "took": "1 s"},
+            "/two": [encoded, encoded],
+            "/pixels": pixels(picture),
+            "/nothing": {"ok": True},
+        }
+        if path in answers:
+            return 200, json.dumps(answers[path]).encode()
+        return 200, {"/broken": picture[:200], "/noise": b"\x00\x01"}.get(path, picture)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False  # the end waits for answers that are still being drawn
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def pixels(picture: bytes) -> list[Any]:
+    """Rows of columns of channels."""
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).tolist()

@@ -1,0 +1,109 @@
+"""A share of given requests to both sides: which ones, within which bounds, and what drifted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybridstitch.cli import main
+from hybridstitch.compare.drift import summarise
+from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint
+from hybridstitch.compare.folder import Row
+from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.shadow import Shadow, read_requests
+from hybridstitch.errors import InvalidInput
+from tests.compare.test_report import Page
+
+
+def sides(tiny: Path) -> dict:
+    specs = {"a": f"{tiny}#recipe=large", "b": f"{tiny}#recipe=small"}
+    return {side: open_endpoint(parse_endpoint(text)) for side, text in specs.items()}
+
+
+def request(number: int) -> dict:
+    return {"prompt": f"prompt {number}", "num_inference_steps": 1}
+
+
+def test_the_same_requests_are_chosen_each_time(tiny: Path, tmp_path: Path):
+    first, again, other = (Shadow(sides(tiny), tmp_path, 0.2, seed) for seed in (0, 0, 1))
+    chosen = [first.chooses(request(number)) for number in range(1000)]
+    assert 150 < sum(chosen) < 250
+    assert chosen == [again.chooses(request(number)) for number in range(1000)]
+    assert chosen != [other.chooses(request(number)) for number in range(1000)]
+
+
+def test_a_shadow_keeps_to_its_bounds(tiny: Path, tmp_path: Path):
+    with Shadow(sides(tiny), tmp_path / "out", share=1, limit=3, window=2) as running:
+        taken = [running.offer(request(number), wait=True) for number in range(5)]
+        with pytest.raises(InvalidInput):
+            running.offer({"seed": 3})
+        with pytest.raises(InvalidInput):
+            running.offer({"prompt": "one", "seed": -1})
+    assert taken == [True] * 3 + [False] * 2
+    assert running.counts == {"offered": 5, "chosen": 5, "sent": 3, "let_go": 0}
+    assert [window["pairs"] for window in running.report["windows"]] == [2, 1]
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 6
+
+
+def test_requests_that_find_no_room_are_let_go(tiny: Path, tmp_path: Path):
+    with Shadow(sides(tiny), tmp_path / "out", share=1) as running:
+        taken = [running.offer(request(number)) for number in range(90)]
+    assert 0 < running.counts["let_go"] == taken.count(False)
+    assert running.counts["sent"] == taken.count(True) >= 64
+
+
+def test_the_command_goes_on_where_it_stopped(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    path, out = tmp_path / "requests.jsonl", tmp_path / "out"
+    path.write_text("".join(json.dumps({**request(number), "seed": number}) + "\n" for number in range(4)))
+    command = ["compare", "shadow", "--requests", str(path), "--out", str(out), "--share", "1", "--window", "2"]
+    command += ["--a", f"{tiny}#recipe=large", "--b", f"{tiny}#recipe=small"]
+    assert main([*command, "--limit", "2"]) == 0
+    assert "too few" in capsys.readouterr().out
+    before = (out / "answers.jsonl").read_text()
+    assert main([*command, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (out / "answers.jsonl").read_text().startswith(before)
+    assert report["counts"] == {"offered": 4, "chosen": 4, "sent": 2, "let_go": 0}
+    assert [window["pairs"] for window in report["windows"]] == [2, 2]
+    assert set(report["drift"]) == {"speedup", "psnr_db", "ssim"}
+    assert json.loads((out / "shadow.json").read_text()) == report
+    page = Page((out / "shadow.html").read_text())
+    assert not any(name in ("src", "href") for name, _ in page.attributes)
+    assert main([*command, "--share", "0.5"]) == 2
+    path.write_text('{"prompt": "fine"}\n{"seed": 1}\nnot json\n')
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "line 2" in said
+    assert "line 3" in said
+    with pytest.raises(InvalidInput):
+        read_requests(tmp_path / "none.jsonl")
+
+
+def pair(number: int, seconds_b: float, decibels: float) -> MeasuredPair:
+    a, b = (
+        Row(side, number, 0, seconds, number, 0, "x.png", "", None, None)
+        for side, seconds in zip("ab", (1.0, seconds_b), strict=True)
+    )
+    return MeasuredPair(number, "text", 0, a, b, {"psnr_db": decibels, "ssim": 0.9})
+
+
+def test_drift_is_told_from_noise():
+    rng = np.random.default_rng(0)
+    steady = [pair(number, 0.5 * rng.lognormal(0, 0.1), 30 + rng.normal()) for number in range(80)]
+    report = summarise(steady, 20, {}, {})
+    assert len(report["windows"]) == 4
+    assert not any(each["drifted"] for each in report["drift"].values())
+    assert report["windows"][0]["speedup"] == pytest.approx(2, rel=0.1)
+    slower = [pair(number, (0.5 if number < 40 else 0.6) * rng.lognormal(0, 0.1), 30) for number in range(80)]
+    moved = summarise(slower, 20, {}, {})["drift"]["speedup"]
+    assert moved["drifted"]
+    assert moved["low"] < 5 / 6 < moved["high"]
+
+
+@pytest.mark.parametrize("wrong", [{"share": 0}, {"share": 1.1}, {"limit": 0}, {"window": 1}])
+def test_bounds_that_make_no_sense(tiny: Path, tmp_path: Path, wrong: dict):
+    with pytest.raises(InvalidInput):
+        Shadow(sides(tiny), tmp_path, **wrong)
