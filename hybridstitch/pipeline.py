@@ -116,10 +116,8 @@ class HybridStitchPipeline:
             by default "hybridstitch-plus" on a pair that was tuned, otherwise, and with `sigmas`, "hybridstitch".
         speed: instead of a recipe, on a pair that was tuned: at least this many times fewer FLOPs than the large
             model needs, by the most faithful recipe that does it. It may take fewer steps than asked for.
-        region: left, top, right and bottom in pixels: every token it touches is the large model's at every step; the
-            recipe's own shares are then of the others.
-        on_step: called after every step with the numbers of its pictures in this call and the `Step`; for what the
-            callback of diffusers does not tell. An exception ends the generation.
+        region: left, top, right, bottom in pixels: its tokens are the large model's at every step, shares of the rest.
+        on_step: called after every step with the numbers of its pictures and the `Step`; an exception ends the call.
         height, width: pixels, see `size_limits`; the pair's own size by default.
         max_sequence_length: tokens for the third text encoder, 256 by default; 0 for pairs without it.
         callback_on_step_end: called with this pipeline, the step, its timestep and `{"latents": …}` after every

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from hybridstitch.errors import Problem
-from hybridstitch.masks.base import MaskStrategy, ranks
+from hybridstitch.masks.base import ranks
+from hybridstitch.masks.wrappers import OfOne
 from hybridstitch.plans.base import Plan
 from hybridstitch.recipe import Recipe
 from hybridstitch.trajectory import Trajectory
@@ -34,7 +35,9 @@ def with_region(recipe: Recipe, region: Region, cell: int) -> Recipe:
 
     cell: width and height of a token in pixels. The recipe's own shares are then of the tokens outside.
     """
-    return replace(recipe, plan=RegionPlan(recipe.plan, region, cell), mask=RegionMask(recipe.mask, region, cell))
+    return replace(
+        recipe, plan=RegionPlan(recipe.plan, region, cell), mask=RegionMask(mask=recipe.mask, region=region, cell=cell)
+    )
 
 
 @dataclass(frozen=True)
@@ -58,23 +61,14 @@ class RegionPlan(Plan):
         return self.plan.problems(field)
 
 
-@dataclass(frozen=True)
-class RegionMask(MaskStrategy):
+@dataclass(frozen=True, kw_only=True)
+class RegionMask(OfOne):
     """The tokens of the region first, then those that another mask wants."""
 
     type = "region"
 
-    mask: MaskStrategy
     region: Region
     cell: int
-
-    @property
-    def dense_steps(self) -> int:
-        return self.mask.dense_steps
-
-    @property
-    def refresh(self) -> int:
-        return self.mask.refresh
 
     def scores(self, trajectory: Trajectory) -> Tensor:
         left, top, right, bottom = self._tokens
