@@ -18,6 +18,7 @@ from hybridstitch.serving.worker import Sighting
 POLL_SECONDS = 0.2
 _HEAL = "--heal scales it to no workers and back"
 SPARE_ROUNDS = 2  # a round may find a worker at the work of somebody else
+EXIT_SECONDS = 1.0  # a worker whose connection was closed wakes up, too: to end
 
 
 class NoAnswer(RuntimeError):  # noqa: N818 - named for what was seen, not that it is an error
@@ -97,9 +98,7 @@ def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -
     if "small" in description.get("recipes", ()):
         payload["recipe"] = "small"
     seen = Sighting.of(version.pids)
-    gone = set(version.pids) - seen.doings.keys() if seen.doings else set()
-    if gone:
-        raise NoAnswer(f"READY, but {_processes(gone)} ended", _HEAL, True)
+    _check_alive(version, seen)
     silent, sent, slowest = set(seen.doings), 0, 0.0
     for _ in range(version.wanted + SPARE_ROUNDS if silent else 1):
         slowest = max(slowest, _draw_at_once(client, version, payload))
@@ -109,11 +108,20 @@ def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -
             break
     if silent:
         raise NoAnswer(f"READY, but {_processes(silent)} took none of {sent} predictions", _HEAL, True)
+    if seen.doings:
+        time.sleep(EXIT_SECONDS)
+        _check_alive(version, Sighting.of(version.pids))
     drawn = f"drew {side}x{side} in one step, the slowest in {slowest:.2f} s"
     if seen.doings:
         return f"each of {version.wanted} workers {drawn}"
     which = "" if version.wanted == 1 else "; which worker drew which cannot be seen from here"
     return f"{version.wanted} of {version.wanted} predictions at once: {drawn}{which}"
+
+
+def _check_alive(version: Version, seen: Sighting) -> None:
+    gone = set(version.pids) - seen.doings.keys()
+    if seen.doings and gone:
+        raise NoAnswer(f"READY, but {_processes(gone)} ended", _HEAL, True)
 
 
 def _draw_at_once(client: Client, version: Version, payload: dict[str, Any]) -> float:

@@ -55,7 +55,7 @@ def wedge(server: Server, model: str) -> None:
         )
         message = predict.request(model_name=model, input={"data": b'{"stream": true}'})
         assert call(message, timeout=10, metadata=[("authorization", f"Bearer {server.token()}")])
-    time.sleep(0.5)
+        time.sleep(0.5)  # before the channel closes: TorchServe sends nothing more to a client that is gone
 
 
 def examined(server: Server, heal: bool = False, timeout: float = LIMIT) -> dict[str, Finding]:
