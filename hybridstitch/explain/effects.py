@@ -23,7 +23,7 @@ RESTS = {
 
 
 class Effects:
-    """What one target does as words come and go; responses to the whole prompt and to the baseline are asked for once."""
+    """What one target does as words come and go. The whole prompt and the baseline are asked about once."""
 
     def __init__(self, target: Target, prompt: str, words: Sequence[Word], rows: int):
         """rows: how many prompts share a forward."""

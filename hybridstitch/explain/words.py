@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 MAX_WORDS = 64
 """Every word costs forwards; no text encoder of SD3 but T5 reads more."""
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
 
 @dataclass(frozen=True)
 class Word:
     """A word of the prompt, its characters `start` to `end` (the first one behind it).
 
-    score: its part in what is explained; the meaning depends on the method, see `explain`. Below 0: it worked against it.
+    score: its part in what is explained, see `explain`; below 0 it worked against it.
     """
 
     text: str
