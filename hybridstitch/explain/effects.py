@@ -52,7 +52,8 @@ class Effects:
         return lost[0].tolist()
 
     def integrated_gradients(self, n_steps: int) -> tuple[list[float], float]:
-        """For each word, what flows through its embeddings on a straight way from padding; and the relative delta."""
+        """For each word, what flows through its embeddings on a straight way from padding; and
+        by how much their sum misses the whole effect."""
         embedded = Embedded.of(self.target.pipeline, self.prompt, self.words)
         nothing = self._responses(embedded.encode(embedded.baselines))
 
@@ -76,7 +77,7 @@ class Effects:
         scores = embedded.by_word(attributed)
         with torch.no_grad():
             effect = 1 - float(self._mean(nothing, nothing))
-        return scores, abs(sum(scores) - effect) / max(abs(effect), 1e-12)
+        return scores, abs(sum(scores) - effect)
 
     def _strength_of_present(self, present: Tensor) -> Tensor:
         """The strength of prompts that have the words which are 1 in `present` `(prompts, words)`."""

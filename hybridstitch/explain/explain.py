@@ -25,7 +25,7 @@ from hybridstitch.region import Region, region_problems
 TARGETS = ("mask", "region", "image")
 METHODS = tuple(RESTS)
 STEPS_EXPLAINED = 4
-GRADIENT_STEPS = 32
+GRADIENT_STEPS = 64
 
 
 @torch.no_grad()

@@ -25,7 +25,8 @@ class Explanation:
     steps_explained: the steps, from 0, at which the models were asked.
     forwards: of a transformer, beyond the generation's own; a picture of a batch counts as one, as does each half of
         guidance.
-    convergence_delta: integrated gradients only: how far the scores' sum is from the whole effect, as a share of it.
+    convergence_delta: integrated gradients only: how far the sum of the scores is from the whole effect, in
+        their own units.
     report: the generation's, as in a prediction.
     """
 
