@@ -26,7 +26,7 @@ BAR = 24
 
 def explain(options: argparse.Namespace) -> None:
     """Say which words of a prompt made the picture, its mask or a region of it what it is, and where each one acts."""
-    from hybridstitch.explain.page import render
+    from hybridstitch.serving.explain_page import render
 
     if options.out.suffix.lower() not in PAGES:
         raise InvalidInput([Problem("out", f"a file name ending in {', '.join(PAGES)}", str(options.out))])
