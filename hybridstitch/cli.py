@@ -1,4 +1,4 @@
-"""The command line: `hybridstitch pack | serve | doctor | generate | explain | compare | bench | tune | recipes | demo`.
+"""The command line: pack, serve, doctor, generate, explain, compare, bench, tune, recipes, demo.
 
 Exit codes: 0 it worked, 1 it failed or something is wrong, 2 the command or an input is wrong.
 """

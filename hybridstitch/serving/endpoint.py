@@ -100,7 +100,7 @@ class Endpoint(BaseHandler):
         return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
 
     def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Answer]]:
-        """Each job with its answer. Explanations come last, one by one: they take long, and predictions wait with them."""
+        """Each job with its answer. Explanations come last, one by one: they take long, and predictions have deadlines."""
         for group in groups([job for job in jobs if job.question is None], self.settings.pictures_per_forward):
             yield from zip(group, self.answer_group(group, metrics), strict=True)
         for job in jobs:

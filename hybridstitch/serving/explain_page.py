@@ -64,7 +64,7 @@ def _head(answer: Answer) -> str:
     size = " long" if len(request["prompt"]) > LONG else ""
     return (
         f'<header class="why"><p class="eyebrow">Explanation of the {escape(answer["target"])} · seed '
-        f'{answer["data"][0]["seed"]} · {escape(answer["report"]["recipe"]["name"])}</p>'
+        f"{answer['data'][0]['seed']} · {escape(answer['report']['recipe']['name'])}</p>"
         f'<h1 class="prompt{size}">{_coloured(request["prompt"], answer["words"])}</h1>'
         f'<p class="lead">{escape(summary(answer))}</p><p class="small">{escape(meaning(answer))}</p></header>\n'
     )
@@ -76,9 +76,10 @@ def _coloured(prompt: str, words: list[dict[str, Any]]) -> str:
     found, last = [], 0
     for word in words:
         share = round(100 * abs(word["score"]) / largest)
+        title = f"{escape(word['text'])}: {word['score']:.4g}"
         found.append(escape(prompt[last : word["start"]]))
         found.append(
-            f'<mark class="{_sign(word)}" style="--share: {share}%" title="{escape(word["text"])}: {word["score"]:.4g}">'
+            f'<mark class="{_sign(word)}" style="--share: {share}%" title="{title}">'
             f"{escape(prompt[word['start'] : word['end']])}</mark>"
         )
         last = word["end"]
@@ -115,7 +116,9 @@ def _maps(answer: Answer) -> str:
         )
         for word, heat in zip(answer["words"], heats, strict=True)
     ]
-    says = "<p>All maps have one scale: the brightest token of the page is the one that a single word moves the most.</p>"
+    says = (
+        "<p>All maps have one scale: the brightest token of the page is the one that a single word moves the most.</p>"
+    )
     return f'{says}<div class="maps">{"".join(panels)}</div>'
 
 
@@ -124,8 +127,8 @@ def _panel(answer: Answer, label: str, above: str, caption: str) -> str:
     rows, columns = answer["report"]["mask"]["grid"]
     tone = ' class="grey"' if "<image" in above else ""
     return (
-        f'<figure><svg viewBox="0 0 {columns} {rows}" role="img" aria-label="{label}"><use href="#picture"{tone}/>{above}'
-        f"</svg><figcaption>{caption}</figcaption></figure>"
+        f'<figure><svg viewBox="0 0 {columns} {rows}" role="img" aria-label="{label}">'
+        f'<use href="#picture"{tone}/>{above}</svg><figcaption>{caption}</figcaption></figure>'
     )
 
 
@@ -176,7 +179,9 @@ def _numbers(answer: Answer) -> str:
 
 
 def _bar(share: float) -> str:
-    return f'<span class="bar" style="--share: {100 * share:.1f}%"></span><span class="share">{100 * share:.0f} %</span>'
+    return (
+        f'<span class="bar" style="--share: {100 * share:.1f}%"></span><span class="share">{100 * share:.0f} %</span>'
+    )
 
 
 def _tiles(answer: Answer) -> str:
