@@ -100,14 +100,14 @@ class Endpoint(BaseHandler):
         return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
 
     def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Answer]]:
-        """Each job with its answer. Explanations come last, one by one: they take long, and predictions have deadlines."""
+        """Each job with its answer. Explanations come last, one by one: they take long."""
         for group in groups([job for job in jobs if job.question is None], self.settings.pictures_per_forward):
             yield from zip(group, self.answer_group(group, metrics), strict=True)
         for job in jobs:
             if job.question is not None:
-                yield job, attempt(self.explain, job)
+                yield job, attempt(self.answer_question, job)
 
-    def explain(self, job: Job) -> Answer:
+    def answer_question(self, job: Job) -> Answer:
         """The answer to a job with a question."""
         assert job.question is not None
         assert self.explainer is not None

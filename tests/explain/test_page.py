@@ -16,9 +16,10 @@ import pytest
 from hybridstitch.cli import main
 from hybridstitch.serving.explain_page import command, render
 from tests.compare.test_report import Page
+from tests.server.test_explain_handler import STITCHED
 
 HOSTILE = '<i>"&'
-QUICK = ["--num-inference-steps", "4", "--steps-explained", "1", "--seed", "1", "--recipe", "hybridstitch"]
+QUICK = ["--num-inference-steps", "4", "--steps-explained", "1", "--seed", "1", "--recipe", json.dumps(STITCHED)]
 
 
 def explained(tiny: Path, out: Path, capsys: pytest.CaptureFixture, prompt: str, *more: str) -> dict[str, Any]:
