@@ -84,7 +84,7 @@ def parse_explanation(
     ]
     if asked["target"] == "region" and payload.get("region", defaults.get("region")) is None:
         problems.append(Problem("region", "[x0, y0, x1, y1] with target region", None))
-    generation = {name: value for name, value in payload.items() if name not in asked} | FIXED
+    generation = {name: value for name, value in payload.items() if name not in asked} | dict(FIXED)
     try:
         request = parse_request(generation, defaults, limits, catalogue, others=tuple(asked))
     except InvalidInput as error:
