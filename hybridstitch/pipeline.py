@@ -80,6 +80,16 @@ class HybridStitchPipeline:
         self.small.to(device)
         return self
 
+    @property
+    def clip_length(self) -> int:
+        """How many tokens of a prompt the CLIP text encoders read."""
+        return self._pipeline.tokenizer_max_length
+
+    @property
+    def text_length(self) -> int:
+        """How many the third one reads by default; 0 without it."""
+        return 0 if self._pipeline.text_encoder_3 is None else 256
+
     def set_progress_bar_config(self, **config: Any) -> None:
         """As in diffusers: arguments for tqdm, such as `disable=True`."""
         self._pipeline.set_progress_bar_config(**config)
@@ -137,7 +147,7 @@ class HybridStitchPipeline:
         )  # fmt: skip
         schedule = sigmas or recipe.schedule(num_inference_steps)
         if max_sequence_length is None:
-            max_sequence_length = 0 if self._pipeline.text_encoder_3 is None else 256
+            max_sequence_length = self.text_length
         self._pipeline.check_inputs(
             prompt, prompt_2, prompt_3, height, width, negative_prompt, negative_prompt_2, negative_prompt_3,
             max_sequence_length=max_sequence_length,
@@ -192,6 +202,20 @@ class HybridStitchPipeline:
         )
         return Output(images, report)
 
+    def encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings `(prompts, text tokens, width)` and `(prompts, width)`, as both models read them.
+
+        They keep their gradients, unless gradients are switched off.
+        """
+        return self._encode(False, prompt=prompts, prompt_2=None, prompt_3=None, max_sequence_length=self.text_length)
+
+    def initial_latents(self, width: int, height: int, generator: list[torch.Generator]) -> Tensor:
+        """The noise that a call with these generators begins with, `(pictures, channels, height, width)` of latents."""
+        like = self._pipeline.text_encoder
+        return self._pipeline.prepare_latents(
+            len(generator), self.large.config.in_channels, height, width, like.dtype, like.device, generator
+        )
+
     def _encode(self, guided: bool, **prompts: Any) -> tuple[Tensor, Tensor]:
         """Prompt embeddings for both models, encoded once; with guidance the negative half comes first."""
         positive, negative, pooled, negative_pooled = self._pipeline.encode_prompt(
@@ -244,7 +268,7 @@ class HybridStitchPipeline:
 
     def prompt_warnings(self, prompt: str | list[str] | None) -> list[str]:
         """A warning for every prompt that the CLIP text encoders cannot read to its end."""
-        limit = self._pipeline.tokenizer_max_length
+        limit = self.clip_length
         texts = [prompt] if isinstance(prompt, str) else prompt or []
         lengths = [len(self._pipeline.tokenizer(text).input_ids) for text in texts]
         return [f"prompt: {n} tokens, of which CLIP reads the first {limit}" for n in lengths if n > limit]

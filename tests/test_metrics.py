@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from hybridstitch.bench.intervals import by_group
 from hybridstitch.bench.metrics import psnr, ssim
@@ -66,3 +68,14 @@ def test_intervals_leave_out_what_has_no_value():
     assert by_group(values) == by_group(values[:2])
     assert by_group(values).value == 2
     assert np.isnan(by_group(values[2:]).value)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 80)])
+def test_ssim_is_that_of_torchmetrics(size: tuple[int, int]):
+    random = np.random.default_rng(0)
+    picture = random.random((*size, 3))
+    reference = np.clip(picture + random.normal(0, 0.1, picture.shape), 0, 1)
+    ours, theirs = (torch.from_numpy(each).permute(2, 0, 1)[None] for each in (picture, reference))
+    _, full = structural_similarity_index_measure(ours, theirs, data_range=1.0, return_full_image=True)
+    whole_windows = full[0, :, 5:-5, 5:-5]  # it reflects the picture at its borders, we leave them out
+    assert ssim(picture, reference) == pytest.approx(float(whole_windows.mean()), abs=1e-9)
