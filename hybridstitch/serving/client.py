@@ -112,14 +112,19 @@ class Client:
         method: Literal["ablation", "integrated_gradients"] | None = None,
         region: Sequence[int] | None = None,
         steps_explained: int | None = None,
+        gradient_steps: int | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
         """Which words made the picture what it is: the answer of /explanations/`model`, see docs/interface.md.
 
-        region: left, top, right, bottom in pixels; with target "region" the part in question. steps_explained: at
-        least 1. What is None is the server's to choose; `fields` are the others of a prediction.
+        region: left, top, right, bottom in pixels; with target "region" the part in question. steps_explained: 1 to
+        num_inference_steps. gradient_steps: of integrated gradients, 1 to 256. What is None is the server's to choose;
+        `fields` are the others of a prediction.
         """
-        question = {"target": target, "method": method, "region": region, "steps_explained": steps_explained}
+        question = {
+            "target": target, "method": method, "region": region,
+            "steps_explained": steps_explained, "gradient_steps": gradient_steps,
+        }  # fmt: skip
         given = {name: value for name, value in question.items() if value is not None}
         return self._transport.explain(model, {"prompt": prompt, **fields, **given}).json()
 

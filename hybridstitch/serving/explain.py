@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from hybridstitch.catalogue import Catalogue
@@ -16,36 +17,40 @@ from hybridstitch.serving.request import GenerationRequest, parse_request, raise
 
 IN_BAND = "explain"
 """The field that holds the whole request where its address does not say that it is an explanation, as over gRPC."""
-TARGETS = ("mask", "region", "image")
-METHODS = ("ablation", "integrated_gradients")
 FIXED: Mapping[str, Any] = {"num_images": 1, "stream": False, "previews": 0, "response_format": "json"}
 """Fields of a prediction that can be nothing else in an explanation: it is one document about one picture."""
+MAX_GRADIENT_STEPS = 256
 
 
 @dataclass(frozen=True)
 class Question:
     """What to explain of a generation, and how; see `hybridstitch.explain.explain`."""
 
-    target: str = "mask"
-    method: str = "ablation"
-    steps_explained: int = 4
+    target: str
+    method: str
+    steps_explained: int
+    gradient_steps: int
 
 
 def question_fields() -> dict[str, Schema]:
     """The fields that an explanation has beside those of a prediction."""
-    return {
+    from hybridstitch.explain import METHODS, TARGETS, explain
+
+    schemas: dict[str, Schema] = {
         "target": {"enum": list(TARGETS)},
         "method": {"enum": list(METHODS)},
         "steps_explained": integer(1, 100),
+        "gradient_steps": integer(1, MAX_GRADIENT_STEPS),
     }
+    defaults = signature(explain).parameters
+    return {name: {**schema, "default": defaults[name].default} for name, schema in schemas.items()}
 
 
 def explanation_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue) -> Schema:
     """The JSON Schema of a whole request for an explanation; as in `request_schema`, without rules between fields."""
     schema = request_schema(limits, defaults, catalogue)
-    own = {name: {**field, "default": getattr(Question, name)} for name, field in question_fields().items()}
     fixed = {name: {"const": value, "default": value} for name, value in FIXED.items()}
-    return {**schema, "properties": {**schema["properties"], **fixed, **own}}
+    return {**schema, "properties": {**schema["properties"], **fixed, **question_fields()}}
 
 
 def explanation_in(payload: Any, is_explanation: bool) -> Any | None:
@@ -71,11 +76,10 @@ def parse_explanation(
     Raises InvalidInput with one problem for every wrong field.
     """
     raise_if_shapeless(payload)
-    asked = asdict(Question()) | {name: value for name, value in payload.items() if name in question_fields()}
+    schemas = question_fields()
+    asked = {name: payload.get(name, schema["default"]) for name, schema in schemas.items()}
     problems = [
-        Problem(name, rule, asked[name])
-        for name, schema in question_fields().items()
-        if (rule := mismatch(schema, asked[name]))
+        Problem(name, rule, asked[name]) for name, schema in schemas.items() if (rule := mismatch(schema, asked[name]))
     ]
     problems += [
         Problem(name, f"{json.dumps(only)} in an explanation", payload[name])
@@ -87,10 +91,20 @@ def parse_explanation(
     generation = {name: value for name, value in payload.items() if name not in asked} | dict(FIXED)
     try:
         request = parse_request(generation, defaults, limits, catalogue, others=tuple(asked))
+        problems += _problems_between(request, asked, {problem.field for problem in problems})
     except InvalidInput as error:
-        raise InvalidInput([*problems, *error.problems]) from error
-    if not problems and asked["steps_explained"] > request.num_inference_steps:
-        rule = f"at most num_inference_steps, {request.num_inference_steps}"
-        problems.append(Problem("steps_explained", rule, asked["steps_explained"]))
+        problems += error.problems
     raise_if(problems)
     return request, Question(**asked)
+
+
+def _problems_between(request: GenerationRequest, asked: Mapping[str, Any], wrong: set[str]) -> list[Problem]:
+    """What is wrong with a question beside a request that is right by itself."""
+    from hybridstitch.explain.words import MAX_WORDS, words_of
+
+    words, steps = len(words_of(request.prompt)), request.num_inference_steps
+    found = [] if 1 <= words <= MAX_WORDS else [Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words")]
+    if "steps_explained" not in wrong and asked["steps_explained"] > steps:
+        expected = f"at most num_inference_steps, {steps}"
+        found.append(Problem("steps_explained", expected, asked["steps_explained"]))
+    return found

@@ -50,6 +50,7 @@ def explain_request(
         method=question.method,
         region=request.region,
         steps_explained=question.steps_explained,
+        gradient_steps=question.gradient_steps,
         seed=request.seed,
         negative_prompt=request.negative_prompt,
         num_inference_steps=request.num_inference_steps,

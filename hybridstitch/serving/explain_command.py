@@ -18,7 +18,7 @@ from hybridstitch.serving.request_options import (
 )
 
 PAGES = (".html", ".htm")
-QUESTION = ("target", "method", "steps_explained")
+QUESTION = ("target", "method", "steps_explained", "gradient_steps")
 """The options that are fields of an explanation alone."""
 BAR = 24
 """Characters of the longest bar."""
@@ -39,8 +39,8 @@ def explain(options: argparse.Namespace) -> None:
 def word_lines(document: dict[str, Any]) -> list[str]:
     """A line for each word, with a bar as long as its score is large."""
     words = document["words"]
-    widest = max((len(word["text"]) for word in words), default=0)
-    largest = max((abs(word["score"]) for word in words), default=0) or 1
+    widest = max(len(word["text"]) for word in words)
+    largest = max(abs(word["score"]) for word in words) or 1
     return [
         f"{word['text']:<{widest}} {word['score']:>12.4g} {'#' * round(BAR * abs(word['score']) / largest)}".rstrip()
         for word in words
@@ -79,6 +79,7 @@ def add_command(commands: Any, pair: Path) -> None:
     command.add_argument("--target", help="mask (why these tokens are the large model's), region or image (mask)")
     command.add_argument("--method", help="ablation or integrated_gradients (ablation)")
     command.add_argument("--steps-explained", type=int, help="so many steps, spread evenly: fewer cost less")
+    command.add_argument("--gradient-steps", type=int, help="of integrated gradients: more are nearer to complete")
     command.add_argument("--out", type=Path, default="explain.html", help="the page (%(default)s)")
     command.add_argument("--json", action="store_true", help="print the whole answer as JSON")
     add_server_options(command, pair)

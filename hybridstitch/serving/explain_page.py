@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hybridstitch.compare.markup import definitions, document, figure, table
-from hybridstitch.serving.explain_words import meaning, summary
+from hybridstitch.compare.markup import definitions, document, table
+from hybridstitch.serving.explain_words import heat_meaning, meaning, summary
 
 COOL, HOT = np.array([255, 90, 0]), np.array([255, 240, 60])
 """Colours of a token that a word hardly moves, and of the one that is moved the most."""
@@ -72,7 +72,7 @@ def _head(answer: Answer) -> str:
 
 def _coloured(prompt: str, words: list[dict[str, Any]]) -> str:
     """The prompt, each word on a ground as strong as its score beside the strongest one."""
-    largest = max((abs(word["score"]) for word in words), default=0) or 1
+    largest = max(abs(word["score"]) for word in words) or 1
     found, last = [], 0
     for word in words:
         share = round(100 * abs(word["score"]) / largest)
@@ -92,7 +92,7 @@ def _sign(word: Mapping[str, Any]) -> str:
 
 def _pictures(answer: Answer) -> str:
     heats = [_heat(word) for word in answer["words"]]
-    total = np.sum(heats, axis=0) if heats else np.zeros(answer["report"]["mask"]["grid"])
+    total = np.sum(heats, axis=0)
     prompt = escape(answer["request"]["prompt"], quote=True)
     found = [_panel(answer, f"The picture of: {prompt}", "", "the picture")]
     if answer["mask"]:
@@ -105,7 +105,7 @@ def _pictures(answer: Answer) -> str:
 
 def _maps(answer: Answer) -> str:
     heats = [_heat(word) for word in answer["words"]]
-    hottest = max((float(heat.max()) for heat in heats), default=0) or 1
+    hottest = max(float(heat.max()) for heat in heats) or 1
     outline = _outline(answer["mask"]) if answer["mask"] else ""
     panels = [
         _panel(
@@ -116,9 +116,7 @@ def _maps(answer: Answer) -> str:
         )
         for word, heat in zip(answer["words"], heats, strict=True)
     ]
-    says = (
-        "<p>All maps have one scale: the brightest token of the page is the one that a single word moves the most.</p>"
-    )
+    says = f"<p>{escape(heat_meaning(answer))}</p>"
     return f'{says}<div class="maps">{"".join(panels)}</div>'
 
 
@@ -165,36 +163,30 @@ def _outline(mask: Mapping[str, Any]) -> str:
 
 def _numbers(answer: Answer) -> str:
     words = answer["words"]
-    total = sum(abs(word["score"]) for word in words) or 1
+    largest = max(abs(word["score"]) for word in words) or 1
     rows = [
         [
             f'<span class="{_sign(word)}">{escape(word["text"])}</span>',
+            f'<span class="bar" style="--share: {100 * abs(word["score"]) / largest:.1f}%"></span>',
             f"{word['score']:.4g}",
-            _bar(abs(word["score"]) / total),
             f"{word['heat_max']:.3g}",
         ]
         for word in words
     ]
-    return table(["word", "score", "of all scores", "hottest token"], rows) + _tiles(answer)
-
-
-def _bar(share: float) -> str:
-    return (
-        f'<span class="bar" style="--share: {100 * share:.1f}%"></span><span class="share">{100 * share:.0f} %</span>'
-    )
+    return table(["word", "", "score", "hottest token"], rows) + _tiles(answer)
 
 
 def _tiles(answer: Answer) -> str:
     steps, report = answer["steps_explained"], answer["report"]
     named = ", ".join(str(step + 1) for step in steps)
     tiles = [
-        ("Forwards for it", str(answer["forwards"]), "of a transformer, beyond those of the picture"),
+        ("Cost", str(answer["forwards"]), "forwards of a transformer, beyond those of the picture"),
         ("Steps explained", str(len(steps)), f"{named} of {len(report['mask']['share_by_step'])}"),
         ("Large model's share", f"{100 * report['large_token_share']:.0f} %", "of the token-steps of the picture"),
     ]
     if "convergence_delta" in answer:
         delta = 100 * answer["convergence_delta"]
-        tiles.append(("Convergence delta", f"{figure(delta, '.2f')} %", "of the total; near 0 the scores add up to it"))
+        tiles.append(("Convergence delta", f"{delta:.2f} %", "how far the scores' sum is from the whole effect"))
     cells = "".join(
         f"<div><dt>{name}</dt><dd><b>{value}</b><small>{below}</small></dd></div>" for name, value, below in tiles
     )

@@ -6,22 +6,39 @@ from collections.abc import Mapping
 from typing import Any
 
 SUBJECTS = {
-    "mask": "why the large model got these tokens",
-    "region": "what the large model drew in this region",
-    "image": "what the large model drew",
+    "mask": "the choice of the large model's tokens",
+    "region": "what the large model predicts in the region",
+    "image": "what the large model predicts",
 }
+EFFECTS = {
+    "mask": "how far the mask puts the chosen tokens above the others",
+    "region": "what the words do to the large model's prediction in the region",
+    "image": "what the words do to the large model's prediction",
+}
+METHODS = {
+    "ablation": "A score is the part of the effect that is lost when the word is deleted: 1 is all of it",
+    "integrated_gradients": "The effect is divided among the words: the scores add up to 1, which is all of it",
+}
+HEATS = {"mask": "its score in the mask", "region": "its prediction", "image": "its prediction"}
 
 
 def summary(answer: Mapping[str, Any]) -> str:
     """Which words count the most."""
-    words = sorted(answer["words"], key=lambda word: -abs(word["score"]))
-    subject = SUBJECTS[answer["target"]]
-    if not words or not words[0]["score"]:
-        return f"No word of the prompt says {subject}."
-    strongest = f"“{words[0]['text']}” says the most about {subject}"
-    return f"{strongest}, then “{words[1]['text']}”." if len(words) > 1 else f"{strongest}."
+    first, *others = sorted(answer["words"], key=lambda word: -abs(word["score"]))
+    verb = "does" if first["score"] >= 0 else "undoes"
+    then = f", then “{others[0]['text']}”" if others else ""
+    return f"“{first['text']}” {verb} the most for {SUBJECTS[answer['target']]}{then}."
 
 
 def meaning(answer: Mapping[str, Any]) -> str:
     """What a score is."""
-    return f"A score says how much the answer changes without the word. Without means: {answer['baseline']}."
+    effect = EFFECTS[answer["target"]]
+    return f"{METHODS[answer['method']]}; below 0 a word works against it. The effect is {effect}."
+
+
+def heat_meaning(answer: Mapping[str, Any]) -> str:
+    """What a heat map shows."""
+    return (
+        f"Heat is how far a token moves, by {HEATS[answer['target']]}, when the word is deleted. "
+        "All maps have one scale: bright yellow is the token that a single word moves the most."
+    )
