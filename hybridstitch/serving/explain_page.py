@@ -96,7 +96,7 @@ def _pictures(answer: Answer) -> str:
     prompt = escape(answer["request"]["prompt"], quote=True)
     found = [_panel(answer, f"The picture of: {prompt}", "", "the picture")]
     if answer["mask"]:
-        chosen = {"mask": "the tokens that the mask gave to the large model", "region": "the region in question"}
+        chosen = {"mask": "the tokens that the mask chose in the steps explained", "region": "the region in question"}
         said = chosen[answer["target"]]
         found.append(_panel(answer, said, _outline(answer["mask"]), said))
     found.append(_panel(answer, "Where the words act", _layer(total / (total.max() or 1)), "where all words act"))
@@ -140,7 +140,7 @@ def _layer(strength: np.ndarray) -> str:
     """Heat, 0 to 1, as a picture with a pixel for each token, which the browser enlarges."""
     rows, columns = strength.shape
     colour = COOL + (HOT - COOL) * strength[..., None]
-    pixels = np.concatenate([colour, OPAQUE * np.sqrt(strength[..., None])], axis=-1)
+    pixels = np.concatenate([colour, OPAQUE * strength[..., None]], axis=-1)
     buffer = io.BytesIO()
     Image.fromarray(np.rint(pixels).astype(np.uint8), "RGBA").save(buffer, format="png")
     content = base64.b64encode(buffer.getvalue()).decode()
@@ -208,7 +208,8 @@ def command(answer: Answer) -> str:
     """What makes this page again on the same pair."""
     options = ["hybridstitch", "explain", answer["request"]["prompt"]]
     for name, value in answer["request"].items():
-        if name not in NOT_OPTIONS and value not in (None, ""):
+        is_idle = name == "gradient_steps" and answer["method"] == "ablation"
+        if name not in NOT_OPTIONS and value not in (None, "") and not is_idle:
             options += [f"--{name.replace('_', '-')}", _option(name, value, answer["report"]["recipe"])]
     return shlex.join(options)
 

@@ -25,9 +25,9 @@ HEATS = {"mask": "its score in the mask", "region": "its prediction", "image": "
 def summary(answer: Mapping[str, Any]) -> str:
     """Which words count the most."""
     first, *others = sorted(answer["words"], key=lambda word: -abs(word["score"]))
-    verb = "does" if first["score"] >= 0 else "undoes"
+    side = "for" if first["score"] >= 0 else "against"
     then = f", then “{others[0]['text']}”" if others else ""
-    return f"“{first['text']}” {verb} the most for {SUBJECTS[answer['target']]}{then}."
+    return f"“{first['text']}” does the most {side} {SUBJECTS[answer['target']]}{then}."
 
 
 def meaning(answer: Mapping[str, Any]) -> str:
