@@ -42,6 +42,8 @@ def object_hits(explained: dict[str, Explanation], places: dict[str, np.ndarray]
 def places_of(explained: dict[str, Explanation]) -> dict[str, np.ndarray]:
     return {prompt: object_tokens(found.image, prompt, found.heatmaps.shape[1:]) for prompt, found in explained.items()}
 
+
+def test_objects_words_point_to_the_object_and_colours_to_the_background(alone):
     places = places_of(alone)
     objects = object_hits(alone, places)
     colours = [
