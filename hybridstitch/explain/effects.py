@@ -106,4 +106,4 @@ class Effects:
         return self.target.respond(step, texts)
 
     def _encode(self, prompts: list[str]) -> Texts:
-        return Texts(*self.target.pipeline.encode(prompts))
+        return Texts(*self.target.pipeline.prompts.alone(prompts))

@@ -42,11 +42,11 @@ class Embedded:
             if not tokenizer.is_fast:
                 expected = "ablation: a tokenizer of this pair does not say which characters a token stands for"
                 raise InvalidInput([Problem("method", expected, "integrated_gradients")])
-            length = pipeline.text_length if encoder is pipeline.components["text_encoder_3"] else None
+            length = pipeline.prompts.text_length if encoder is pipeline.components["text_encoder_3"] else None
             tokens = tokenizer(
                 prompt,
                 padding="max_length",
-                max_length=length or pipeline.clip_length,
+                max_length=length or pipeline.prompts.clip_length,
                 truncation=True,
                 return_offsets_mapping=True,
                 return_tensors="pt",
@@ -63,7 +63,7 @@ class Embedded:
     def encode(self, embeddings: Sequence[Tensor]) -> Texts:
         """The prompt as the transformers read it, if its tokens were embedded so; `(prompts, tokens, width)` each."""
         with _embedded_as(self.pipeline, embeddings):
-            return Texts(*self.pipeline.encode([self.prompt] * embeddings[0].shape[0]))
+            return Texts(*self.pipeline.prompts.alone([self.prompt] * embeddings[0].shape[0]))
 
     def by_word(self, attributed: Sequence[Tensor]) -> list[float]:
         """The sum of what was attributed to each word's embeddings, over tokens, width and encoders."""

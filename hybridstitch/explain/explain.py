@@ -157,7 +157,7 @@ def _choice(
         expected = f"region or image: recipe {drawing.recipe.name!r} makes no mask"
         raise InvalidInput([Problem("target", expected, "mask")])
     steps = _explained(drawing.masked, wanted, drawing)
-    negative = Texts(*pipeline.encode([negative_prompt])) if guidance_scale > 1 else None
+    negative = Texts(*pipeline.prompts.alone([negative_prompt])) if guidance_scale > 1 else None
     return Choice(pipeline, drawing, meter, steps, negative, guidance_scale)
 
 

@@ -73,7 +73,7 @@ def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pair,
     points = [(starts[0][0], noise), (starts[7][0], starts[6][1])]
 
     def velocity(prompt: str, point: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        context, pooled = tiny_pair.encode([prompt])
+        context, pooled = tiny_pair.prompts.alone([prompt])
         with torch.no_grad(), cached_attention(tiny_pair.large):
             every = mmdit_forward(tiny_pair.large, point[1], point[0].expand(1), context, pooled)[0]
         if region is None:
@@ -102,10 +102,10 @@ def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pair):
     )  # fmt: skip
     assert drawing.masked
     with torch.no_grad(), cached_attention(tiny_pair.large), cached_attention(tiny_pair.small):
-        negative = Texts(*tiny_pair.encode(["dog"]))
+        negative = Texts(*tiny_pair.prompts.alone(["dog"]))
         choice = Choice(tiny_pair, drawing, Meter(None), drawing.masked, negative, 3.0)
         for step in drawing.masked:
-            scores = choice.respond(step, Texts(*tiny_pair.encode(["red cat", "blue dog"])))[..., 0]
+            scores = choice.respond(step, Texts(*tiny_pair.prompts.alone(["red cat", "blue dog"])))[..., 0]
             tokens = drawing.steps[step].tokens
             assert tokens is not None
             again = scores[0].argsort(descending=True, stable=True)[: tokens.shape[1]]
