@@ -186,7 +186,7 @@ def _tiles(answer: Answer) -> str:
     ]
     if "convergence_delta" in answer:
         delta = 100 * answer["convergence_delta"]
-        tiles.append(("Convergence delta", f"{delta:.2f} %", "how far the scores' sum is from the whole effect"))
+        tiles.append(("Convergence delta", f"{delta:.2f} %", "of the whole effect: how far the scores' sum is off"))
     cells = "".join(
         f"<div><dt>{name}</dt><dd><b>{value}</b><small>{below}</small></dd></div>" for name, value, below in tiles
     )

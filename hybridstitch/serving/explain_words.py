@@ -17,7 +17,8 @@ EFFECTS = {
 }
 METHODS = {
     "ablation": "A score is the part of the effect that is lost when the word is deleted: 1 is all of it",
-    "integrated_gradients": "The effect is divided among the words: the scores add up to 1, which is all of it",
+    "integrated_gradients": "The effect is divided among the words: "
+    "the scores add up to the part of it that is lost without all of them, 1 is all of it",
 }
 HEATS = {"mask": "its score in the mask", "region": "its prediction", "image": "its prediction"}
 
