@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from hybridstitch import Catalogue, HybridStitchPipeline
 from hybridstitch.serving.batch import Progress
 from hybridstitch.serving.endpoint import Endpoint
+from hybridstitch.serving.explain_answer import explain_request
 from hybridstitch.serving.local import draw_together
 from hybridstitch.serving.request import GenerationRequest
 from hybridstitch.serving.response import Rendering
@@ -25,6 +27,8 @@ class HybridStitchHandler(Endpoint):
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = self.pipeline.size_limits
         self.preview = self.pipeline.decode
+        if settings.explanations:
+            self.explainer = partial(explain_request, self.pipeline)
 
     def draw(self, requests: Sequence[GenerationRequest], progress: Progress) -> list[Rendering]:
         """Pictures by both models, with the report of which rendered what."""

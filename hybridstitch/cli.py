@@ -1,4 +1,4 @@
-"""The command line: `hybridstitch pack | serve | doctor | generate | compare | bench | tune | recipes | demo`.
+"""The command line: pack, serve, doctor, generate, explain, compare, bench, tune, recipes, demo.
 
 Exit codes: 0 it worked, 1 it failed or something is wrong, 2 the command or an input is wrong.
 """
@@ -17,7 +17,7 @@ from hybridstitch.bench import command as bench_command
 from hybridstitch.bench import recipes_command, tune_command
 from hybridstitch.compare import command as compare_command
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving import doctor_command, generate_command, pack_command, serve_command
+from hybridstitch.serving import doctor_command, explain_command, generate_command, pack_command, serve_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (pack_command, serve_command, doctor_command, compare_command):
         module.add_command(commands)
-    for module in (generate_command, bench_command, tune_command, recipes_command):
+    for module in (generate_command, explain_command, bench_command, tune_command, recipes_command):
         module.add_command(commands, pair)
     command = commands.add_parser("demo", help=demo.__doc__, description=demo.__doc__)
     command.set_defaults(run=demo)

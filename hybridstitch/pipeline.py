@@ -18,6 +18,7 @@ from hybridstitch.catalogue import Catalogue
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import cached_attention
 from hybridstitch.pair import SizeLimits, load_pair
+from hybridstitch.prompts import PromptEncoder
 from hybridstitch.recipe import Recipe
 from hybridstitch.region import Region, with_region
 from hybridstitch.report import Recorder, Report, Stopwatch, seed_of, together
@@ -54,6 +55,7 @@ class HybridStitchPipeline:
         self.small = small
         self.catalogue = catalogue or Catalogue.load()
         self.size_limits = SizeLimits.of(pipeline, small)
+        self.prompts = PromptEncoder(pipeline)
 
     @classmethod
     def from_pretrained(
@@ -137,14 +139,14 @@ class HybridStitchPipeline:
         )  # fmt: skip
         schedule = sigmas or recipe.schedule(num_inference_steps)
         if max_sequence_length is None:
-            max_sequence_length = 0 if self._pipeline.text_encoder_3 is None else 256
+            max_sequence_length = self.prompts.text_length
         self._pipeline.check_inputs(
             prompt, prompt_2, prompt_3, height, width, negative_prompt, negative_prompt_2, negative_prompt_3,
             max_sequence_length=max_sequence_length,
         )  # fmt: skip
 
         guided = guidance_scale > 1
-        context, pooled = self._encode(
+        context, pooled = self.prompts(
             guided, prompt=prompt, prompt_2=prompt_2, prompt_3=prompt_3, negative_prompt=negative_prompt,
             negative_prompt_2=negative_prompt_2, negative_prompt_3=negative_prompt_3, clip_skip=clip_skip,
             num_images_per_prompt=num_images_per_prompt, max_sequence_length=max_sequence_length,
@@ -186,20 +188,18 @@ class HybridStitchPipeline:
             region=region,
             guidance_scale=guidance_scale,
             timing_ms=watch.timing_ms,
-            warnings=self.prompt_warnings(prompt),
+            warnings=self.prompts.warnings(prompt),
             groups=work,
             **together(work),
         )
         return Output(images, report)
 
-    def _encode(self, guided: bool, **prompts: Any) -> tuple[Tensor, Tensor]:
-        """Prompt embeddings for both models, encoded once; with guidance the negative half comes first."""
-        positive, negative, pooled, negative_pooled = self._pipeline.encode_prompt(
-            do_classifier_free_guidance=guided, **prompts
+    def initial_latents(self, width: int, height: int, generator: list[torch.Generator]) -> Tensor:
+        """The noise that a call with these generators begins with, `(pictures, channels, height, width)` of latents."""
+        like = self._pipeline.text_encoder
+        return self._pipeline.prepare_latents(
+            len(generator), self.large.config.in_channels, height, width, like.dtype, like.device, generator
         )
-        if not guided:
-            return positive, pooled
-        return torch.cat([negative, positive]), torch.cat([negative_pooled, pooled])
 
     def _denoise(
         self,
@@ -241,10 +241,3 @@ class HybridStitchPipeline:
         if not torch.isfinite(decoded).all():
             raise FloatingPointError("picture: not finite after decoding; a wider dtype than this one may help")
         return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
-
-    def prompt_warnings(self, prompt: str | list[str] | None) -> list[str]:
-        """A warning for every prompt that the CLIP text encoders cannot read to its end."""
-        limit = self._pipeline.tokenizer_max_length
-        texts = [prompt] if isinstance(prompt, str) else prompt or []
-        lengths = [len(self._pipeline.tokenizer(text).input_ids) for text in texts]
-        return [f"prompt: {n} tokens, of which CLIP reads the first {limit}" for n in lengths if n > limit]

@@ -15,14 +15,14 @@ LONGEST_VALUE = 400
 """Characters of a setting that are shown."""
 
 
-def document(title: str, body: str, policy: str = POLICY) -> str:
-    """A whole page with the style of this project."""
+def document(title: str, body: str, policy: str = POLICY, more_style: str = "") -> str:
+    """A whole page with the style of this project, and more of it if a page has its own."""
     style = files("hybridstitch.compare").joinpath("page.css").read_text()
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{style}</style></head>\n<body><main>\n{body}</main></body></html>\n"
+        f"<style>\n{style}{more_style}</style></head>\n<body><main>\n{body}</main></body></html>\n"
     )
 
 

@@ -1,6 +1,7 @@
 """Where: which tokens does the large model render, when it renders only a share of them?"""
 
 from hybridstitch.masks.all_tokens import All
+from hybridstitch.masks.attribution import Attribution
 from hybridstitch.masks.base import MaskStrategy
 from hybridstitch.masks.blend import Blend
 from hybridstitch.masks.box import Box
@@ -19,6 +20,7 @@ from hybridstitch.masks.x0_change import X0Change
 BUILT_IN: tuple[type[MaskStrategy], ...] = (
     VelocityChange,
     Disagreement,
+    Attribution,
     X0Change,
     Drift,
     Spread,
@@ -36,6 +38,7 @@ BUILT_IN: tuple[type[MaskStrategy], ...] = (
 __all__ = [
     "BUILT_IN",
     "All",
+    "Attribution",
     "Blend",
     "Box",
     "Dilate",

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from hybridstitch.sampler import Step
+from hybridstitch.serving.explain import Question
 from hybridstitch.serving.request import GenerationRequest
 from hybridstitch.serving.response import Answer, DeadlineExceeded, event
 
@@ -30,6 +31,7 @@ class Job:
     index: its place in the batch. sent_at: seconds since 1970, its deadline counts from there.
     queued: seconds that it waited before; None if the client does not say when it sent it.
     send_piece: sends a part of a streamed answer at once.
+    question: what to explain of the generation; None for a prediction.
     """
 
     index: int
@@ -37,6 +39,7 @@ class Job:
     sent_at: float
     queued: float | None
     send_piece: Callable[[Answer], None]
+    question: Question | None = None
     has_begun: bool = False
     has_expired: bool = False
     sent_tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -52,6 +55,12 @@ class Job:
 
     def expired_error(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"deadline_ms: {self.request.deadline_ms} ms have passed before the answer was ready")
+
+    def check(self) -> None:
+        """Raise DeadlineExceeded if the deadline has passed."""
+        self.check_deadline()
+        if self.has_expired:
+            raise self.expired_error()
 
     def emit(self, name: str, **content: Any) -> None:
         """Send an event of the stream."""

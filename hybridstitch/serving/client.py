@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from hybridstitch.errors import Problem, raise_if
 from hybridstitch.serving.answers import Reply, Result, ServiceError
@@ -103,9 +103,30 @@ class Client:
         payload = {"prompt": prompt, **fields, "stream": True, "response_format": "json"}
         return self._transport.stream(model, payload)
 
-    def explain(self, prompt: str, model: str = MODEL, **fields: Any) -> dict[str, Any]:
-        """Which words made the picture what it is: the answer of /explanations/`model`."""
-        return self._transport.explain(model, {"prompt": prompt, **fields}).json()
+    def explain(
+        self,
+        prompt: str,
+        model: str = MODEL,
+        *,
+        target: Literal["mask", "region", "image"] | None = None,
+        method: Literal["ablation", "integrated_gradients"] | None = None,
+        region: Sequence[int] | None = None,
+        steps_explained: int | None = None,
+        gradient_steps: int | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Which words made the picture what it is: the answer of /explanations/`model`, see docs/interface.md.
+
+        region: left, top, right, bottom in pixels; with target "region" the part in question. steps_explained: 1 to
+        num_inference_steps. gradient_steps: of integrated gradients, 1 to 256. What is None is the server's to choose;
+        `fields` are the others of a prediction.
+        """
+        question = {
+            "target": target, "method": method, "region": region,
+            "steps_explained": steps_explained, "gradient_steps": gradient_steps,
+        }  # fmt: skip
+        given = {name: value for name, value in question.items() if value is not None}
+        return self._transport.explain(model, {"prompt": prompt, **fields, **given}).json()
 
     def predict(self, payload: Any, model: str = MODEL) -> Reply:
         """Send a request as it is and return the answer as it comes."""

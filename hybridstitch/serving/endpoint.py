@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +16,14 @@ from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pair import SizeLimits, describe_pair
 from hybridstitch.serving.batch import Job, Preview, Progress, groups
+from hybridstitch.serving.explain import (
+    IN_BAND,
+    Question,
+    explanation_in,
+    explanation_schema,
+    parse_explanation,
+)
+from hybridstitch.serving.explain_answer import Explainer, encode_explanation
 from hybridstitch.serving.fields import request_schema
 from hybridstitch.serving.metrics import Metrics
 from hybridstitch.serving.request import GenerationRequest, parse_request
@@ -45,6 +53,8 @@ class Endpoint(BaseHandler):
     """The recipes and strategies that a request may name; None on an endpoint without recipes."""
     preview: Preview | None = None
     """Turns the latents of a step into pictures; endpoints with a catalogue have it."""
+    explainer: Explainer | None = None
+    """Draws a picture and says which words made it so; None on an endpoint that explains nothing."""
 
     @abstractmethod
     def load(self) -> None:
@@ -73,29 +83,44 @@ class Endpoint(BaseHandler):
         metrics = Metrics(self.context)
         answers = {index: item for index, item in enumerate(items) if isinstance(item, Answer)}
         for answer in answers.values():
-            metrics.answered("none", answer.outcome)
-        for group in groups([item for item in items if isinstance(item, Job)], self.settings.pictures_per_forward):
-            for job, answer in zip(group, self.answer_group(group, metrics), strict=True):
-                answer = fitting(answer, self.settings.max_response_bytes)
-                metrics.answered(_recipe_name(job.request), answer.outcome)
-                answers[job.index] = last_event(answer) if job.has_begun else answer
+            metrics.answered("none", "none", answer.outcome)
+        jobs = [item for item in items if isinstance(item, Job)]
+        for job in jobs:
+            if job.queued is not None:
+                metrics.waited(_recipe_name(job.request), job.queued)
+        for job, answer in self.answer(jobs, metrics):
+            answer = fitting(answer, self.settings.max_response_bytes)
+            kind = "explanation" if job.question else "prediction"
+            metrics.answered(kind, _recipe_name(job.request), answer.outcome)
+            answers[job.index] = last_event(answer) if job.has_begun else answer
         return [answers[index] for index in range(len(items))]
 
     def postprocess(self, answers: list[Answer]) -> list[bytes]:
         """Answers to what goes over the wire."""
         return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
 
-    def explain_handle(self, items: list[Job | Answer], _raw: Any) -> list[bytes]:
-        """The answers to `POST /explanations/<model>`."""
-        refusal = InvalidInput([Problem("explain", "a prediction: this endpoint explains nothing", "an explanation")])
-        return self.postprocess([error_answer(refusal) for _ in items])
+    def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Answer]]:
+        """Each job with its answer. Explanations come last, one by one: they take long."""
+        for group in groups([job for job in jobs if job.question is None], self.settings.pictures_per_forward):
+            yield from zip(group, self.answer_group(group, metrics), strict=True)
+        for job in jobs:
+            if job.question is not None:
+                yield job, attempt(self.answer_question, job)
+
+    def answer_question(self, job: Job) -> Answer:
+        """The answer to a job with a question."""
+        assert job.question is not None
+        assert self.explainer is not None
+        return encode_explanation(self.explainer(job.request, job.question, job.check))
+
+    def _is_explain(self) -> bool:
+        # TorchServe would answer a whole batch by what its first request is; here each row says it for itself.
+        return False
 
     def answer_group(self, group: Sequence[Job], metrics: Metrics) -> list[Answer]:
         """The answers of jobs that are drawn together. If that fails, each is tried alone, so that none suffers."""
         for job in group:
             job.check_deadline()
-            if job.queued is not None:
-                metrics.waited(_recipe_name(job.request), job.queued)
         alive = [job for job in group if not job.has_expired]
         results: dict[int, Rendering | Answer] = {}
         if alive:
@@ -123,24 +148,34 @@ class Endpoint(BaseHandler):
 
     def read(self, row: Row) -> Job:
         """The job of one row. Raises InvalidInput that names everything wrong with it."""
-        request = self.parse(decode_payload(row))
+        payload = decode_payload(row)
+        fields = explanation_in(payload, row.is_explanation)
+        request, question = (self.parse(payload), None) if fields is None else self.parse_explanation(fields)
         piece = partial(send_piece, context=self.context, index=row.index)
-        return Job(row.index, request, row.sent_at, row.queued, piece)
+        return Job(row.index, request, row.sent_at, row.queued, piece, question)
 
     def parse(self, payload: Any) -> GenerationRequest:
         """The request in a decoded payload, with this endpoint's defaults."""
         return parse_request(payload, self.settings.defaults, self.size_limits, self.catalogue)
 
+    def parse_explanation(self, payload: Any) -> tuple[GenerationRequest, Question]:
+        """The request and the question in a decoded payload. Raises InvalidInput where nothing is explained."""
+        if self.explainer is None or self.catalogue is None:
+            raise InvalidInput([Problem(IN_BAND, "a prediction: this endpoint explains nothing", "an explanation")])
+        return parse_explanation(payload, self.settings.defaults, self.size_limits, self.catalogue)
+
     def describe_handle(self) -> dict[str, Any]:
         """What this endpoint is and takes: the answer to `GET /models/<model>?customized=true`."""
         packages = ("torch", "diffusers", "transformers", "torchserve")
         defaults = self.parse({"prompt": "any", "seed": 0}).to_dict()
-        schema = request_schema(self.size_limits, defaults, self.catalogue)
+        schemas = {"request_schema": request_schema(self.size_limits, defaults, self.catalogue)}
+        if self.explainer and self.catalogue:
+            schemas["explanation_schema"] = explanation_schema(self.size_limits, defaults, self.catalogue)
         return {
             "versions": {"hybridstitch": hybridstitch.__version__} | {name: version(name) for name in packages},
             "device": str(self.settings.device),
             "dtype": str(self.settings.dtype).removeprefix("torch."),
-            "request_schema": schema,
+            **schemas,
             "limits": vars(self.size_limits),
             "defaults": defaults,
             "pair": describe_pair(self.settings.folder),

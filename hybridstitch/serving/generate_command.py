@@ -6,19 +6,19 @@ import argparse
 import base64
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.serving.request_options import (
+    FIELDS,
+    add_request_options,
+    add_server_options,
+    given_fields,
+    open_client,
+)
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-TOKEN_VARIABLE = "HYBRIDSTITCH_TOKEN"
-FIELDS = (
-    *("prompt", "negative_prompt", "seed", "num_images", "recipe", "speed", "num_inference_steps", "guidance_scale"),
-    *("width", "height", "region", "deadline_ms"),
-)
-"""The options that are passed on as fields of the request."""
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -27,7 +27,7 @@ def generate(options: argparse.Namespace) -> None:
 
     if options.out.suffix.lower() not in FORMATS:
         raise InvalidInput([Problem("out", f"a file name ending in {', '.join(FORMATS)}", str(options.out))])
-    payload = {name: value for name in FIELDS if (value := getattr(options, name)) is not None}
+    payload = given_fields(options, (*FIELDS, "num_images"))
     payload["output_format"] = FORMATS[options.out.suffix.lower()]
     pictures, report = _ask_server(payload, options) if options.url else _draw_here(payload, options)
     for path, picture in zip(_numbered(options.out, len(pictures)), pictures, strict=True):
@@ -47,12 +47,7 @@ def _numbered(path: Path, count: int) -> list[Path]:
 
 
 def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
-    from hybridstitch.serving.client import Client
-    from hybridstitch.serving.doctor import read_tokens
-
-    token = read_tokens(options.key_file)["inference"] if options.key_file else os.environ.get(TOKEN_VARIABLE)
-    client = Client(options.url, token, timeout=600)
-    document = client.predict(payload | {"response_format": "json"}, options.model).json()
+    document = open_client(options).predict(payload | {"response_format": "json"}, options.model).json()
     return [base64.b64decode(picture["b64_json"]) for picture in document["data"]], document["report"]
 
 
@@ -78,39 +73,16 @@ def _write_overlays(pictures: list[bytes], report: dict[str, Any], path: Path) -
         mask_overlay(Image.open(io.BytesIO(picture)), report, number).save(target)
 
 
-def _name_or_json(text: str) -> Any:
-    return json.loads(text) if text.startswith("{") else text
-
-
-def _corners(text: str) -> list[int]:
-    return [int(value) for value in text.split(",")]
-
-
 def add_command(commands: Any, pair: Path) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("generate", help=generate.__doc__, description=generate.__doc__)
     command.set_defaults(run=generate)
-    command.add_argument("prompt")
-    command.add_argument("--negative-prompt")
-    command.add_argument("--seed", type=int, help="of the first picture; each next one has the next seed")
-    command.add_argument("--num-images", type=int, help="so many pictures, to OUT-1, OUT-2 and so on")
-    command.add_argument("--recipe", type=_name_or_json, help="a name, or a JSON object")
-    command.add_argument(
-        "--speed", type=float, help="instead of a recipe: so many times fewer FLOPs than the large model"
+    add_request_options(
+        command, seed="of the first picture; each next one has the next seed", region="the large model draws all of it"
     )
-    command.add_argument("--num-inference-steps", type=int)
-    command.add_argument("--guidance-scale", type=float)
-    command.add_argument("--width", type=int)
-    command.add_argument("--height", type=int)
-    command.add_argument("--region", type=_corners, metavar="X0,Y0,X1,Y1", help="the large model draws all of it")
-    command.add_argument("--deadline-ms", type=int, help="give up at the first step after so many milliseconds")
+    command.add_argument("--num-images", type=int, help="so many pictures, to OUT-1, OUT-2 and so on")
     command.add_argument("--out", type=Path, default="picture.png", help=".png, .jpg or .webp (%(default)s)")
     command.add_argument("--report", type=Path, help="write the report as JSON")
     command.add_argument("--mask-overlay", type=Path, help="write the picture with the large model's tokens tinted")
     command.add_argument("--json", action="store_true", help="print the report as JSON")
-    command.add_argument("--pair", type=Path, default=pair, help="draw in this process with it (%(default)s)")
-    command.add_argument("--url", help="let this server draw, for instance http://127.0.0.1:8080")
-    command.add_argument("--model", default="hybridstitch", help="with --url: the model's name (%(default)s)")
-    command.add_argument(
-        "--key-file", type=Path, help=f"with --url: the server's key_file.json (the token in {TOKEN_VARIABLE})"
-    )
+    add_server_options(command, pair)

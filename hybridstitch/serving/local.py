@@ -41,7 +41,7 @@ def draw_together(
     renderings, start = [], 0
     for request in requests:
         stop = start + request.num_images
-        report = out.report.of(start, stop, pipeline.prompt_warnings(request.prompt)).to_dict()
+        report = out.report.of(start, stop, pipeline.prompts.warnings(request.prompt)).to_dict()
         made = replace(request, recipe=out.report.recipe, speed=None)  # a speed may mean another recipe tomorrow
         renderings.append(Rendering(made, out.images[start:stop], report | {"seed": request.seed}))
         start = stop

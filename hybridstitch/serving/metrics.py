@@ -23,9 +23,12 @@ class Metrics:
         model = context.manifest.get("model", {}) if context.manifest else {}
         self._model = (context.model_name, model.get("modelVersion", ""))
 
-    def answered(self, recipe: str, outcome: str) -> None:
-        """One more answer. recipe: its name, "none" if the request named none that there is. outcome: see `Answer`."""
-        self._add("HybridStitchRequests", MetricTypes.COUNTER, 1, recipe, outcome)
+    def answered(self, kind: str, recipe: str, outcome: str) -> None:
+        """One more answer. outcome: see `Answer`.
+
+        kind: prediction or explanation. recipe: its name. Both are "none" for a request that was not understood.
+        """
+        self._add("HybridStitchRequests", MetricTypes.COUNTER, 1, kind, recipe, outcome)
 
     def waited(self, recipe: str, seconds: float) -> None:
         """A request that was so long under way before the worker got it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -93,15 +93,20 @@ class GenerationRequest:
 
 
 def parse_request(
-    payload: Any, defaults: Mapping[str, Any], limits: SizeLimits, catalogue: Catalogue | None = None
+    payload: Any,
+    defaults: Mapping[str, Any],
+    limits: SizeLimits,
+    catalogue: Catalogue | None = None,
+    others: Sequence[str] = (),
 ) -> GenerationRequest:
     """Check a decoded payload and fill in what it leaves out.
 
     `defaults` come from the operator and override the built-in ones; a None in it means "not set".
     Without a `catalogue` the endpoint has no recipes, and `recipe`, `speed` and OF_STITCHING are unknown.
+    others: fields that the caller has taken out, known as well.
     Raises InvalidInput with one problem for every wrong field.
     """
-    _raise_if_shapeless(payload)
+    raise_if_shapeless(payload)
     width, height = limits.default
     schemas = request_fields(limits)
     if catalogue is None:
@@ -111,7 +116,7 @@ def parse_request(
     values = {**BUILT_IN_DEFAULTS, "width": width, "height": height, "request_id": uuid.uuid4().hex, **given}
     values.setdefault("response_format", "image" if _is_one_picture(values) else "json")
     problems = [
-        Problem(name[:80], f"one of the known fields: {', '.join(known)}", value)
+        Problem(name[:80], f"one of the known fields: {', '.join([*known, *others])}", value)
         for name, value in given.items()
         if name not in known
     ]
@@ -171,7 +176,8 @@ def _problems_between(values: Mapping[str, Any], wrong: set[str]) -> list[Proble
     return found
 
 
-def _raise_if_shapeless(payload: Any) -> None:
+def raise_if_shapeless(payload: Any) -> None:
+    """Raise InvalidInput for a payload that is no object, or too much of one to look into."""
     if not isinstance(payload, dict):
         raise InvalidInput([Problem("body", "a JSON object", _kind(payload))])
     if len(payload) > MAX_FIELDS:

@@ -69,12 +69,18 @@ def attempt(step: Callable[[Any], Any], item: Any) -> Any:
 
 def encode(rendering: Rendering) -> Answer:
     """The answer in the format that the request asks for."""
+    request = rendering.request
+    if request.response_format == "image":
+        picture = encode_picture(rendering.images[0], request)
+        return Answer(picture, f"image/{request.output_format}", headers_of(rendering))
+    return json_answer(document_of(rendering), headers_of(rendering))
+
+
+def document_of(rendering: Rendering) -> dict[str, Any]:
+    """The json answer."""
     request, report = rendering.request, rendering.report
     pictures = [encode_picture(image, request.of_image(index)) for index, image in enumerate(rendering.images)]
-    headers = _headers(rendering)
-    if request.response_format == "image":
-        return Answer(pictures[0], f"image/{request.output_format}", headers)
-    document = {
+    return {
         "created": int(time.time()),
         "data": [
             {"b64_json": base64.b64encode(picture).decode(), "seed": seed}
@@ -83,7 +89,6 @@ def encode(rendering: Rendering) -> Answer:
         "report": report,
         "warnings": report["warnings"],
     }
-    return _json_answer(document, headers=headers)
 
 
 def fitting(answer: Answer, limit: int) -> Answer:
@@ -135,7 +140,8 @@ def error_answer(error: Exception, request_id: str | None = None) -> Answer:
     return _error("internal_error", message, 500, request_id=request_id)
 
 
-def _headers(rendering: Rendering) -> dict[str, str]:
+def headers_of(rendering: Rendering) -> dict[str, str]:
+    """What the headers of an answer say of its picture."""
     report = rendering.report
     values = {
         "seed": rendering.request.seed,
@@ -151,9 +157,10 @@ def _headers(rendering: Rendering) -> dict[str, str]:
 
 def _error(kind: str, message: str, status: int, **details: Any) -> Answer:
     document = {"error": {"type": kind, "message": message, **details}}
-    return replace(_json_answer(document), status=status, outcome=kind)
+    return replace(json_answer(document), status=status, outcome=kind)
 
 
-def _json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:
+def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:
+    """A document as an answer."""
     # ASCII only: a refused value may hold characters that UTF-8 cannot carry.
     return Answer(json.dumps(document, allow_nan=False).encode(), "application/json", headers or {})

@@ -37,7 +37,11 @@ def mask_overlay(image: Image.Image, report: dict[str, Any], number: int = 0) ->
         raise InvalidInput([Problem("mask-overlay", "an endpoint that reports a mask", report["recipe"]["name"])])
     steps = np.array(report["mask"]["large_steps"][number], dtype=np.float64)
     relative = (steps - steps.min()) / max(np.ptp(steps), 1)
-    alpha = Image.fromarray((255 * STRENGTH * relative).astype(np.uint8))
-    picture = image.convert("RGB")
+    return tinted(image.convert("RGB"), relative, Image.Resampling.NEAREST)
+
+
+def tinted(picture: Image.Image, strength: np.ndarray, enlarge: Image.Resampling) -> Image.Image:
+    """The picture, tinted as `strength` `(rows, columns)`, 0 to 1, says; `enlarge` is the way from tokens to pixels."""
+    alpha = Image.fromarray((255 * STRENGTH * strength).astype(np.uint8))
     tint = Image.new("RGB", picture.size, TINT)
-    return Image.composite(tint, picture, alpha.resize(picture.size, Image.Resampling.NEAREST))
+    return Image.composite(tint, picture, alpha.resize(picture.size, enlarge))

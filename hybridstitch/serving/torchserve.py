@@ -27,6 +27,8 @@ MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
 PICTURES_PER_FORWARD = 8
 STARTED = "x-request-start"
 """When the client or its proxy sent the request: `t=` and seconds since 1970, as nginx writes it, or milliseconds."""
+EXPLAINS = "explain"
+"""The header that TorchServe itself adds to what comes by the route of explanations: `True`."""
 OLDEST_SECONDS = 86400  # a start further back than a day, or in the future, is a clock that is wrong
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Settings:
     dtype: torch.dtype
     defaults: Mapping[str, Any]
     strategies: Mapping[str, Any] | None
+    explanations: bool = True
     pictures_per_forward: int = PICTURES_PER_FORWARD
     max_response_bytes: int = MAX_RESPONSE_BYTES
 
@@ -50,6 +53,7 @@ class Row:
     """One request as TorchServe gives it: its values by key, and its headers with lower-case names.
 
     index: its place in the batch.
+    is_explanation: it came by the route of explanations.
     sent_at: seconds since 1970; when the worker got it, if the client does not say.
     queued: seconds from then until the worker got it; None if the client does not say.
     """
@@ -57,6 +61,7 @@ class Row:
     index: int
     values: Mapping[str, Any]
     headers: Mapping[str, str]
+    is_explanation: bool
     sent_at: float
     queued: float | None
 
@@ -69,7 +74,7 @@ def read_settings(context: Context) -> Settings:
     """The settings of this worker. Raises InvalidInput if the `handler:` section is not understood."""
     section = (context.model_yaml_config or {}).get("handler") or {}
     numbers = {"pictures_per_forward": PICTURES_PER_FORWARD, "max_response_bytes": MAX_RESPONSE_BYTES}
-    known = {"dtype", "defaults", "strategies", *numbers, "profile"}  # the last one is TorchServe's own
+    known = {"dtype", "defaults", "strategies", "explanations", *numbers, "profile"}  # the last one is TorchServe's own
     problems = [
         Problem(f"handler.{name}", f"one of: {', '.join(sorted(known))}", section[name])
         for name in section
@@ -78,6 +83,9 @@ def read_settings(context: Context) -> Settings:
     dtype = section.get("dtype", "float32")
     if dtype not in DTYPES:
         problems.append(Problem("handler.dtype", f"one of: {', '.join(DTYPES)}", dtype))
+    explanations = section.get("explanations", True)
+    if type(explanations) is not bool:
+        problems.append(Problem("handler.explanations", "true or false", explanations))
     numbers |= {name: section[name] for name in numbers if name in section}
     problems += [
         Problem(f"handler.{name}", "an integer of at least 1", value)
@@ -95,6 +103,7 @@ def read_settings(context: Context) -> Settings:
         dtype=DTYPES[dtype],
         defaults=section.get("defaults") or {},
         strategies=section.get("strategies"),
+        explanations=explanations,
         **numbers,
     )
 
@@ -108,7 +117,8 @@ def read_rows(rows: list[dict[str, Any]], context: Context) -> list[Row]:
             headers[STARTED] = bytes(values.pop(STARTED)).decode(errors="replace")
         now = time.time()
         sent_at = _sent_at(headers, now)
-        found.append(Row(index, values, headers, sent_at or now, sent_at and now - sent_at))
+        is_explanation = headers.get(EXPLAINS) == "True"
+        found.append(Row(index, values, headers, is_explanation, sent_at or now, sent_at and now - sent_at))
     return found
 
 

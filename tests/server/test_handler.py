@@ -39,9 +39,13 @@ def handler(request: pytest.FixtureRequest, tiny: Path) -> Any:
     return make_handler(request.param, tiny)
 
 
-def call(handler: Any, rows: list[dict[str, Any]], headers: dict[str, str] | None = None) -> tuple[Any, Context]:
+def call(
+    handler: Any, rows: list[dict[str, Any]], headers: dict[str, str] | list[dict[str, str]] | None = None
+) -> tuple[Any, Context]:
+    """headers: those of every row, or of each."""
     context = handler.context
-    context.request_processor = [RequestProcessor(dict(HTTP if headers is None else headers)) for _ in rows]
+    of_each = headers if isinstance(headers, list) else [HTTP if headers is None else headers] * len(rows)
+    context.request_processor = [RequestProcessor(dict(each)) for each in of_each]
     context.request_ids = {index: f"id-{index}" for index in range(len(rows))}
     context.metrics = MetricsCacheYamlImpl(config_file_path=ROOT / "handler" / "metrics.yaml")
     context.metrics.initialize_cache()
@@ -116,6 +120,7 @@ def test_an_error_answer_stays_small(handler: Any) -> None:
     [
         ({"dtype": "float8"}, "handler.dtype"),
         ({"default": {}}, "handler.default"),
+        ({"explanations": "no"}, "handler.explanations"),
         ({"defaults": {"num_inference_steps": 0}}, "num_inference_steps"),
         ({"defaults": {"recipe": "fastest"}}, "recipe"),
         ({"strategies": {"masks": {"mine": "no_such_module:Mine"}}}, "strategies.masks.mine"),

@@ -1,0 +1,70 @@
+"""The generation that is explained, with what is needed to come back to each of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hybridstitch.pipeline import HybridStitchPipeline
+from hybridstitch.recipe import Recipe
+from hybridstitch.sampler import Step
+from hybridstitch.trajectory import Point
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One picture and the way to it.
+
+    points: what each step started from. steps: what each step did.
+    """
+
+    image: Image.Image
+    report: dict[str, Any]
+    recipe: Recipe
+    points: list[Point]
+    steps: list[Step]
+    grid: tuple[int, int]
+
+    @property
+    def dense(self) -> list[int]:
+        """The steps at which the large model rendered every token."""
+        return [step.index for step in self.steps if step.share >= 1]
+
+    @property
+    def masked(self) -> list[int]:
+        """The steps that made a mask: the first with a share of the tokens after each dense one."""
+        return [
+            step.index
+            for before, step in zip(self.steps, self.steps[1:], strict=False)
+            if before.share >= 1 and step.tokens is not None and step.share < 1
+        ]
+
+    def latest_dense(self, index: int) -> int:
+        """Where the last two dense steps before a step begin: all that a mask of that step looks at lies behind."""
+        return [dense for dense in self.dense if dense < index][-2:][0]
+
+
+def draw(pipeline: HybridStitchPipeline, prompt: str, seed: int, watch: Any, **arguments: Any) -> Drawing:
+    """The picture that a prediction of the same request gives. `watch` is called after every step."""
+    generator = [torch.Generator().manual_seed(seed)]
+    latents = pipeline.initial_latents(arguments["width"], arguments["height"], generator)
+    steps: list[Step] = []
+
+    def on_step(_: range, step: Step) -> None:
+        steps.append(step)
+        watch()
+
+    out = pipeline(prompt, generator=generator, latents=latents, on_step=on_step, **arguments)
+    starts: list[Tensor] = [latents, *(step.latents for step in steps[:-1])]
+    noise_levels = pipeline.components["scheduler"].config.num_train_timesteps
+    points = [
+        Point(step.index, step.timestep, float(step.timestep) / noise_levels, start)
+        for step, start in zip(steps, starts, strict=True)
+    ]
+    patch = pipeline.large.config.patch_size
+    grid = (latents.shape[2] // patch, latents.shape[3] // patch)
+    return Drawing(out.images[0], out.report.to_dict() | {"seed": seed}, out.report.recipe, points, steps, grid)

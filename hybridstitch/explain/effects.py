@@ -1,0 +1,109 @@
+"""The scores of the words: what is lost without each, or what flows through each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from captum.attr import FeatureAblation, IntegratedGradients
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.explain.embeddings import Embedded
+from hybridstitch.explain.targets import Target, Texts
+from hybridstitch.explain.words import Word, without
+from hybridstitch.masks.attribution import movement
+
+RESTS = {
+    "ablation": "the prompt with the word deleted, encoded anew",
+    "integrated_gradients": "the prompt with padding in the place of each of its words",
+}
+
+
+class Effects:
+    """What one target does as words come and go. The whole prompt and the baseline are asked about once."""
+
+    def __init__(self, target: Target, prompt: str, words: Sequence[Word], rows: int):
+        """rows: how many prompts share a forward."""
+        self.target = target
+        self.prompt = prompt
+        self.words = words
+        self.rows = rows
+        self.heat = torch.zeros(len(words), target.drawing.grid[0] * target.drawing.grid[1])
+
+    @cached_property
+    def whole(self) -> dict[int, Tensor]:
+        """The responses to the prompt as it is, by step."""
+        return self._responses(self._encode([self.prompt]))
+
+    @cached_property
+    def nothing(self) -> dict[int, Tensor]:
+        """The responses to the prompt without any of its words."""
+        return self._responses(self._encode([without(self.prompt, self.words, range(len(self.words)))]))
+
+    def ablation(self) -> list[float]:
+        """For each word, how much strength is lost without it. Fills `heat` on the way."""
+        present = torch.ones(1, len(self.words))
+        lost = FeatureAblation(self._strength_of_present).attribute(
+            present, baselines=0, perturbations_per_eval=self.rows
+        )
+        return lost[0].tolist()
+
+    def integrated_gradients(self, n_steps: int) -> tuple[list[float], float]:
+        """For each word, what flows through its embeddings on a straight way from padding; and
+        by how much their sum misses the whole effect."""
+        embedded = Embedded.of(self.target.pipeline, self.prompt, self.words)
+        nothing = self._responses(embedded.encode(embedded.baselines))
+
+        def strength(*embeddings: Tensor) -> Tensor:
+            texts = embedded.encode(embeddings)
+            found = sum(
+                self.target.strength(
+                    step, checkpoint(self._respond, step, texts, use_reentrant=False), self.whole[step], nothing[step]
+                )
+                for step in self.target.steps
+            )
+            assert isinstance(found, Tensor)
+            if torch.is_grad_enabled() and not found.requires_grad:
+                expected = "ablation: the scores of this recipe's mask have no gradient"
+                raise InvalidInput([Problem("method", expected, "integrated_gradients")])
+            return found / len(self.target.steps)
+
+        attributed = IntegratedGradients(strength).attribute(
+            embedded.inputs, baselines=embedded.baselines, n_steps=n_steps, internal_batch_size=self.rows
+        )
+        scores = embedded.by_word(attributed)
+        with torch.no_grad():
+            effect = 1 - float(self._mean(nothing, nothing))
+        return scores, abs(sum(scores) - effect)
+
+    def _strength_of_present(self, present: Tensor) -> Tensor:
+        """The strength of prompts that have the words which are 1 in `present` `(prompts, words)`."""
+        absent = [(row == 0).nonzero().flatten().tolist() for row in present]
+        if not any(absent):
+            return self._mean(self.whole, self.nothing).repeat(len(absent))
+        responses = self._responses(self._encode([without(self.prompt, self.words, gone) for gone in absent]))
+        for step, response in responses.items():
+            moved = movement(self.whole[step], response).cpu() / len(self.target.steps)
+            for row, gone in enumerate(absent):
+                self.heat[gone[0]] += moved[row]
+        return self._mean(responses, self.nothing)
+
+    def _mean(self, responses: dict[int, Tensor], nothing: dict[int, Tensor]) -> Tensor:
+        """Their strength `(prompts,)`, mean over the steps."""
+        strengths = [
+            self.target.strength(step, response, self.whole[step], nothing[step])
+            for step, response in responses.items()
+        ]
+        return torch.stack(strengths).mean(dim=0).cpu()
+
+    def _responses(self, texts: Texts) -> dict[int, Tensor]:
+        return {step: self._respond(step, texts) for step in self.target.steps}
+
+    def _respond(self, step: int, texts: Texts) -> Tensor:
+        return self.target.respond(step, texts)
+
+    def _encode(self, prompts: list[str]) -> Texts:
+        return Texts(*self.target.pipeline.prompts.alone(prompts))

@@ -1,0 +1,99 @@
+"""A prompt as the embeddings that the text encoders begin with, where every word has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.explain.targets import Texts
+from hybridstitch.explain.words import Word
+from hybridstitch.pipeline import HybridStitchPipeline
+
+ENCODERS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"), ("tokenizer_3", "text_encoder_3"))
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A prompt in each text encoder of a pipeline.
+
+    inputs: the embeddings `(1, tokens, width)` of its tokens, one tensor for each encoder.
+    baselines: the same with padding in the place of words.
+    owners: for each encoder, the number of the word that each token belongs to, -1 for none.
+    """
+
+    pipeline: HybridStitchPipeline
+    prompt: str
+    words: int
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...]
+    owners: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, pipeline: HybridStitchPipeline, prompt: str, words: Sequence[Word]) -> Self:
+        """Embed a prompt. Raises InvalidInput where a tokenizer does not say which characters a token stands for."""
+        inputs, baselines, owners = [], [], []
+        for tokenizer, encoder in _encoders(pipeline):
+            if not tokenizer.is_fast:
+                expected = "ablation: a tokenizer of this pair does not say which characters a token stands for"
+                raise InvalidInput([Problem("method", expected, "integrated_gradients")])
+            length = pipeline.prompts.text_length if encoder is pipeline.components["text_encoder_3"] else None
+            tokens = tokenizer(
+                prompt,
+                padding="max_length",
+                max_length=length or pipeline.prompts.clip_length,
+                truncation=True,
+                return_offsets_mapping=True,
+                return_tensors="pt",
+            )
+            owner = torch.tensor([_owner(words, *span) for span in tokens["offset_mapping"][0].tolist()])
+            embed = _tables(encoder)[0]
+            ids = tokens["input_ids"].to(embed.weight.device)
+            padding = ids.masked_fill((owner >= 0).to(ids.device)[None], tokenizer.pad_token_id)
+            inputs.append(embed(ids).detach())
+            baselines.append(embed(padding).detach())
+            owners.append(owner)
+        return cls(pipeline, prompt, len(words), tuple(inputs), tuple(baselines), tuple(owners))
+
+    def encode(self, embeddings: Sequence[Tensor]) -> Texts:
+        """The prompt as the transformers read it, if its tokens were embedded so; `(prompts, tokens, width)` each."""
+        with _embedded_as(self.pipeline, embeddings):
+            return Texts(*self.pipeline.prompts.alone([self.prompt] * embeddings[0].shape[0]))
+
+    def by_word(self, attributed: Sequence[Tensor]) -> list[float]:
+        """The sum of what was attributed to each word's embeddings, over tokens, width and encoders."""
+        scores = torch.zeros(self.words + 1, dtype=torch.float64)
+        for owner, each in zip(self.owners, attributed, strict=True):
+            scores.index_add_(0, owner % (self.words + 1), each[0].double().sum(dim=-1).cpu())
+        return scores[:-1].tolist()
+
+
+@contextmanager
+def _embedded_as(pipeline: HybridStitchPipeline, embeddings: Sequence[Tensor]) -> Iterator[None]:
+    """While it is open, the encoders begin with these embeddings, whatever tokens they are given."""
+    with ExitStack() as stack:
+        for (_, encoder), given in zip(_encoders(pipeline), embeddings, strict=True):
+            for table in _tables(encoder):
+                hook = table.register_forward_hook(lambda *_, given=given: given)
+                stack.callback(hook.remove)
+        yield
+
+
+def _encoders(pipeline: HybridStitchPipeline) -> list[tuple[Any, nn.Module]]:
+    parts = pipeline.components
+    return [(parts[tokenizer], parts[encoder]) for tokenizer, encoder in ENCODERS if parts[encoder] is not None]
+
+
+def _tables(encoder: Any) -> list[nn.Embedding]:
+    """The encoder's embedding of its vocabulary; T5 has it under two names."""
+    size = encoder.config.vocab_size
+    return [each for each in encoder.modules() if isinstance(each, nn.Embedding) and each.num_embeddings == size]
+
+
+def _owner(words: Sequence[Word], start: int, end: int) -> int:
+    return next((number for number, word in enumerate(words) if start < word.end and word.start < end), -1)

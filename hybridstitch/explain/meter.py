@@ -1,0 +1,47 @@
+"""The models as an explanation asks them: every forward is counted, and may be the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from diffusers import SD3Transformer2DModel
+from torch import Tensor
+
+from hybridstitch.guidance import GuidedModel
+
+
+class Meter:
+    """Counts forwards. `check` is called at each; an exception in it ends the explanation."""
+
+    def __init__(self, check: Callable[[], None] | None):
+        self.forwards = 0
+        self._check = check
+
+    def check(self) -> None:
+        """Let the caller give up."""
+        if self._check is not None:
+            self._check()
+
+    def count(self, forwards: int) -> None:
+        """So many more."""
+        self.forwards += forwards
+        self.check()
+
+
+class MeteredModel(GuidedModel):
+    """A `GuidedModel` on a meter, without a K/V cache: it is asked about all tokens only, and may be differentiated."""
+
+    def __init__(
+        self,
+        transformer: SD3Transformer2DModel,
+        context: Tensor,
+        pooled: Tensor,
+        guidance_scale: float,
+        meter: Meter,
+    ):
+        super().__init__(transformer, context, pooled, guidance_scale, cached=False)
+        self._meter = meter
+
+    def _count(self, latents: Tensor, rendered: int, halves: int) -> None:
+        super()._count(latents, rendered, halves)
+        self._meter.count(latents.shape[0] * halves)

@@ -1,0 +1,144 @@
+"""What can be explained: the large model's prediction, in a region or everywhere, and the choice of a mask."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hybridstitch.explain.drawing import Drawing
+from hybridstitch.explain.meter import Meter, MeteredModel
+from hybridstitch.mmdit import gather_rows
+from hybridstitch.pipeline import HybridStitchPipeline
+from hybridstitch.trajectory import Point, Trajectory
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompts as the transformers read them: `(prompts, text tokens, width)` and `(prompts, width)`."""
+
+    context: Tensor
+    pooled: Tensor
+
+
+class Target(ABC):
+    """Something in the picture that follows from the prompt, at some steps of the generation.
+
+    What prompts lead to at a step is their *response*, rows `(prompts, tokens, …)`; what of it is explained is one
+    number for each prompt, its `strength`: 1 for the whole prompt.
+    """
+
+    steps: Sequence[int]
+    where: Tensor | None
+    """The tokens explained, bool `(tokens,)`; None for all."""
+
+    def __init__(self, pipeline: HybridStitchPipeline, drawing: Drawing, meter: Meter):
+        self.pipeline = pipeline
+        self.drawing = drawing
+        self.meter = meter
+
+    @abstractmethod
+    def respond(self, step: int, texts: Texts) -> Tensor:
+        """The responses to prompts at a step, where the picture so far is held as it was."""
+
+    @abstractmethod
+    def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
+        """One number `(prompts,)` for each response, given those to the whole prompt and to the baseline."""
+
+
+class Prediction(Target):
+    """The large model's velocity for the prompt alone, without guidance, at some tokens.
+
+    Strength: the part of a response that goes the way from the baseline's to the whole prompt's, in units of that way.
+    """
+
+    def __init__(
+        self,
+        pipeline: HybridStitchPipeline,
+        drawing: Drawing,
+        meter: Meter,
+        steps: Sequence[int],
+        where: Tensor | None,
+    ):
+        super().__init__(pipeline, drawing, meter)
+        self.steps = steps
+        self.where = where
+
+    def respond(self, step: int, texts: Texts) -> Tensor:
+        point, rows = self.drawing.points[step], texts.context.shape[0]
+        large = MeteredModel(self.pipeline.large, texts.context, texts.pooled, 0.0, self.meter)
+        return large(point.latents.expand(rows, -1, -1, -1), point.timestep).float()
+
+    def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
+        way, gone = whole - nothing, response - nothing
+        if self.where is not None:
+            way, gone = way[:, self.where], gone[:, self.where]
+        return (gone * way).sum(dim=(1, 2)) / way.square().sum().clamp(min=TINY)
+
+
+class Choice(Target):
+    """The scores that the recipe's mask gives, which decide who renders a token.
+
+    The last two dense steps before a mask and what lies between them are replayed with other prompts, on the latents
+    that were. Strength: how far the mean score of the chosen tokens is above that of the others, in units of what it
+    is for the whole prompt.
+    """
+
+    def __init__(
+        self,
+        pipeline: HybridStitchPipeline,
+        drawing: Drawing,
+        meter: Meter,
+        steps: Sequence[int],
+        negative: Texts | None,
+        guidance_scale: float,
+    ):
+        """negative: the prompt of the negative half; None without guidance."""
+        super().__init__(pipeline, drawing, meter)
+        self.steps = steps
+        self._negative = negative
+        self._guidance_scale = guidance_scale
+        self.where = torch.stack([self._chosen(step) for step in steps]).any(dim=0)
+
+    def respond(self, step: int, texts: Texts) -> Tensor:
+        rows = texts.context.shape[0]
+        large, small = (self._guided(model, texts) for model in (self.pipeline.large, self.pipeline.small))
+        drawing = self.drawing
+        trajectory = Trajectory(drawing.grid, len(drawing.steps), small)
+        for done in drawing.steps[drawing.latest_dense(step) : step]:
+            trajectory.move_to(_repeated(drawing.points[done.index], rows))
+            if done.share > 0:
+                velocity = large(trajectory.now.latents, trajectory.now.timestep)
+                tokens = None if done.tokens is None else done.tokens.expand(rows, -1)
+                trajectory.record(velocity if tokens is None else gather_rows(velocity, tokens), tokens)
+        trajectory.move_to(_repeated(drawing.points[step], rows))
+        return drawing.recipe.mask.scores(trajectory).float().unsqueeze(-1)
+
+    def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
+        return self._margin(step, response) / self._margin(step, whole).clamp(min=TINY)
+
+    def _margin(self, step: int, response: Tensor) -> Tensor:
+        chosen = self._chosen(step)
+        return response[:, chosen].mean(dim=(1, 2)) - response[:, ~chosen].mean(dim=(1, 2))
+
+    def _chosen(self, step: int) -> Tensor:
+        tokens = self.drawing.steps[step].tokens
+        assert tokens is not None  # it made a mask
+        chosen = torch.zeros(self.drawing.grid[0] * self.drawing.grid[1], dtype=torch.bool, device=tokens.device)
+        return chosen.index_fill(0, tokens[0], True)
+
+    def _guided(self, transformer: torch.nn.Module, texts: Texts) -> MeteredModel:
+        context, pooled = texts.context, texts.pooled
+        if self._negative is not None:
+            context = torch.cat([self._negative.context.expand_as(context), context])
+            pooled = torch.cat([self._negative.pooled.expand_as(pooled), pooled])
+        return MeteredModel(transformer, context, pooled, self._guidance_scale, self.meter)
+
+
+def _repeated(point: Point, rows: int) -> Point:
+    return replace(point, latents=point.latents.expand(rows, -1, -1, -1))

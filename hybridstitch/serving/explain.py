@@ -1,0 +1,110 @@
+"""What a client may ask of an explanation: a request to draw, and a question about the picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+
+from hybridstitch.catalogue import Catalogue
+from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.pair import SizeLimits
+from hybridstitch.schema import Schema, integer, mismatch
+from hybridstitch.serving.fields import request_schema
+from hybridstitch.serving.request import GenerationRequest, parse_request, raise_if_shapeless
+
+IN_BAND = "explain"
+"""The field that holds the whole request where its address does not say that it is an explanation, as over gRPC."""
+FIXED: Mapping[str, Any] = {"num_images": 1, "stream": False, "previews": 0, "response_format": "json"}
+"""Fields of a prediction that can be nothing else in an explanation: it is one document about one picture."""
+MAX_GRADIENT_STEPS = 256
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to explain of a generation, and how; see `hybridstitch.explain.explain`."""
+
+    target: str
+    method: str
+    steps_explained: int
+    gradient_steps: int
+
+
+def question_fields() -> dict[str, Schema]:
+    """The fields that an explanation has beside those of a prediction."""
+    from hybridstitch.explain import METHODS, TARGETS, explain
+
+    schemas: dict[str, Schema] = {
+        "target": {"enum": list(TARGETS)},
+        "method": {"enum": list(METHODS)},
+        "steps_explained": integer(1, 100),
+        "gradient_steps": integer(1, MAX_GRADIENT_STEPS),
+    }
+    defaults = signature(explain).parameters
+    return {name: {**schema, "default": defaults[name].default} for name, schema in schemas.items()}
+
+
+def explanation_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue) -> Schema:
+    """The JSON Schema of a whole request for an explanation; as in `request_schema`, without rules between fields."""
+    schema = request_schema(limits, defaults, catalogue)
+    fixed = {name: {"const": value, "default": value} for name, value in FIXED.items()}
+    return {**schema, "properties": {**schema["properties"], **fixed, **question_fields()}}
+
+
+def explanation_in(payload: Any, is_explanation: bool) -> Any | None:
+    """The fields of the explanation that a decoded payload asks for; None if it asks for a prediction.
+
+    is_explanation: the address says so. Raises InvalidInput for the in-band form with anything beside it.
+    """
+    if is_explanation:
+        return payload
+    if not isinstance(payload, dict) or IN_BAND not in payload:
+        return None
+    if len(payload) > 1 or not isinstance(payload[IN_BAND], dict):
+        got = sorted(payload) if len(payload) > 1 else payload[IN_BAND]
+        raise InvalidInput([Problem(IN_BAND, "an object with all fields of the explanation, and nothing beside", got)])
+    return payload[IN_BAND]
+
+
+def parse_explanation(
+    payload: Any, defaults: Mapping[str, Any], limits: SizeLimits, catalogue: Catalogue
+) -> tuple[GenerationRequest, Question]:
+    """Check the fields of an explanation and fill in what they leave out; `defaults` are those of predictions.
+
+    Raises InvalidInput with one problem for every wrong field.
+    """
+    raise_if_shapeless(payload)
+    schemas = question_fields()
+    asked = {name: payload.get(name, schema["default"]) for name, schema in schemas.items()}
+    problems = [
+        Problem(name, rule, asked[name]) for name, schema in schemas.items() if (rule := mismatch(schema, asked[name]))
+    ]
+    problems += [
+        Problem(name, f"{json.dumps(only)} in an explanation", payload[name])
+        for name, only in FIXED.items()
+        if name in payload and (type(payload[name]), payload[name]) != (type(only), only)
+    ]
+    if asked["target"] == "region" and payload.get("region", defaults.get("region")) is None:
+        problems.append(Problem("region", "[x0, y0, x1, y1] with target region", None))
+    generation = {name: value for name, value in payload.items() if name not in asked} | dict(FIXED)
+    try:
+        request = parse_request(generation, defaults, limits, catalogue, others=tuple(asked))
+        problems += _problems_between(request, asked, {problem.field for problem in problems})
+    except InvalidInput as error:
+        problems += error.problems
+    raise_if(problems)
+    return request, Question(**asked)
+
+
+def _problems_between(request: GenerationRequest, asked: Mapping[str, Any], wrong: set[str]) -> list[Problem]:
+    """What is wrong with a question beside a request that is right by itself."""
+    from hybridstitch.explain.words import MAX_WORDS, words_of
+
+    words, steps = len(words_of(request.prompt)), request.num_inference_steps
+    found = [] if 1 <= words <= MAX_WORDS else [Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words")]
+    if "steps_explained" not in wrong and asked["steps_explained"] > steps:
+        expected = f"at most num_inference_steps, {steps}"
+        found.append(Problem("steps_explained", expected, asked["steps_explained"]))
+    return found

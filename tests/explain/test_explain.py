@@ -1,0 +1,204 @@
+"""Explanations on a tiny real pair: the arithmetic, the replay, what is refused, and what is left behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from hybridstitch import HybridStitchPipeline
+from hybridstitch.errors import InvalidInput
+from hybridstitch.explain import Explanation, explain
+from hybridstitch.explain.drawing import draw
+from hybridstitch.explain.meter import Meter
+from hybridstitch.explain.targets import Choice, Texts
+from hybridstitch.explain.words import without, words_of
+from hybridstitch.mmdit import cached_attention, mmdit_forward
+
+HYBRID = {"plan": {"type": "staged"}, "mask": {"type": "velocity-change"}, "fill": {"type": "small"}}
+SETTINGS: dict[str, Any] = {"num_inference_steps": 8, "seed": 5, "width": 32, "height": 32}
+
+
+def ask(pipe: HybridStitchPipeline, prompt: str = "red cat", **settings: Any) -> Explanation:
+    return explain(pipe, prompt, **{**SETTINGS, **settings})
+
+
+def test_words_and_prompts_without_them():
+    prompt = "A well-known  fox's den, on\nblue!"
+    words = words_of(prompt)
+    assert [word.text for word in words] == ["A", "well-known", "fox's", "den", "on", "blue"]
+    assert all(prompt[word.start : word.end] == word.text for word in words)
+    assert without(prompt, words, [1, 5]) == "A fox's den, on !"
+
+
+def test_the_picture_is_the_one_that_a_prediction_gives(tiny_pair):
+    found = ask(tiny_pair, recipe="hybridstitch")
+    drawn = tiny_pair(
+        "red cat",
+        recipe="hybridstitch",
+        num_inference_steps=8,
+        guidance_scale=4.5,
+        width=32,
+        height=32,
+        generator=torch.Generator().manual_seed(5),
+    )
+    assert found.image.tobytes() == drawn.images[0].tobytes()
+    assert found.report["seed"] == 5
+
+
+@pytest.mark.parametrize("region", [None, (0, 0, 16, 8)])
+def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pair, region):
+    target = "image" if region is None else "region"
+    found = ask(tiny_pair, "red cat sits", target=target, region=region, recipe="large", steps_explained=2)
+    starts = []
+
+    def keep(_: Any, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        starts.append((timestep, tensors["latents"]))
+        return tensors
+
+    generator = torch.Generator().manual_seed(5)
+    noise = tiny_pair.initial_latents(32, 32, [torch.Generator().manual_seed(5)])
+    tiny_pair(
+        "red cat sits",
+        recipe="large",
+        num_inference_steps=8,
+        guidance_scale=4.5,
+        width=32,
+        height=32,
+        generator=generator,
+        callback_on_step_end=keep,
+    )
+    assert found.steps_explained == (0, 7)
+    points = [(starts[0][0], noise), (starts[7][0], starts[6][1])]
+
+    def velocity(prompt: str, point: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        context, pooled = tiny_pair.prompts.alone([prompt])
+        with torch.no_grad(), cached_attention(tiny_pair.large):
+            every = mmdit_forward(tiny_pair.large, point[1], point[0].expand(1), context, pooled)[0]
+        if region is None:
+            return every
+        rows, columns = found.heatmaps.shape[1:]
+        cell = tiny_pair.size_limits.multiple_of
+        return every.unflatten(0, (rows, columns))[: 8 // cell, : 16 // cell].flatten(0, 1)
+
+    for word, gone in zip(found.words, ("cat sits", "red sits", "red cat"), strict=True):
+        expected = 0.0
+        for point in points:
+            way = velocity("red cat sits", point) - velocity("", point)
+            lost = velocity("red cat sits", point) - velocity(gone, point)
+            expected += float((lost * way).sum() / (way * way).sum()) / 2
+        assert word.score == pytest.approx(expected, abs=1e-4)
+    if region is None:
+        moved = sum((velocity("red cat sits", point) - velocity("cat sits", point)).norm(dim=1) / 2 for point in points)
+        assert torch.allclose(found.heatmaps[0].flatten(), moved, atol=1e-5)
+
+
+def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pair):
+    arguments = {"recipe": HYBRID, "speed": None, "region": None, "width": 32, "height": 32}
+    drawing = draw(
+        tiny_pair, "red cat", 5, lambda: None, negative_prompt="dog", num_inference_steps=8, guidance_scale=3.0,
+        **arguments,
+    )  # fmt: skip
+    assert drawing.masked
+    with torch.no_grad(), cached_attention(tiny_pair.large), cached_attention(tiny_pair.small):
+        negative = Texts(*tiny_pair.prompts.alone(["dog"]))
+        choice = Choice(tiny_pair, drawing, Meter(None), drawing.masked, negative, 3.0)
+        for step in drawing.masked:
+            scores = choice.respond(step, Texts(*tiny_pair.prompts.alone(["red cat", "blue dog"])))[..., 0]
+            tokens = drawing.steps[step].tokens
+            assert tokens is not None
+            again = scores[0].argsort(descending=True, stable=True)[: tokens.shape[1]]
+            assert set(again.tolist()) == set(tokens[0].tolist())
+            assert not torch.equal(scores[0], scores[1])
+
+
+def test_prompts_may_share_a_forward(tiny_pair):
+    alone, together = (
+        ask(tiny_pair, "a red cat on blue", target="mask", recipe=HYBRID, perturbations_per_eval=rows)
+        for rows in (1, 4)
+    )
+    assert [word.score for word in alone.words] == pytest.approx([word.score for word in together.words], abs=1e-3)
+    assert torch.allclose(alone.heatmaps, together.heatmaps, atol=1e-4)
+    assert alone.forwards == together.forwards
+
+
+@pytest.mark.parametrize("target", ["mask", "region", "image"])
+def test_integrated_gradients_divide_the_whole_effect(tiny_pair, target):
+    found = ask(tiny_pair, "red cat", target=target, region=(0, 0, 16, 16) if target == "region" else None,
+                recipe=HYBRID, method="integrated_gradients", steps_explained=1)  # fmt: skip
+    assert found.convergence_delta is not None
+    assert found.convergence_delta < 0.05
+    assert found.forwards > 64
+    if target != "mask":
+        assert sum(word.score for word in found.words) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("method", ["ablation", "integrated_gradients"])
+def test_forwards_are_counted_and_bounded(tiny_pair, method):
+    few, many = (ask(tiny_pair, target="image", method=method, recipe="large", steps_explained=n) for n in (1, 3))
+    assert many.forwards == 3 * few.forwards
+    if method == "ablation":
+        assert few.forwards == 2 + 2  # the prompt, the empty one, and one without each word
+
+
+def traces(pipe: HybridStitchPipeline) -> list[Any]:
+    """What an explanation could leave behind."""
+    parts = [pipe.large, pipe.small, pipe.components["text_encoder"], pipe.components["text_encoder_2"]]
+    hooks = [len(module._forward_hooks) for part in parts for module in part.modules()]
+    grads = [weight.grad is None for part in parts for weight in part.parameters()]
+    return [hooks, grads, [type(each) for each in pipe.large.attn_processors.values()], torch.is_grad_enabled()]
+
+
+class Patience:
+    """Raises at one of its calls."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls == self.limit:
+            raise TimeoutError("too late")
+
+
+def test_nothing_is_left_behind_also_after_an_error(tiny_pair):
+    settings = {"target": "image", "method": "integrated_gradients", "steps_explained": 1}
+    before, endless = traces(tiny_pair), Patience(0)
+    ask(tiny_pair, check=endless, **settings)
+    assert traces(tiny_pair) == before
+    for limit in (3, 12, endless.calls - 2):
+        with pytest.raises(TimeoutError, match="too late"):
+            ask(tiny_pair, check=Patience(limit), **settings)
+        assert traces(tiny_pair) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [
+        ({"target": "why", "method": "guess", "steps_explained": 0}, {"target", "method", "steps_explained"}),
+        ({"target": "region"}, {"region"}),
+        ({"target": "region", "region": (0, 0, 99, 8), "width": 33}, {"region", "width"}),
+        ({"steps_explained": 9}, {"steps_explained"}),
+        ({"prompt": " ,;! ", "num_inference_steps": 0}, {"prompt", "num_inference_steps"}),
+        ({"prompt": "word " * 65}, {"prompt"}),
+        ({"target": "mask", "recipe": "large"}, {"target"}),
+        ({"target": "image", "recipe": "small"}, {"recipe"}),
+        ({"target": "mask", "recipe": {**HYBRID, "mask": {"type": "random"}}}, {"target"}),
+        ({"recipe": {**HYBRID, "mask": {"type": "blend"}}, "method": "integrated_gradients"}, {"method"}),
+        ({"recipe": "none such"}, {"recipe"}),
+    ],
+)
+def test_every_wrong_argument_is_named(tiny_pair, settings, fields):
+    with pytest.raises(InvalidInput) as refused:
+        ask(tiny_pair, **settings)
+    assert {problem.field for problem in refused.value.problems} == fields
+
+
+def test_the_attribution_mask_is_where_the_prompt_moves_the_small_model(tiny_pair):
+    recipe = {**HYBRID, "mask": {"type": "attribution"}}
+    found = ask(tiny_pair, target="mask", recipe=recipe)
+    assert found.mask is not None
+    assert 0 < found.mask.sum() < found.mask.numel()
+    assert found.report["recipe"]["mask"] == {"type": "attribution"}

@@ -1,0 +1,160 @@
+"""The page of an explanation and the command that writes it: whole, self-contained, readable, nothing unescaped."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridstitch.cli import main
+from hybridstitch.serving.explain_page import command, render
+from tests.compare.test_report import Page
+from tests.server.test_explain_handler import STITCHED
+
+HOSTILE = '<i>"&'
+QUICK = ["--num-inference-steps", "4", "--steps-explained", "1", "--seed", "1", "--recipe", json.dumps(STITCHED)]
+
+
+def explained(tiny: Path, out: Path, capsys: pytest.CaptureFixture, prompt: str, *more: str) -> dict[str, Any]:
+    """The answer of the command, which has written its page."""
+    capsys.readouterr()
+    assert main(["explain", prompt, "--pair", str(tiny), "--out", str(out), "--json", *QUICK, *more]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def page_of(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> Any:
+    def made(prompt: str, *more: str) -> tuple[dict[str, Any], str]:
+        answer = explained(tiny, tmp_path / "why.html", capsys, prompt, *more)
+        return answer, (tmp_path / "why.html").read_text()
+
+    return made
+
+
+@pytest.mark.parametrize("target", ["mask", "region", "image"])
+def test_the_page_is_whole_and_needs_nothing_else(page_of: Any, target: str) -> None:
+    more = ["--region", "0,0,16,16"] if target == "region" else []
+    answer, text = page_of("a b", "--target", target, *more)
+    page = Page(text)
+    assert "script" not in page.tags
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert all(value.startswith("data:image/png;base64,") or value == "#picture" for value in sources)
+    assert not re.search(r"url\(|@import|http-equiv=.refresh", text)
+    assert sources.count("#picture") == (2 if target == "image" else 3) + len(answer["words"])
+    assert sum(value.startswith("data:") for value in sources) == 2 + len(answer["words"])
+    assert page.tags.count("mark") == 2
+    assert page.tags.count("path") == (0 if target == "image" else 2 + 2 * len(answer["words"]))
+    assert text == render(answer)
+
+
+def test_every_word_is_there_with_its_score(page_of: Any) -> None:
+    answer, text = page_of("a b")
+    page = Page(text)
+    for word in answer["words"]:
+        assert ("title", f"{word['text']}: {word['score']:.4g}") in page.attributes
+        assert f"{word['score']:.4g}" in page.words
+    strongest = max(answer["words"], key=lambda word: abs(word["score"]))
+    assert ("style", "--share: 100%") in page.attributes
+    assert f"“{strongest['text']}” " in page.words
+
+
+def test_what_a_client_wrote_is_never_markup(page_of: Any) -> None:
+    answer, text = page_of(f"a {HOSTILE} b")
+    page = Page(text)
+    assert "i" not in page.tags
+    assert HOSTILE not in text
+    heading = re.search(r'<h1 class="prompt">(.*?)</h1>', text)
+    assert heading
+    assert Page(heading[1]).words == answer["request"]["prompt"]
+
+
+def test_the_command_on_the_page_makes_it_again(
+    page_of: Any, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    answer, text = page_of("a 'b", "--negative-prompt", "c", "--target", "image")
+    assert command(answer) in Page(text).words
+    arguments = shlex.split(command(answer))[1:]
+    assert main([*arguments, "--pair", str(tiny), "--out", str(tmp_path / "again.html"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["words"], again["data"]) == (answer["words"], answer["data"])
+
+
+def test_words_can_be_read_on_their_ground_in_light_and_dark() -> None:
+    styles = [
+        files(f"hybridstitch.{place}").joinpath(name).read_text()
+        for place, name in (("compare", "page.css"), ("serving", "explain_page.css"))
+    ]
+    light, dark = ({}, {})
+    for style in styles:
+        for block, found in zip(re.findall(r":root \{(.*?)\}", style, re.S), (light, dark), strict=True):
+            found.update(re.findall(r"--(\w+): (#[0-9a-f]+)", block))
+    for colours in (light, dark):
+        for ground in ("for", "against", "card"):
+            assert contrast(colours["ink"], colours[ground]) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 has it."""
+    low, high = sorted(luminance(each) for each in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_the_command_prints_words_with_bars(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "why.html"
+    assert main(["explain", "a b", "--pair", str(tiny), "--out", str(out), *QUICK]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["a", "b"]
+    assert any("#" * 24 in line for line in lines[:2])
+    assert lines[-1] == str(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--target", "why", "--method", "magic"], 2, ["error: target", "error: method"]),
+        (["--target", "region"], 2, ["error: region"]),
+        (["--out", "why.png"], 2, ["error: out"]),
+        (["--deadline-ms", "1"], 1, ["deadline_ms"]),
+    ],
+)
+def test_what_is_wrong_is_said_and_the_exit_code_tells_it(
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: list[str],
+    code: int,
+    said: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", "a b", "--pair", str(tiny), *QUICK, *arguments]) == code
+    errors = capsys.readouterr().err
+    assert all(each in errors for each in said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_asking_a_server_needs_no_model_in_this_process(tmp_path: Path) -> None:
+    code = f"""
+import sys
+for name in ("torch", "diffusers", "transformers", "captum"):
+    sys.modules[name] = None  # an import of it fails
+from hybridstitch.cli import main
+code = main(["explain", "a b", "--url", "http://127.0.0.1:9", "--out", {str(tmp_path / "why.html")!r}])
+sys.exit(3 if code == 1 else code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3, done.stderr
