@@ -65,7 +65,7 @@ def explain(
     The others are those of a prediction.
 
     Cost, in forwards of the large model with one prompt: with target region or image `(words + 2) * steps_explained`,
-    and integrated gradients need `3 * gradient_steps * steps_explained` more of two to three times the work. Target
+    and integrated gradients need `2 * gradient_steps * steps_explained` more, and the way back. Target
     mask: each of these is a replay of two dense steps, or a few more, with guidance.
 
     Raises InvalidInput (a ValueError) that names every wrong argument, also for a mask that no prompt can change.

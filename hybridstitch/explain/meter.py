@@ -42,6 +42,12 @@ class MeteredModel(GuidedModel):
         super().__init__(transformer, context, pooled, guidance_scale, cached=False)
         self._meter = meter
 
-    def _count(self, latents: Tensor, rendered: int, halves: int) -> None:
-        super()._count(latents, rendered, halves)
-        self._meter.count(latents.shape[0] * halves)
+    def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:
+        # Counted before it is done: a forward that is repeated for its gradients may end early.
+        self._meter.count(latents.shape[0] * self._halves)
+        return super().__call__(latents, timestep, tokens)
+
+    def conditional(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        if self._halves > 1:  # otherwise it is the call above
+            self._meter.count(latents.shape[0])
+        return super().conditional(latents, timestep)
