@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from typing import Any
 
@@ -32,6 +33,7 @@ class WedgingHandler(BaseHandler):
         end = time.monotonic() + request.get("busy_seconds", 0)
         while time.monotonic() < end:
             pass
+        context.set_response_header(0, "x-hybridstitch-worker", str(os.getpid()))
         picture = io.BytesIO()
         Image.new("RGB", (request["width"], request["height"])).save(picture, "PNG")
         return [picture.getvalue()]
