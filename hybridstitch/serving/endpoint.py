@@ -35,22 +35,13 @@ from hybridstitch.serving.limit import OutOfTime, TimeLimit, response_timeout
 from hybridstitch.serving.metrics import Metrics
 from hybridstitch.serving.proof import WORKER_HEADER
 from hybridstitch.serving.request import GenerationRequest, parse_request
-from hybridstitch.serving.response import (
-    Answer,
-    Rendering,
-    attempt,
-    encode,
-    error_answer,
-    fitting,
-    last_event,
-)
+from hybridstitch.serving.response import Answer, Rendering, attempt, encode, error_answer, fitting, last_event
+from hybridstitch.serving.settings import Settings, check_defaults, read_settings
 from hybridstitch.serving.torchserve import (
     Row,
-    Settings,
     decode_payload,
     logged_step,
     read_rows,
-    read_settings,
     send,
     send_piece,
 )
@@ -94,7 +85,7 @@ class Endpoint(BaseHandler):
         with logged_step(f"load the models onto {self.settings.device}"):
             self.load()
         with logged_step("check the defaults"):
-            self.parse({"prompt": "any"})
+            check_defaults(self.settings.defaults, self.size_limits, self.catalogue)
         with logged_step("generate a first picture by all models"):
             warm_up(self.draw, self.size_limits, self.catalogue)
         self.pair = describe_pair(self.settings.folder)
