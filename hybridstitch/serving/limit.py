@@ -13,7 +13,7 @@ from hybridstitch.serving.response import DeadlineExceeded
 
 TORCHSERVE_DEFAULT = 120
 """Seconds that TorchServe waits for archives whose model-config.yaml has no valid `responseTimeout`."""
-LEAST_RESERVE = 1.0
+LEAST_RESERVE = 2.0
 RESERVED_SHARE = 0.05
 STRETCHES = 1.5
 FORGETTING = 0.9
