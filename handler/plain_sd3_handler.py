@@ -18,6 +18,7 @@ from hybridstitch.serving.endpoint import Endpoint
 from hybridstitch.serving.local import generators
 from hybridstitch.serving.request import GenerationRequest
 from hybridstitch.serving.response import Rendering
+from hybridstitch.serving.settings import without_stitching
 
 
 class PlainSD3Handler(Endpoint):
@@ -26,9 +27,7 @@ class PlainSD3Handler(Endpoint):
     def load(self) -> None:
         """The large model from the archive."""
         settings = self.settings
-        # Both archives are packed with the same settings, and here nothing takes a recipe or a speed.
-        defaults = {name: value for name, value in settings.defaults.items() if name not in ("recipe", "speed")}
-        self.settings = replace(settings, defaults=defaults)
+        self.settings = replace(settings, defaults=without_stitching(settings.defaults))
         self.pipeline = StableDiffusion3Pipeline.from_pretrained(
             settings.folder, dtype=settings.dtype, use_safetensors=True, **absent_parts(settings.folder)
         ).to(settings.device)

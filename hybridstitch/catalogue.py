@@ -47,10 +47,11 @@ class Catalogue:
         and never from a request. Raises InvalidInput for a path that leads to no strategy of that axis.
         """
         named = named or {}
+        groups = [f"{axis}s" for axis in AXES]
         problems = [
-            Problem(f"strategies.{group}", "one of: " + ", ".join(f"{axis}s" for axis in AXES), group)
+            Problem(f"strategies.{group}", f"one of: {', '.join(groups)}", group)
             for group in named
-            if group.removesuffix("s") not in AXES
+            if group not in groups
         ]
         strategies: dict[str, dict[str, type[Strategy]]] = {}
         for axis, module in zip(AXES, (plans, masks, fills), strict=True):

@@ -30,13 +30,12 @@ from hybridstitch.serving.fields import request_schema
 from hybridstitch.serving.metrics import Metrics
 from hybridstitch.serving.request import GenerationRequest, parse_request
 from hybridstitch.serving.response import Answer, Rendering, attempt, encode, error_answer, fitting, last_event
+from hybridstitch.serving.settings import Settings, check_defaults, read_settings
 from hybridstitch.serving.torchserve import (
     Row,
-    Settings,
     decode_payload,
     logged_step,
     read_rows,
-    read_settings,
     send,
     send_piece,
 )
@@ -73,7 +72,7 @@ class Endpoint(BaseHandler):
         with logged_step(f"load the models onto {self.settings.device}"):
             self.load()
         with logged_step("check the defaults"):
-            self.parse({"prompt": "any"})
+            check_defaults(self.settings.defaults, self.size_limits, self.catalogue)
         self.initialized = True
 
     def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Answer]:

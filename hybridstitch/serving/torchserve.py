@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
-import torch
 from ts.context import Context
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
@@ -21,10 +19,6 @@ from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.payload import decode_body, form_fields, parse_json
 from hybridstitch.serving.response import Answer
 
-PAIR_FOLDER = "pair"  # where an archive keeps the models
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
-PICTURES_PER_FORWARD = 8
 STARTED = "x-request-start"
 """When the client or its proxy sent the request: `t=` and seconds since 1970, as nginx writes it, or milliseconds."""
 EXPLAINS = "explain"
@@ -32,20 +26,6 @@ EXPLAINS = "explain"
 OLDEST_SECONDS = 86400  # a start further back than a day, or in the future, is a clock that is wrong
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the archive and the `handler:` section of its model-config.yaml say."""
-
-    folder: Path
-    device: torch.device
-    dtype: torch.dtype
-    defaults: Mapping[str, Any]
-    strategies: Mapping[str, Any] | None
-    explanations: bool = True
-    pictures_per_forward: int = PICTURES_PER_FORWARD
-    max_response_bytes: int = MAX_RESPONSE_BYTES
 
 
 @dataclass(frozen=True)
@@ -68,44 +48,6 @@ class Row:
     @property
     def is_http(self) -> bool:
         return _is_http(self.headers)
-
-
-def read_settings(context: Context) -> Settings:
-    """The settings of this worker. Raises InvalidInput if the `handler:` section is not understood."""
-    section = (context.model_yaml_config or {}).get("handler") or {}
-    numbers = {"pictures_per_forward": PICTURES_PER_FORWARD, "max_response_bytes": MAX_RESPONSE_BYTES}
-    known = {"dtype", "defaults", "strategies", "explanations", *numbers, "profile"}  # the last one is TorchServe's own
-    problems = [
-        Problem(f"handler.{name}", f"one of: {', '.join(sorted(known))}", section[name])
-        for name in section
-        if name not in known
-    ]
-    dtype = section.get("dtype", "float32")
-    if dtype not in DTYPES:
-        problems.append(Problem("handler.dtype", f"one of: {', '.join(DTYPES)}", dtype))
-    explanations = section.get("explanations", True)
-    if type(explanations) is not bool:
-        problems.append(Problem("handler.explanations", "true or false", explanations))
-    numbers |= {name: section[name] for name in numbers if name in section}
-    problems += [
-        Problem(f"handler.{name}", "an integer of at least 1", value)
-        for name, value in numbers.items()
-        if type(value) is not int or value < 1
-    ]
-    if problems:
-        raise InvalidInput(problems)
-    properties = context.system_properties
-    gpu = properties.get("gpu_id")
-    uses_gpu = gpu is not None and torch.cuda.is_available()
-    return Settings(
-        folder=Path(properties["model_dir"], PAIR_FOLDER),
-        device=torch.device("cuda", gpu) if uses_gpu else torch.device("cpu"),
-        dtype=DTYPES[dtype],
-        defaults=section.get("defaults") or {},
-        strategies=section.get("strategies"),
-        explanations=explanations,
-        **numbers,
-    )
 
 
 def read_rows(rows: list[dict[str, Any]], context: Context) -> list[Row]:
