@@ -22,6 +22,7 @@ from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pair import SizeLimits, describe_pair
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.serving.batch import Job, Preview, Progress, groups
+from hybridstitch.serving.drain import PROCESS
 from hybridstitch.serving.explain import (
     IN_BAND,
     Question,
@@ -212,6 +213,7 @@ class Endpoint(BaseHandler):
             schemas["explanation_schema"] = explanation_schema(self.size_limits, defaults, self.catalogue)
         return {
             "versions": {"hybridstitch": hybridstitch.__version__} | {name: version(name) for name in packages},
+            PROCESS: os.getpid(),
             "device": str(self.settings.device),
             "dtype": str(self.settings.dtype).removeprefix("torch."),
             **schemas,

@@ -48,7 +48,7 @@ def limited(server: Server, store: Path, emoji: Path, tmp_path_factory: pytest.T
 
 
 def post(server: Server, kind: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Status and error of an answer; of a stream that has begun, the error of its last event and that error's status."""
+    """Status and error of an answer; of a stream that has begun, the error of its last event and 504."""
     headers = {"Authorization": f"Bearer {server.token()}"}
     answer = requests.post(f"{server.url}/{kind}/{MODEL}", json=body, headers=headers, timeout=60)
     if answer.headers.get("content-type") == STREAM_TYPE:
