@@ -29,6 +29,7 @@ from hybridstitch.serving.explain import (
     explanation_in,
     explanation_schema,
     parse_explanation,
+    question_fields,
 )
 from hybridstitch.serving.explain_answer import Explainer, encode_explanation
 from hybridstitch.serving.fields import request_schema
@@ -88,6 +89,9 @@ class Endpoint(BaseHandler):
             check_defaults(self.settings.defaults, self.size_limits, self.catalogue)
         with logged_step("generate a first picture by all models"):
             warm_up(self.draw, self.size_limits, self.catalogue)
+        if self.explainer is not None:
+            with logged_step("import what explains"):
+                question_fields()  # imports Captum: seconds that the first explanation would lack
         self.pair = describe_pair(self.settings.folder)
         self.limit = TimeLimit(response_timeout(context.model_yaml_config))
         self.limit.watch(self.models())
