@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from hybridstitch.compare.shapes import SHAPES
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.serving.address import shown_address
+from hybridstitch.serving.tokens import read_key_file, token_in
 
 KINDS = ("auto", *SHAPES)
 OF_THE_RUN = ("prompt", "n", "num_images", "response_format", "stream")
@@ -163,17 +164,8 @@ def read_token(side: str, key_file: Path | None) -> str | None:
     Raises InvalidInput, which does not show what the file holds.
     """
     if key_file is None:
-        token = os.environ.get(f"HYBRIDSTITCH_TOKEN_{side.upper()}") or None
-        where = f"HYBRIDSTITCH_TOKEN_{side.upper()}"
-    else:
-        where = f"key-file-{side}"
-        try:
-            token = json.loads(key_file.read_text())["inference"]["key"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidInput([Problem(where, "the key_file.json of a server", str(key_file))]) from error
-    if token is not None and not (isinstance(token, str) and token.isascii() and token.isprintable() and token):
-        raise InvalidInput([Problem(where, "a token of printable ASCII characters", "something else")])
-    return token
+        return token_in(f"HYBRIDSTITCH_TOKEN_{side.upper()}")
+    return read_key_file(key_file, "inference", field=f"key-file-{side}")["inference"]
 
 
 def _target_problems(side: str, target: str) -> list[Problem]:
@@ -184,14 +176,22 @@ def _target_problems(side: str, target: str) -> list[Problem]:
     try:
         parts = urlsplit(target)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            problems.append(Problem(side, "an address such as http://127.0.0.1:8080/predictions/hybridstitch", target))
+            problems.append(
+                Problem(
+                    side, "an address such as http://127.0.0.1:8080/predictions/hybridstitch", shown_address(target)
+                )
+            )
         elif parts.path in ("", "/"):
-            problems.append(Problem(side, "the path of predictions, such as /predictions/hybridstitch", target))
+            problems.append(
+                Problem(side, "the path of predictions, such as /predictions/hybridstitch", shown_address(target))
+            )
         if parts.username or parts.password:
-            hidden = target.replace(parts.netloc, "…@" + parts.netloc.rpartition("@")[2])
-            return [Problem(side, "no user in the address; the token comes from a key file or the environment", hidden)]
+            expected = "no user in the address; the token comes from a key file or the environment"
+            return [Problem(side, expected, shown_address(target))]
     except ValueError:  # a port that is no number, brackets that do not close
-        problems.append(Problem(side, "an address such as http://127.0.0.1:8080/predictions/hybridstitch", target))
+        problems.append(
+            Problem(side, "an address such as http://127.0.0.1:8080/predictions/hybridstitch", shown_address(target))
+        )
     return problems
 
 
