@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from hybridstitch.arguments import checked
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.exclusive import exclusive
 from hybridstitch.explain.drawing import Drawing, draw
 from hybridstitch.explain.effects import RESTS, Effects
 from hybridstitch.explain.explanation import Explanation
 from hybridstitch.explain.meter import Meter
 from hybridstitch.explain.targets import Choice, Prediction, Target, Texts
 from hybridstitch.explain.words import MAX_WORDS, words_of
-from hybridstitch.mmdit import cached_attention
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.region import Region, region_problems
 
@@ -88,9 +87,7 @@ def explain(
 
     meter = Meter(check)
     drawing = draw(pipeline, prompt, seed, meter.check, negative_prompt=negative_prompt, **generation)
-    with ExitStack() as stack:
-        for transformer in (pipeline.large, pipeline.small):
-            stack.enter_context(cached_attention(transformer))
+    with exclusive(pipeline.large, pipeline.small):
         if target == "mask":
             asked: Target = _choice(pipeline, drawing, meter, steps_explained, negative_prompt, guidance_scale)
         else:
