@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from hybridstitch import Catalogue, HybridStitchPipeline
-from hybridstitch.serving.batch import Progress
+from hybridstitch import HybridStitchPipeline
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.serving.endpoint import Endpoint
 from hybridstitch.serving.explain_answer import explain_request
 from hybridstitch.serving.local import draw_together
 from hybridstitch.serving.request import GenerationRequest
 from hybridstitch.serving.response import Rendering
+from hybridstitch.serving.settings import load_catalogue
 
 
 class HybridStitchHandler(Endpoint):
@@ -21,7 +22,7 @@ class HybridStitchHandler(Endpoint):
         """The pair from the archive, and the strategies that the operator named in model-config.yaml."""
         settings = self.settings
         self.pipeline = HybridStitchPipeline.from_pretrained(
-            settings.folder, torch_dtype=settings.dtype, catalogue=Catalogue.load(settings.strategies)
+            settings.folder, torch_dtype=settings.dtype, catalogue=load_catalogue(settings.strategies)
         ).to(settings.device)
         self.catalogue = self.pipeline.catalogue
         self.pipeline.set_progress_bar_config(disable=True)
@@ -30,6 +31,6 @@ class HybridStitchHandler(Endpoint):
         if settings.explanations:
             self.explainer = partial(explain_request, self.pipeline)
 
-    def draw(self, requests: Sequence[GenerationRequest], progress: Progress) -> list[Rendering]:
+    def draw(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
         """Pictures by both models, with the report of which rendered what."""
         return draw_together(self.pipeline, requests, progress)

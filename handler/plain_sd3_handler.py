@@ -12,12 +12,13 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from hybridstitch.pair import SizeLimits, absent_parts
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.sampler import Step
-from hybridstitch.serving.batch import Progress
 from hybridstitch.serving.endpoint import Endpoint
 from hybridstitch.serving.local import generators
 from hybridstitch.serving.request import GenerationRequest
 from hybridstitch.serving.response import Rendering
+from hybridstitch.serving.settings import without_stitching
 
 
 class PlainSD3Handler(Endpoint):
@@ -26,9 +27,7 @@ class PlainSD3Handler(Endpoint):
     def load(self) -> None:
         """The large model from the archive."""
         settings = self.settings
-        # Both archives are packed with the same settings, and here nothing takes a recipe or a speed.
-        defaults = {name: value for name, value in settings.defaults.items() if name not in ("recipe", "speed")}
-        self.settings = replace(settings, defaults=defaults)
+        self.settings = replace(settings, defaults=without_stitching(settings.defaults))
         self.pipeline = StableDiffusion3Pipeline.from_pretrained(
             settings.folder, dtype=settings.dtype, use_safetensors=True, **absent_parts(settings.folder)
         ).to(settings.device)
@@ -37,7 +36,7 @@ class PlainSD3Handler(Endpoint):
         # Without the third text encoder, its tokens would be zeros that only cost time.
         self.text_length = 0 if self.pipeline.text_encoder_3 is None else 256
 
-    def draw(self, requests: Sequence[GenerationRequest], progress: Progress) -> list[Rendering]:
+    def draw(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
         """Pictures in one tensor; diffusers has no clock inside, so the report knows the total time alone."""
         first, started = requests[0], time.perf_counter()
         drawn = generators(requests)

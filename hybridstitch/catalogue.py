@@ -47,10 +47,11 @@ class Catalogue:
         and never from a request. Raises InvalidInput for a path that leads to no strategy of that axis.
         """
         named = named or {}
+        groups = [f"{axis}s" for axis in AXES]
         problems = [
-            Problem(f"strategies.{group}", "one of: " + ", ".join(f"{axis}s" for axis in AXES), group)
+            Problem(f"strategies.{group}", f"one of: {', '.join(groups)}", group)
             for group in named
-            if group.removesuffix("s") not in AXES
+            if group not in groups
         ]
         strategies: dict[str, dict[str, type[Strategy]]] = {}
         for axis, module in zip(AXES, (plans, masks, fills), strict=True):
@@ -90,6 +91,17 @@ class Catalogue:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InvalidInput([Problem(str(path), "a file that `hybridstitch tune` wrote", repr(error))]) from error
         return replace(self, recipes={**self.recipes, **named}, tuned=tuned)
+
+    def save_tuned(self, folder: str | Path) -> None:
+        """Write what `of_pair` reads into a pair's folder, if there is anything."""
+        named = {name: recipe.to_dict() for name, recipe in self.recipes.items() if recipe != recipes().get(name)}
+        points = [
+            {"recipe": each.recipe.to_dict(), "costs": _keyed(each.costs), "psnr_db": _keyed(each.psnr_db)}
+            | {"origin": each.origin}
+            for each in self.tuned
+        ]
+        if named or points:
+            Path(folder, TUNED_FILE).write_text(json.dumps({"named": named, "points": points}))
 
     def _tuned(self, point: Mapping[str, Any]) -> TunedRecipe:
         recipe = self._found(point["recipe"], f"{TUNED_FILE}.points")
@@ -207,6 +219,10 @@ class Catalogue:
         if not isinstance(name, str) or name not in classes:
             raise InvalidInput([Problem(f"{field}.type", "one of: " + ", ".join(classes), name)])
         return classes[name].build(parameters, field, lambda wrapped, where: self.strategy(axis, wrapped, where))
+
+
+def _keyed(values: Mapping[float, float]) -> dict[str, float]:
+    return {str(scale): value for scale, value in values.items()}
 
 
 def _import_strategy(axis: str, name: str, path: str) -> type[Strategy]:

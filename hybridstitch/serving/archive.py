@@ -12,13 +12,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from hybridstitch.catalogue import TUNED_FILE
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SMALL_FOLDER, check_folders, check_packed
 from hybridstitch.serving.disk import require_space, size_text
 from hybridstitch.serving.manifest import FIRST_VERSION, file_name, name_problems, read_archive
+from hybridstitch.serving.settings import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ("zip-store", "no-archive", "default")
@@ -111,10 +110,9 @@ def _file_problems(handler: Path, config: Path, modules: Sequence[Path]) -> list
         expected = f"{handler.name} in {handler.parent}: pack from a checkout of the project"
         problems.append(Problem("handler", expected, "no such file"))
     try:
-        if not isinstance(yaml.safe_load(config.read_text()), dict):
-            problems.append(Problem("config", "a YAML mapping", str(config)))
-    except (OSError, yaml.YAMLError) as error:
-        problems.append(Problem("config", "a readable YAML file", str(error)))
+        read_config(config)
+    except InvalidInput as error:
+        problems += error.problems
     taken = {"hybridstitch", *(Path(file).stem for file in HANDLERS.values())}
     for module in modules:
         if module.suffix != ".py" or not module.stem.isidentifier() or not module.is_file():

@@ -19,7 +19,7 @@ from hybridstitch.serving.answers import ServiceError
 from hybridstitch.serving.archive import ROOT, pack
 from hybridstitch.serving.protos import INFERENCE, methods
 from hybridstitch.serving.server import Server
-from hybridstitch.serving.torchserve import MAX_RESPONSE_BYTES
+from hybridstitch.serving.settings import MAX_RESPONSE_BYTES
 from tests.server.conftest import QUICK
 
 MODEL = "chaos"

@@ -13,7 +13,6 @@ from ts.context import Context, RequestProcessor
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.utils.util import PredictionException
 
-from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.archive import ROOT
 
 HTTP = {"Host": "127.0.0.1", "Content-Type": "application/json"}
@@ -113,20 +112,3 @@ def test_an_error_answer_stays_small(handler: Any) -> None:
     unknown = {f"{index}" * 5000: "x" * 5000 for index in range(60)}
     answers, _ = call(handler, [{"body": QUICK | unknown}])
     assert len(answers[0]) < 100_000
-
-
-@pytest.mark.parametrize(
-    ("section", "field"),
-    [
-        ({"dtype": "float8"}, "handler.dtype"),
-        ({"default": {}}, "handler.default"),
-        ({"explanations": "no"}, "handler.explanations"),
-        ({"defaults": {"num_inference_steps": 0}}, "num_inference_steps"),
-        ({"defaults": {"recipe": "fastest"}}, "recipe"),
-        ({"strategies": {"masks": {"mine": "no_such_module:Mine"}}}, "strategies.masks.mine"),
-    ],
-)
-def test_a_wrong_setting_ends_the_start_by_name(tiny: Path, section: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        make_handler("hybridstitch_handler", tiny, {"handler": section})
-    assert [problem.field for problem in refused.value.problems] == [field]

@@ -1,0 +1,246 @@
+"""The settings of model-config.yaml: one check of the whole file, by `pack` and by the worker at its start."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.schema import Schema, integer, mismatch
+
+if TYPE_CHECKING:
+    import torch
+    from ts.context import Context
+
+    from hybridstitch.catalogue import Catalogue
+    from hybridstitch.pair import SizeLimits
+
+PAIR_FOLDER = "pair"  # where an archive keeps the models
+SECTION = "handler"
+DTYPES = ("float32", "float16", "bfloat16")
+MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
+PICTURES_PER_FORWARD = 8
+OF_STITCHING = ("recipe", "speed", "region", "previews")
+"""Defaults without a meaning for the plain endpoint, which is packed with the same settings."""
+
+_MOST = 2**31 - 1  # TorchServe ignores an integer that does not fit into 32 bits
+_COUNT, _SWITCH = integer(1, _MOST), {"type": "boolean"}
+_OF_TORCHSERVE: dict[str, Schema] = {
+    "minWorkers": _COUNT,
+    "maxWorkers": _COUNT,
+    "batchSize": _COUNT,
+    "maxBatchDelay": integer(0, _MOST),
+    "responseTimeout": _COUNT,
+    "startupTimeout": _COUNT,
+    "maxRetryTimeoutInSec": _COUNT,
+    "jobQueueSize": _COUNT,
+    "useJobTicket": _SWITCH,
+    "useVenv": _SWITCH,
+    "deviceType": {"enum": ["cpu", "gpu"]},
+}
+"""The settings of TorchServe 0.12 that act here. TorchServe itself ignores a value of another type."""
+_ONE_PROCESS = "each worker is one process with both models"
+_NO_SEQUENCES = "the handler has no sequences of requests"
+_REFUSED: dict[str, tuple[Any, str]] = {
+    "clientTimeoutInMills": (0, "TorchServe drops what waited longer without an answer; requests can set deadline_ms"),
+    "continuousBatching": (False, "the handler answers a batch as a whole"),
+    "asyncCommunication": (False, "the handler answers a batch as a whole"),
+    "sequenceBatching": (False, _NO_SEQUENCES),
+    "sequenceMaxIdleMSec": (0, _NO_SEQUENCES),
+    "sequenceTimeoutMSec": (0, _NO_SEQUENCES),
+    "maxSequenceJobQueueSize": (1, _NO_SEQUENCES),
+    "maxNumSequence": (1, _NO_SEQUENCES),
+    "parallelType": ("", _ONE_PROCESS),
+    "parallelLevel": (1, _ONE_PROCESS),
+    "torchrun": ({}, _ONE_PROCESS),
+}
+"""The settings of TorchServe 0.12 that would break the endpoint or do nothing: their neutral value, and why."""
+_OF_HANDLER: dict[str, Schema] = {
+    "dtype": {"enum": list(DTYPES)},
+    "explanations": _SWITCH,
+    "pictures_per_forward": _COUNT,
+    "max_response_bytes": _COUNT,
+}
+_SECTIONS_OF_HANDLER = ("defaults", "strategies")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the archive and the `handler:` section of its model-config.yaml say."""
+
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
+    defaults: Mapping[str, Any]
+    strategies: Mapping[str, Any] | None
+    explanations: bool = True
+    pictures_per_forward: int = PICTURES_PER_FORWARD
+    max_response_bytes: int = MAX_RESPONSE_BYTES
+
+
+def read_settings(context: Context) -> Settings:
+    """The settings of this worker. Raises InvalidInput that names every wrong key of model-config.yaml."""
+    import torch
+
+    config = context.model_yaml_config or {}
+    raise_if(config_problems(config))
+    section = {name: value for name, value in (config.get(SECTION) or {}).items() if value is not None}
+    properties = context.system_properties
+    gpu = properties.get("gpu_id")
+    uses_gpu = gpu is not None and torch.cuda.is_available()
+    return Settings(
+        folder=Path(properties["model_dir"], PAIR_FOLDER),
+        device=torch.device("cuda", gpu) if uses_gpu else torch.device("cpu"),
+        dtype=getattr(torch, section.pop("dtype", "float32")),
+        defaults=section.pop("defaults", {}),
+        strategies=section.pop("strategies", None),
+        **section,
+    )
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """Reads YAML, but refuses a key that stands twice in a mapping: the second one would replace the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [str(key.value) for key, _ in node.value]
+        if len(set(names)) < len(names):
+            raise yaml.MarkedYAMLError("a key stands twice in the mapping", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The content of a model-config.yaml. Raises InvalidInput that names every wrong key, or why it is not read."""
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
+    except FileNotFoundError:
+        raise InvalidInput([Problem("config", "an existing YAML file", str(path))]) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidInput([Problem("config", f"YAML that can be read ({error})", str(path))]) from error
+    raise_if(config_problems(config))
+    return dict(config)
+
+
+def config_problems(config: Any) -> list[Problem]:
+    """What is wrong with the content of a model-config.yaml, but for what depends on the pair and its strategies."""
+    if not isinstance(config, Mapping):
+        return [Problem("model-config.yaml", "a mapping of settings", config)]
+    known = [*_OF_TORCHSERVE, "deviceIds", *_REFUSED, SECTION]
+    problems = []
+    for name, value in config.items():
+        if name in _OF_TORCHSERVE:
+            problems += _mismatches(name, _OF_TORCHSERVE[name], value)
+        elif name in _REFUSED:
+            problems += _refusals(name, value)
+        elif name not in known:
+            elsewhere = {each: f"{SECTION}.{each}" for each in (*_OF_HANDLER, *_SECTIONS_OF_HANDLER)}
+            problems.append(Problem(str(name), _known_key(name, known, elsewhere), value))
+    device_ids = config.get("deviceIds", [])
+    if not _is_list_of(device_ids, lambda each: type(each) is int and 0 <= each <= _MOST):
+        problems.append(Problem("deviceIds", "a list of integers of at least 0", device_ids))
+    low, high = (config.get(name) for name in ("minWorkers", "maxWorkers"))
+    if type(low) is int and type(high) is int and low > high > 0:
+        problems.append(Problem("maxWorkers", f"at least {low}, the minWorkers", high))
+    return problems + _section_problems(config.get(SECTION))
+
+
+def load_catalogue(strategies: Mapping[str, Any] | None) -> Catalogue:
+    """The catalogue with the strategies that the section names. Raises InvalidInput, with names in the section."""
+    from hybridstitch.catalogue import Catalogue
+
+    try:
+        return Catalogue.load(strategies)
+    except InvalidInput as error:
+        raise InvalidInput(under(SECTION, error)) from error
+
+
+def check_defaults(
+    defaults: Mapping[str, Any], limits: SizeLimits, catalogue: Catalogue | None, section: str = f"{SECTION}.defaults"
+) -> None:
+    """Raise InvalidInput, with names in the section, for defaults that a request could not send to this pair.
+
+    Without a `catalogue`, as on the plain endpoint, those of stitching are ignored.
+    """
+    from hybridstitch.serving.request import parse_request
+
+    sent = {name: value for name, value in defaults.items() if value is not None}
+    if catalogue is None:
+        sent = without_stitching(sent)
+    try:
+        parse_request({"prompt": "any", **sent}, {}, limits, catalogue)
+    except InvalidInput as error:
+        raise InvalidInput(under(section, error)) from None
+
+
+def without_stitching(defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults that mean something to the plain endpoint."""
+    return {name: value for name, value in defaults.items() if name not in OF_STITCHING}
+
+
+def under(section: str, error: InvalidInput) -> list[Problem]:
+    """The problems of an error with their fields inside a section."""
+    return [Problem(f"{section}.{each.field}", each.expected, each.got) for each in error.problems]
+
+
+def _section_problems(section: Any) -> list[Problem]:
+    if section is None:
+        return []
+    if not isinstance(section, Mapping):
+        return [Problem(SECTION, "a mapping of settings", section)]
+    known = [*_OF_HANDLER, *_SECTIONS_OF_HANDLER]
+    problems = []
+    for name, value in section.items():
+        field = f"{SECTION}.{name}"
+        if name in _OF_HANDLER:
+            problems += _mismatches(field, _OF_HANDLER[name], value)
+        elif name not in known:
+            elsewhere = {each: f"{each}, outside of {SECTION}:" for each in (*_OF_TORCHSERVE, "deviceIds")}
+            problems.append(Problem(field, _known_key(name, known, elsewhere), value))
+    defaults = section.get("defaults")
+    if not _is_section(defaults):
+        problems.append(Problem(f"{SECTION}.defaults", "a mapping of a request's fields", defaults))
+    return problems + _strategy_problems(section.get("strategies"))
+
+
+def _strategy_problems(strategies: Any) -> list[Problem]:
+    """What is wrong with the shape of `strategies`; whether they can be imported is the catalogue's to find out."""
+    field = f"{SECTION}.strategies"
+    if not _is_section(strategies):
+        return [Problem(field, "a mapping of masks, plans and fills", strategies)]
+    return [
+        Problem(f"{field}.{group}", "a mapping of names to module:Class", named)
+        for group, named in (strategies or {}).items()
+        if not (isinstance(named, Mapping) and _is_list_of([*named, *named.values()], lambda x: isinstance(x, str)))
+    ]
+
+
+def _mismatches(field: str, schema: Schema, value: Any) -> list[Problem]:
+    rule = mismatch(schema, value)
+    return [Problem(field, rule, value)] if rule else []
+
+
+def _refusals(name: str, value: Any) -> list[Problem]:
+    neutral, reason = _REFUSED[name]
+    if type(value) is type(neutral) and value == neutral:
+        return []
+    words = str(neutral).lower() if isinstance(neutral, bool | int) else "nothing"
+    return [Problem(name, f"{words}: {reason}", value)]
+
+
+def _known_key(name: Any, known: Iterable[str], elsewhere: Mapping[str, str]) -> str:
+    if name in elsewhere:
+        return elsewhere[name]
+    near = difflib.get_close_matches(str(name), [*known], n=1)
+    return f"a known key; did you mean {near[0]}?" if near else f"one of: {', '.join(sorted(known))}"
+
+
+def _is_section(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(isinstance(name, str) for name in value))
+
+
+def _is_list_of(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(fits, value))

@@ -1,0 +1,160 @@
+"""model-config.yaml: every key is known and of the right kind, or refused by its name before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridstitch.errors import InvalidInput
+from hybridstitch.serving.archive import pack
+from hybridstitch.serving.settings import config_problems
+from tests.server.test_handler import CONFIG, make_handler
+
+TORCHSERVE: dict[str, Any] = {
+    "minWorkers": 1,
+    "maxWorkers": 2,
+    "batchSize": 4,
+    "maxBatchDelay": 0,
+    "responseTimeout": 60,
+    "startupTimeout": 60,
+    "maxRetryTimeoutInSec": 10,
+    "jobQueueSize": 10,
+    "useJobTicket": True,
+    "useVenv": False,
+    "deviceType": "gpu",
+    "deviceIds": [0, 1],
+    "clientTimeoutInMills": 0,
+    "continuousBatching": False,
+    "asyncCommunication": False,
+    "sequenceBatching": False,
+    "parallelLevel": 1,
+}
+HANDLER: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "explanations": False,
+    "pictures_per_forward": 2,
+    "max_response_bytes": 1000,
+    "defaults": {"recipe": "small"},
+    "strategies": {"masks": {"mine": "module:Mask"}, "plans": {}},
+}
+WRONG = (None, "", "1", 1.5, -1, 2**31, True, [None], [[]], {}, {"a": "b"})
+
+
+def wrong_values(right: Any) -> list[Any]:
+    """Values of another type than a right one, and integers outside of every range."""
+    return [value for value in WRONG if type(value) is not type(right) or type(value) is int]
+
+
+def named(config: Any) -> list[str]:
+    return [problem.field for problem in config_problems(config)]
+
+
+def test_every_known_setting_is_accepted() -> None:
+    assert named({**TORCHSERVE, "handler": HANDLER}) == []
+    assert named(CONFIG) == []
+    assert named({"handler": None}) == named({"handler": {"defaults": None, "strategies": None}}) == []
+
+
+@pytest.mark.parametrize("name", TORCHSERVE)
+def test_a_setting_of_torchserve_with_a_wrong_value_is_named(name: str) -> None:
+    for value in wrong_values(TORCHSERVE[name]):
+        assert named({name: value}) == [name], value
+
+
+@pytest.mark.parametrize("name", HANDLER)
+def test_a_setting_of_the_handler_with_a_wrong_value_is_named(name: str) -> None:
+    for value in wrong_values(HANDLER[name]):
+        if value is None and name in ("defaults", "strategies"):
+            continue  # an empty section
+        assert named({"handler": HANDLER | {name: value}}) == [f"handler.{name}"], value
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "hint"),
+    [
+        ({"handlr": {}}, "handlr", "did you mean handler?"),
+        ({"pt2": {}}, "pt2", "one of: asyncCommunication, batchSize"),
+        ({"micro_batching": {}}, "micro_batching", "one of: asyncCommunication, batchSize"),
+        ({"dtype": "float16"}, "dtype", "handler.dtype"),
+        ({"batch_size": 4}, "batch_size", "did you mean batchSize?"),
+        ({1: 2}, "1", "one of: asyncCommunication, batchSize"),
+        ({"handler": {"profile": True}}, "handler.profile", "one of: defaults, dtype"),
+        ({"handler": {"default": {}}}, "handler.default", "did you mean defaults?"),
+        ({"handler": {"batchSize": 4}}, "handler.batchSize", "batchSize, outside of handler:"),
+        ({"handler": {"compile": "blocks"}}, "handler.compile", "one of: defaults, dtype"),
+        ({"minWorkers": 2, "maxWorkers": 1}, "maxWorkers", "at least 2, the minWorkers"),
+        ({"clientTimeoutInMills": 500}, "clientTimeoutInMills", "deadline_ms"),
+        ({"continuousBatching": True}, "continuousBatching", "false: "),
+        ({"parallelType": "tp"}, "parallelType", "one process"),
+        ({"torchrun": {"nproc-per-node": 2}}, "torchrun", "one process"),
+        ({"maxNumSequence": 4}, "maxNumSequence", "no sequences"),
+        ("text", "model-config.yaml", "a mapping"),
+        ([], "model-config.yaml", "a mapping"),
+    ],
+)
+def test_a_key_that_would_do_nothing_is_refused_with_a_hint(config: Any, field: str, hint: str) -> None:
+    (problem,) = config_problems(config)
+    assert (problem.field, hint in problem.expected) == (field, True), str(problem)
+
+
+def test_everything_wrong_is_named_at_once() -> None:
+    config = {"minWorkers": "2", "handlr": 1, "handler": {"dtype": ["float32"], "defaults": [], "profile": True}}
+    assert named(config) == ["minWorkers", "handlr", "handler.dtype", "handler.profile", "handler.defaults"]
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "words"),
+    [
+        (None, "config", "existing"),
+        (b"", "model-config.yaml", "a mapping"),
+        (b"- 1", "model-config.yaml", "a mapping"),
+        (b"a: [", "config", "line 1"),
+        (b"handler: {dtype: float16}\nhandler: {}", "config", "twice"),
+        (b"\xff\xfe\x00", "config", "can be read"),
+        (b"minWorkers: 2\nmaxWorkers: 1\n", "maxWorkers", "at least 2"),
+        (b"micro_batching: {}", "micro_batching", "one of: "),
+        (b"handler: {profile: true}", "handler.profile", "one of: "),
+    ],
+)
+def test_a_wrong_file_is_refused_when_it_is_packed(
+    tiny: Path, tmp_path: Path, content: bytes | None, field: str, words: str
+) -> None:
+    config = tmp_path / "model-config.yaml"
+    if content is not None:
+        config.write_bytes(content)
+    with pytest.raises(InvalidInput) as refused:
+        pack(tiny, out=tmp_path / "store", config=config)
+    (problem,) = refused.value.problems
+    assert (problem.field, words in problem.expected) == (field, True), str(problem)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"handlr": {}}, "handlr"),
+        ({"minWorkers": 2, "maxWorkers": 1}, "maxWorkers"),
+        ({"handler": {"dtype": ["float32"]}}, "handler.dtype"),
+        ({"handler": {"defaults": []}}, "handler.defaults"),
+        ({"handler": {"defaults": {"num_inference_steps": 500}}}, "handler.defaults.num_inference_steps"),
+        ({"handler": {"defaults": {"recipe": "nope"}}}, "handler.defaults.recipe"),
+        ({"handler": {"defaults": {"prompt": 5}}}, "handler.defaults.prompt"),
+        ({"handler": {"strategies": {"masks": None}}}, "handler.strategies.masks"),
+        ({"handler": {"strategies": {"mask": {}}}}, "handler.strategies.mask"),
+        ({"handler": {"strategies": {"masks": {"mine": "no_such_module:Mine"}}}}, "handler.strategies.masks.mine"),
+        ({"handler": {"strategies": {"masks": {"mine": ":Mine"}}}}, "handler.strategies.masks.mine"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_by_name(tiny: Path, config: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        make_handler("hybridstitch_handler", tiny, config)
+    assert [problem.field for problem in refused.value.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    "defaults", [{"region": [0, 0, 16, 16]}, {"previews": 2, "stream": True}, {"recipe": "small"}, {"speed": 2}]
+)
+def test_the_plain_endpoint_ignores_the_defaults_of_stitching(tiny: Path, defaults: dict[str, Any]) -> None:
+    assert make_handler("plain_sd3_handler", tiny, {"handler": {"defaults": defaults}}).initialized
