@@ -92,7 +92,9 @@ def _parser() -> CommandParser:
     command.add_argument("--out", type=folder_to_write, default="demo", help="where the picture goes (%(default)s)")
     command.add_argument("--pair", type=packed_pair, default=pair, help="the pair to pack (%(default)s)")
     for command in commands.choices.values():
-        command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show what happens")
+        command.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show what happens"
+        )
     return parser
 
 

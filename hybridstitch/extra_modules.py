@@ -1,4 +1,4 @@
-"""Makes single Python files importable without their folders: a file beside one must not replace an installed module."""
+"""Makes single Python files importable without their folders: no file beside one may replace an installed module."""
 
 from __future__ import annotations
 

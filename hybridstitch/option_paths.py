@@ -1,4 +1,4 @@
-"""Types of command-line options that are paths, checked before any work: what is read is there, what is written fits."""
+"""Types of command-line options that are paths, checked before any work: inputs are there, outputs can be written."""
 
 from __future__ import annotations
 

@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from hybridstitch.errors import Problem, raise_if
 from hybridstitch.option_paths import file_to_write, make_folders
 from hybridstitch.option_values import one_of, whole
@@ -68,6 +66,8 @@ def _ask_server(fields: dict[str, Any], options: argparse.Namespace) -> dict[str
 
 
 def _explain_here(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    from tqdm import tqdm
+
     from hybridstitch.serving.explain import parse_explanation
     from hybridstitch.serving.explain_answer import explain_request, explanation_document
 

@@ -89,7 +89,9 @@ def add_command(commands: Any, pair: Path) -> None:
         command, seed="of the first picture; each next one has the next seed", region="the large model draws all of it"
     )
     command.add_argument("--num-images", type=whole(), help="1 to 8 pictures, to OUT-1, OUT-2 and so on")
-    command.add_argument("--out", type=file_to_write(*PICTURES), default="picture.png", help=".png, .jpg or .webp (%(default)s)")
+    command.add_argument(
+        "--out", type=file_to_write(*PICTURES), default="picture.png", help=".png, .jpg or .webp (%(default)s)"
+    )
     command.add_argument("--report", type=file_to_write(), help="write the report as JSON")
     command.add_argument(
         "--mask-overlay", type=file_to_write(*PICTURES), help="write the picture with the large model's share of it"
