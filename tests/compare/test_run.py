@@ -189,7 +189,9 @@ def test_every_problem_of_the_command_is_named(tiny: Path, tmp_path: Path, capsy
     ]
     assert main(["compare", *wrong, "--out", str(tmp_path), "--alpha", "0.9"]) == 2
     said = capsys.readouterr().err
-    assert all(f"error: --{name}: expected" in said for name in ("a", "b", "prompts", "seeds", "rate", "limit", "alpha"))
+    assert all(
+        f"error: --{name}: expected" in said for name in ("a", "b", "prompts", "seeds", "rate", "limit", "alpha")
+    )
     assert main(["compare"]) == 2
     assert "error: --a: expected" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
