@@ -35,7 +35,7 @@ def explain(
     target: str = "mask",
     method: str = "ablation",
     region: Region | None = None,
-    steps_explained: int = STEPS_EXPLAINED,
+    steps_explained: int | None = None,
     seed: int = 0,
     negative_prompt: str = "",
     num_inference_steps: int = 28,
@@ -57,7 +57,8 @@ def explain(
         "integrated_gradients" (arXiv 1703.01365): the effect is divided among the words, so the scores add up to it.
     region: with target "region" the question; otherwise, as in a prediction, tokens that are always the large model's.
     steps_explained: how many of the steps that can be are asked, evenly spread over them, 1 to num_inference_steps;
-        the cost grows with it. The picture before each of them is held as it was.
+        the cost grows with it. By default 4, or num_inference_steps if that is less. The picture before each of them
+        is held as it was.
     gradient_steps: points on the way of integrated gradients; more bring `convergence_delta` down.
     perturbations_per_eval: prompts in one forward; more are faster and take more memory.
     check: called at every step and forward; an exception in it ends everything.
@@ -75,6 +76,8 @@ def explain(
         "recipe": recipe, "speed": speed, "region": None if target == "region" else region, "width": width,
         "height": height, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
     }  # fmt: skip
+    if steps_explained is None:
+        steps_explained = default_steps_explained(num_inference_steps)
     problems = _problems(prompt, target, method, region, steps_explained, num_inference_steps, width, height)
     try:
         checked(pipeline.catalogue, pipeline.size_limits, sigmas=None, output_type="pil", **generation)
@@ -121,6 +124,12 @@ def _of_all(heat: Tensor, readings: Readings, words: Sequence[Word]) -> Tensor:
     found = torch.zeros(len(words), heat.shape[1])
     found[[places[word.start] for word in readings.words]] = heat
     return found
+
+
+def default_steps_explained(num_inference_steps: Any) -> int:
+    """How many steps are explained where nobody says it; the steps may be anything that a caller gave."""
+    is_number = type(num_inference_steps) is int and num_inference_steps > 0
+    return min(STEPS_EXPLAINED, num_inference_steps) if is_number else STEPS_EXPLAINED
 
 
 def _problems(
