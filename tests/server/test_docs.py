@@ -94,7 +94,7 @@ class Reader:
             targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert words(command, {})[1] in targets
         elif assigned := re.match(r"(\w+)=", command):
-            shown = self.run_process(["bash", "-euc", f"{command}\nprintf %s \"${assigned[1]}\""])
+            shown = self.run_process(["bash", "-euc", f'{command}\nprintf %s "${assigned[1]}"'])
             self.variables[assigned[1]] = shown
         else:
             self.run_process(["bash", "-euo", "pipefail", "-c", command])
