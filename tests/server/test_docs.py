@@ -38,7 +38,7 @@ NOT_RUN = {
     r"source \.venv/bin/activate": "the test runs in the environment",
     r"docker ": "tests/test_deploy.py checks the Dockerfile",
     r"kubectl ": "tests/test_deploy.py checks the manifests",
-    r"(\.venv/bin/)?python -m training": "it trains for hours; tests/test_training.py runs the stages",
+    r"\.venv/bin/(python|torchrun .*) -m training": "it trains for hours; tests/test_training.py runs the stages",
     r"hybridstitch serve": "the server of this test has registered what the page packed before",
 }
 TABLES = "docs/benchmarks.md"
