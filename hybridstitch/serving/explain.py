@@ -35,6 +35,7 @@ class Question:
 def question_fields() -> dict[str, Schema]:
     """The fields that an explanation has beside those of a prediction."""
     from hybridstitch.explain import METHODS, TARGETS, explain
+    from hybridstitch.explain.explain import STEPS_EXPLAINED
 
     schemas: dict[str, Schema] = {
         "target": {"enum": list(TARGETS)},
@@ -43,7 +44,8 @@ def question_fields() -> dict[str, Schema]:
         "gradient_steps": integer(1, MAX_GRADIENT_STEPS),
     }
     defaults = signature(explain).parameters
-    return {name: {**schema, "default": defaults[name].default} for name, schema in schemas.items()}
+    values = {name: defaults[name].default for name in schemas} | {"steps_explained": STEPS_EXPLAINED}
+    return {name: {**schema, "default": values[name]} for name, schema in schemas.items()}
 
 
 def explanation_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue) -> Schema:
