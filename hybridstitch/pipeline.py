@@ -66,9 +66,10 @@ class HybridStitchPipeline:
         small: str | Path | None = None,
         torch_dtype: torch.dtype = torch.float32,
         catalogue: Catalogue | None = None,
+        variant: str | None = None,
     ) -> Self:
         """Load a packed pair, or two SD3 pipelines (folders or hub ids); see `hybridstitch.pair.load_pair`."""
-        models = load_pair(folder, large, small, torch_dtype)
+        models = load_pair(folder, large, small, torch_dtype, variant)
         return cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder))
 
     @property
