@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from hybridstitch.errors import Problem, raise_if
+from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.serving.answers import Reply, Result, ServiceError
+from hybridstitch.serving.drain import unregister_drained
 from hybridstitch.serving.manifest import name_problems
 from hybridstitch.serving.tokens import Token
 from hybridstitch.serving.transport import Transport
@@ -22,6 +23,8 @@ MODEL = "hybridstitch"
 MOST_AT_ONCE = 64
 LOADING_SECONDS = 1200.0
 """The default limit for calls that wait until workers have loaded their models."""
+DRAIN_SECONDS = 600.0
+"""The default limit for requests that a version accepted before it is unloaded: one may take the responseTimeout."""
 
 
 class Client:
@@ -176,12 +179,29 @@ class Client:
             # TorchServe keeps a model whose start failed, and would refuse the next try for it.
             with suppress(ServiceError):
                 for version in self._versions(model) - before:
-                    self.unregister(model, version)
+                    self._transport.unregister(_named(model, version))
             raise
 
-    def unregister(self, model: str, version: str | None = None) -> None:
-        """Unload a model: one version of it, or the default one, which must be the last."""
-        self._transport.unregister(_named(model, version))
+    def unregister(self, model: str, version: str | None = None, *, timeout: float = DRAIN_SECONDS) -> None:
+        """Unload a model: one version of it, or the default one, which must be the last.
+
+        It waits until the version has answered every request that it accepted. Requests that arrive meanwhile are
+        waited for, too: make another version the default first (`set_default`), and send none to this one by number.
+
+        Args:
+            model: the model's name.
+            version: the version to unload; None: the default one.
+            timeout: seconds to wait. 0: unload at once and drop what is waiting, without an answer.
+
+        Raises:
+            ServiceError: of kind "still_at_work" when the timeout passes; the version then stays registered.
+        """
+        if timeout == 0:
+            self._transport.unregister(_named(model, version))
+            return
+        if problem := _limit_problem("timeout", timeout):
+            raise InvalidInput([problem])
+        unregister_drained(self._transport, model, version, timeout)
 
     def scale(self, model: str, workers: int, version: str | None = None, *, timeout: float = LOADING_SECONDS) -> None:
         """Give a version, or the default one, so many workers, and wait until they are ready. 0 only over HTTP."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pair import SizeLimits, describe_pair
 from hybridstitch.serving.batch import Job, Preview, Progress, groups
+from hybridstitch.serving.drain import PROCESS
 from hybridstitch.serving.explain import (
     IN_BAND,
     Question,
@@ -172,6 +174,7 @@ class Endpoint(BaseHandler):
             schemas["explanation_schema"] = explanation_schema(self.size_limits, defaults, self.catalogue)
         return {
             "versions": {"hybridstitch": hybridstitch.__version__} | {name: version(name) for name in packages},
+            PROCESS: os.getpid(),
             "device": str(self.settings.device),
             "dtype": str(self.settings.dtype).removeprefix("torch."),
             **schemas,

@@ -10,18 +10,17 @@ from hybridstitch.pair import SizeLimits
 from hybridstitch.recipe import AXES
 from hybridstitch.schema import Schema, integer
 from hybridstitch.strategy import Parameter
+from hybridstitch.texts import text_schema
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_IMAGES = 8
-_PRINTABLE = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff]*$"
-_PLAIN_WORDS = "without control characters and unpaired surrogates"
 
 
 def request_fields(limits: SizeLimits) -> dict[str, Schema]:
     """Every field but `recipe` and `speed`, which the catalogue checks."""
     return {
-        "prompt": _text(1, 2000),
-        "negative_prompt": _text(0, 2000),
+        "prompt": text_schema(),
+        "negative_prompt": text_schema(required=False),
         "seed": {"anyOf": [integer(0, MAX_SEED), {"type": "null"}]},
         "num_inference_steps": integer(1, 100),
         "guidance_scale": {"type": "number", "minimum": 0, "maximum": 20},
@@ -71,16 +70,6 @@ def request_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: C
         "required": ["prompt"],
         "additionalProperties": False,
         **rules,
-    }
-
-
-def _text(shortest: int, longest: int) -> Schema:
-    return {
-        "type": "string",
-        "minLength": shortest,
-        "maxLength": longest,
-        "pattern": _PRINTABLE,
-        "$comment": _PLAIN_WORDS,
     }
 
 

@@ -117,6 +117,8 @@ class Service:
 class GrpcTransport:
     """TorchServe's InferenceAPIsService, and its ManagementAPIsService if there is an address for it."""
 
+    closes = False
+
     def __init__(self, inference: Service, management: Service | None):
         self._inference = inference
         self._management = management
@@ -140,9 +142,10 @@ class GrpcTransport:
     def status(self) -> str:
         return decode(self._inference.call("Ping").health)["status"]
 
-    def describe(self, model: str, customized: bool) -> list[dict[str, Any]]:
+    def describe(self, model: str, customized: bool, timeout: float | None = None) -> list[dict[str, Any]]:
         name, version = _split(model)
-        return decode(self._manage("DescribeModel", model_name=name, model_version=version, customized=customized))
+        fields = {"model_name": name, "model_version": version, "customized": customized}
+        return decode(self._manage("DescribeModel", **fields, timeout=timeout))
 
     def models(self) -> list[dict[str, Any]]:
         return decode(self._manage("ListModels", limit=MOST_MODELS))["models"]

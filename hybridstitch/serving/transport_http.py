@@ -88,6 +88,8 @@ class Site:
 class HttpTransport:
     """Predictions at one address, and management at another if there is one."""
 
+    closes = True
+
     def __init__(self, inference: Site, management: Site | None):
         self._inference = inference
         self._management = management
@@ -112,9 +114,9 @@ class HttpTransport:
     def status(self) -> str:
         return decode(self._inference.call("GET", "/ping").content)["status"]
 
-    def describe(self, model: str, customized: bool) -> list[dict[str, Any]]:
+    def describe(self, model: str, customized: bool, timeout: float | None = None) -> list[dict[str, Any]]:
         query = {"customized": "true"} if customized else None
-        return decode(self._manage("GET", f"/models/{model}", params=query).content)
+        return decode(self._manage("GET", f"/models/{model}", params=query, timeout=timeout).content)
 
     def models(self) -> list[dict[str, Any]]:
         return decode(self._manage("GET", "/models", params={"limit": MOST_MODELS}).content)["models"]

@@ -63,6 +63,7 @@ BAD_REQUESTS = [
     _fields("speed beside a recipe", {"speed"}, speed=2, recipe="large"),
     # Text
     *_one("prompt", null=None, number=5, empty="", too_long="x" * 2001, array=["a"], object={"text": "a"}),
+    *_one("prompt", spaces="   ", zero_width="\u200b\ufeff", white="\t\n"),
     *_one("prompt", control="red\x00apple", surrogate="red \ud83c apple"),
     *_one("negative_prompt", null=None, too_long="x" * 2001, boolean=False, escape="\x1b[31m"),
     *_one("request_id", empty="", too_long="x" * 129, header_split="a\r\nx-evil: 1", not_ascii="é", number=7),

@@ -1,6 +1,7 @@
 """A TorchServe handler for tests of the client: it answers with what it was sent, or as the request tells it to."""
 
 import json
+import os
 import time
 
 
@@ -8,6 +9,8 @@ def handle(rows, context):
     """Fields of a request: `sleep` seconds first, `size` of an answer in bytes, `body` as the whole answer."""
     if rows is None:
         return None
+    if context.get_request_header(0, "describe"):
+        return [{"process": os.getpid()}]
     return [_answer(row, context, index) for index, row in enumerate(rows)]
 
 

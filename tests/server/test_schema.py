@@ -96,7 +96,7 @@ def test_a_pair_that_was_not_tuned_has_no_speed() -> None:
     ("field", "value", "expected"),
     [
         ("seed", -1, "an integer within 0..9007199254740991, or null"),
-        ("prompt", "", "a string of 1 to 2000 characters, without control characters and unpaired surrogates"),
+        ("negative_prompt", 5, "a string of 0 to 2000 characters, without control characters and unpaired surrogates"),
         ("output_format", "gif", "one of: png, jpeg, webp"),
         ("width", 101, "a multiple of 8 within 32..128; the nearest is 104"),
         ("stream", 1, "true or false"),
