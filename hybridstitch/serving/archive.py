@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from hybridstitch.catalogue import TUNED_FILE
 from hybridstitch.errors import InvalidInput, Problem, raise_if
-from hybridstitch.extra_modules import importable, module_problems
 from hybridstitch.flops import forward_flops
 from hybridstitch.model_files import SMALL_FOLDER, ModelFiles
 from hybridstitch.pair import SizeLimits, check_folders, check_packed, find_files
 from hybridstitch.serving.disk import require_space, size_text
+from hybridstitch.serving.extra_modules import importable, module_problems
 from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
 from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
 from hybridstitch.skeleton import build_skeleton
