@@ -17,10 +17,10 @@ from hybridstitch.bench.options import (
     add_common,
     find_prompts,
     open_pipe,
-    read_prompts,
     several,
 )
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from hybridstitch.bench.contenders import Contender
@@ -114,7 +114,7 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
 
     calibration = options.pair / CALIBRATION_FILE
     if not (options.large or options.small) and calibration.is_file():
-        prompts = read_prompts(calibration, None)
+        prompts = read_prompts(calibration)
     drawing = Drawing(pipe, prompts[:MATCHED_ON], options.steps, (options.width, options.height))
 
     kept = contenders_of(options.out)

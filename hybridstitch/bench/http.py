@@ -23,10 +23,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from hybridstitch.bench.metrics import EQUAL_DB, psnr
-from hybridstitch.bench.options import read_prompts
 from hybridstitch.bench.table import machine
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput
+from hybridstitch.prompt_files import KINDS, read_prompts
 from hybridstitch.serving.archive import ROOT, pack
 from hybridstitch.serving.client import Client
 from hybridstitch.serving.server import Server
@@ -127,7 +127,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare recipes with the plain SD3 endpoint over HTTP.")
     parser.add_argument("--pair", type=Path, default=PAIR, help="a packed pair folder")
-    parser.add_argument("--prompts", type=Path, default=PAIR / "heldout_prompts.txt", help="one prompt a line")
+    parser.add_argument("--prompts", type=Path, default=PAIR / "heldout_prompts.txt", help=f"a {KINDS} file")
     parser.add_argument("--count", type=int, default=16, help="how many of the prompts (default 16)")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance-scale", type=float, default=4.5)

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from hybridstitch.bench.clients import Local, fire, memory_watched
 from hybridstitch.bench.http import PAIR, PAUSE_SECONDS
-from hybridstitch.bench.options import read_prompts
 from hybridstitch.bench.table import machine
 from hybridstitch.bench.traffic import Wish, complaints, good_wishes, latencies, leaks, memory_figures, mixed
+from hybridstitch.prompt_files import read_prompts
 from hybridstitch.serving.answers import Result
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.server import Server

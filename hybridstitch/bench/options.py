@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.prompt_files import KINDS, read_prompts
 
 if TYPE_CHECKING:
     from hybridstitch.catalogue import Catalogue
@@ -85,17 +86,6 @@ def find_prompts(options: argparse.Namespace, usual: str) -> list[str]:
     return read_prompts(options.prompts or options.pair / usual, options.count)
 
 
-def read_prompts(path: Path, count: int | None) -> list[str]:
-    """The lines of a file, or so many of them, evenly spread. Raises InvalidInput."""
-    if not path.is_file():
-        raise InvalidInput([Problem("prompts", "a text file with one prompt a line", str(path))])
-    lines = list(dict.fromkeys(line for line in path.read_text().splitlines() if line.strip()))
-    wanted = len(lines) if count is None else count
-    if not 1 <= wanted <= len(lines):
-        raise InvalidInput([Problem("count", f"1 to {len(lines)}, the prompts in {path}", count)])
-    return [lines[index * len(lines) // wanted] for index in range(wanted)]
-
-
 def whole(low: int) -> Callable[[str], int]:
     """The type of an option that is a whole number of at least this."""
 
@@ -134,7 +124,7 @@ def add_common(command: argparse.ArgumentParser, pair: Path, prompts: str) -> No
     command.add_argument("--define", type=Path, help="a JSON file with more recipes by name")
     command.add_argument("--dtype", choices=DTYPES, default="float32", help="(%(default)s)")
     command.add_argument("--device", help="cuda where there is one, otherwise cpu")
-    command.add_argument("--prompts", type=Path, help=f"one prompt a line (the pair's {prompts})")
+    command.add_argument("--prompts", type=Path, help=f"a {KINDS} file (the pair's {prompts})")
     command.add_argument("--count", type=whole(1), help="how many of them, evenly spread (all)")
     command.add_argument("--steps", type=whole(1), default=28, help="of the large model's schedule (%(default)s)")
     command.add_argument("--width", type=whole(1), help="of the pictures, in pixels (the pair's own)")

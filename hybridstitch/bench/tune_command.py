@@ -20,6 +20,7 @@ from hybridstitch.bench.options import (
     whole,
 )
 from hybridstitch.errors import Problem, raise_if
+from hybridstitch.prompt_files import read_prompts
 
 if TYPE_CHECKING:
     from hybridstitch.bench.candidates import Rival
@@ -35,11 +36,10 @@ def tune(options: argparse.Namespace) -> None:
 
     prompts = find_prompts(options, CALIBRATION_FILE)
     two = options.large or options.small
-    held_out = options.held_out or (None if two else options.pair / HELD_OUT_FILE)
+    own = None if two else options.pair / HELD_OUT_FILE
+    held_out = options.held_out or (own if own and own.is_file() else None)
     problems = []
-    if options.held_out and not options.held_out.is_file():
-        problems.append(Problem("held-out", "a file of prompts", str(options.held_out)))
-    evaluating = held_out.read_text().splitlines() if held_out and held_out.is_file() else []
+    evaluating = read_prompts(held_out, field="held-out") if held_out else []
     if shared := sorted(set(prompts) & set(evaluating)):
         problems.append(Problem("prompts", f"none of those that evaluate, {held_out}", shared[:3]))
     if options.out is None and two:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridstitch.bench.options import several, whole
-from hybridstitch.compare.prompts import BUILT_IN
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.prompt_files import BUILT_IN, KINDS
 
 if TYPE_CHECKING:
     from hybridstitch.compare.comparison import Comparison
@@ -73,8 +73,8 @@ def shadow(options: argparse.Namespace) -> None:
 def _comparison(options: argparse.Namespace) -> Comparison:
     from hybridstitch.compare.comparison import Comparison
     from hybridstitch.compare.metrics import Measures
-    from hybridstitch.compare.prompts import read_prompts
     from hybridstitch.compare.run import Load
+    from hybridstitch.prompt_files import read_prompts
 
     _require(options, ("a", "b", "out"))
     problems: list[Problem] = []
@@ -144,9 +144,7 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser("compare", help=compare.__doc__, description=compare.__doc__)
     command.set_defaults(run=compare)
     _add_endpoints(command)
-    command.add_argument(
-        "--prompts", default=BUILT_IN, help="a .txt, .csv or .jsonl file (%(default)s, the embedded pair's)"
-    )
+    command.add_argument("--prompts", default=BUILT_IN, help=f"a {KINDS} file (%(default)s, the embedded pair's)")
     command.add_argument("--count", type=whole(1), help="how many of them, evenly spread (all)")
     command.add_argument("--seeds", type=several(int), default=[0, 1], help="comma-separated (0,1)")
     command.add_argument("--concurrency", type=whole(1), default=1, help="requests in flight (%(default)s)")

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from hybridstitch.compare.comparison import Comparison
-from hybridstitch.compare.prompts import BUILT_IN, read_prompts
 from hybridstitch.compare.run import Load
 from hybridstitch.errors import InvalidInput
+from hybridstitch.prompt_files import BUILT_IN, read_prompts
 from hybridstitch.serving.archive import ROOT, pack
 from hybridstitch.serving.server import Server
 

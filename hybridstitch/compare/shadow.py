@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import Full, Queue
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from hybridstitch.compare.drift import page, sentence, summarise
 from hybridstitch.compare.endpoints import OF_THE_RUN, Endpoint
@@ -20,6 +20,8 @@ from hybridstitch.compare.measured import Measurer
 from hybridstitch.compare.metrics import Measures
 from hybridstitch.compare.plan import SIDES
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.prompt_files import SHOWN, json_lines, read_text
+from hybridstitch.texts import text_problem
 
 WAITING = 64
 """Requests that may wait; further ones are let go and counted."""
@@ -102,7 +104,7 @@ class Shadow:
 
         Raises InvalidInput for a request without a prompt.
         """
-        check_request(request, "request")
+        raise_if(request_problems(request, "request"))
         with self._lock:
             self.counts["offered"] += 1
             if not self.chooses(request):
@@ -154,35 +156,28 @@ class Shadow:
 
 def read_requests(path: Path) -> list[Request]:
     """The requests of a JSON Lines file, bodies of `POST /predictions`. Raises InvalidInput with every wrong line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput([Problem("requests", "a .jsonl file in UTF-8", str(path))]) from error
     found: list[Request] = []
     problems: list[Problem] = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                request = json.loads(line)
-                check_request(request, f"requests line {number}")
-                found.append(request)
-            except InvalidInput as error:
-                problems += error.problems
-            except ValueError:
-                problems.append(Problem(f"requests line {number}", "a JSON object", line))
-    raise_if(problems[:10])
+    for where, request in json_lines(read_text(path, "requests", "a .jsonl file of requests"), "requests"):
+        wrong = [request] if isinstance(request, Problem) else request_problems(request, where)
+        problems += wrong
+        if not wrong:
+            found.append(cast(Request, request))
+    raise_if(problems[:SHOWN])
     if not found:
         raise InvalidInput([Problem("requests", "at least one request", str(path))])
     return found
 
 
-def check_request(request: Any, where: str) -> None:
-    """Raises InvalidInput unless it is an object with a prompt and, if any, a seed that a request can name."""
-    if not isinstance(request, Mapping) or not isinstance(request.get("prompt"), str) or not request["prompt"]:
-        raise InvalidInput([Problem(where, "an object with a prompt", request)])
-    seed = request.get("seed")
+def request_problems(request: object, where: str) -> list[Problem]:
+    """What is wrong with a request: it is an object with a prompt and, if any, a seed that a request can name."""
+    if not isinstance(request, Mapping):
+        return [Problem(where, "an object with a prompt", request)]
+    prompt, seed = text_problem(f"{where} prompt", request.get("prompt")), request.get("seed")
+    problems = [prompt] if prompt else []
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**53):
-        raise InvalidInput([Problem(f"{where} seed", "a whole number of 0 to 2^53-1, or null", seed)])
+        problems.append(Problem(f"{where} seed", "a whole number of 0 to 2^53-1, or null", seed))
+    return problems
 
 
 def _json_lines(lines: list[str]) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -32,10 +32,9 @@ from hybridstitch.serving.request import GenerationRequest, parse_request
 from hybridstitch.serving.response import Answer, Rendering, attempt, encode, error_answer, fitting, last_event
 from hybridstitch.serving.settings import Settings, check_defaults, read_settings
 from hybridstitch.serving.torchserve import (
-    Row,
     decode_payload,
     logged_step,
-    read_rows,
+    read_row,
     send,
     send_piece,
 )
@@ -77,7 +76,7 @@ class Endpoint(BaseHandler):
 
     def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Answer]:
         """TorchServe's rows to jobs."""
-        return [attempt(self.read, row) for row in read_rows(rows, self.context)]
+        return [attempt(self.read, numbered) for numbered in enumerate(rows)]
 
     def inference(self, items: list[Job | Answer]) -> list[Answer]:
         """Jobs to answers, in the order that they came in."""
@@ -147,17 +146,21 @@ class Endpoint(BaseHandler):
                 return [result for job in jobs for result in self.draw_group([job])]
             return [error_answer(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
 
-    def read(self, row: Row) -> Job:
-        """The job of one row. Raises InvalidInput that names everything wrong with it."""
+    def read(self, numbered: tuple[int, Mapping[str, Any]]) -> Job:
+        """The job of one row and its number. Raises InvalidInput that names everything wrong with it."""
+        row = read_row(*numbered, self.context)
         payload = decode_payload(row)
         fields = explanation_in(payload, row.is_explanation)
-        request, question = (self.parse(payload), None) if fields is None else self.parse_explanation(fields)
+        if fields is None:
+            request, question = self.parse(payload, can_stream=row.is_http), None
+        else:
+            request, question = self.parse_explanation(fields)
         piece = partial(send_piece, context=self.context, index=row.index)
         return Job(row.index, request, row.sent_at, row.queued, piece, question)
 
-    def parse(self, payload: Any) -> GenerationRequest:
+    def parse(self, payload: Any, can_stream: bool = True) -> GenerationRequest:
         """The request in a decoded payload, with this endpoint's defaults."""
-        return parse_request(payload, self.settings.defaults, self.size_limits, self.catalogue)
+        return parse_request(payload, self.settings.defaults, self.size_limits, self.catalogue, can_stream=can_stream)
 
     def parse_explanation(self, payload: Any) -> tuple[GenerationRequest, Question]:
         """The request and the question in a decoded payload. Raises InvalidInput where nothing is explained."""

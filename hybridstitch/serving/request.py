@@ -21,6 +21,8 @@ MAX_FIELDS = 64  # bounds the error answer: a request with more is refused as a 
 MAX_DEPTH = 16  # no valid request nests deeper, and deeper ones could exhaust Python's stack
 DELIVERY = ("request_id", "deadline_ms", "stream", "previews")
 """Fields about the exchange. The picture does not depend on them."""
+STREAMING = ("stream", "previews")
+"""Fields about answers in pieces."""
 OF_STITCHING = ("region", "previews")
 """Fields that an endpoint without recipes does not have."""
 
@@ -98,12 +100,15 @@ def parse_request(
     limits: SizeLimits,
     catalogue: Catalogue | None = None,
     others: Sequence[str] = (),
+    can_stream: bool = True,
 ) -> GenerationRequest:
     """Check a decoded payload and fill in what it leaves out.
 
     `defaults` come from the operator and override the built-in ones; a None in it means "not set".
     Without a `catalogue` the endpoint has no recipes, and `recipe`, `speed` and OF_STITCHING are unknown.
     others: fields that the caller has taken out, known as well.
+    can_stream: False over gRPC, where a streamed answer would leave TorchServe's thread of the worker waiting for ever;
+        defaults of STREAMING are not for such requests.
     Raises InvalidInput with one problem for every wrong field.
     """
     raise_if_shapeless(payload)
@@ -112,6 +117,7 @@ def parse_request(
     if catalogue is None:
         schemas = {name: schema for name, schema in schemas.items() if name not in OF_STITCHING}
     known = [*schemas, "recipe", "speed"] if catalogue else [*schemas]
+    defaults = {name: value for name, value in defaults.items() if can_stream or name not in STREAMING}
     given = {**{name: value for name, value in defaults.items() if value is not None}, **payload}
     values = {**BUILT_IN_DEFAULTS, "width": width, "height": height, "request_id": uuid.uuid4().hex, **given}
     values.setdefault("response_format", "image" if _is_one_picture(values) else "json")
@@ -124,6 +130,8 @@ def parse_request(
         if rule := mismatch(schema, values[name]):
             problems.append(Problem(name, rule, values[name]))
     wrong = {problem.field for problem in problems}
+    if values["stream"] is True and not can_stream:
+        problems.append(Problem("stream", "false over gRPC, where only whole answers are sent", True))
     recipe, speed = None, None
     if catalogue:
         recipe, speed = _chosen(values, payload, catalogue, problems)

@@ -15,7 +15,6 @@ from ts.context import Context
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
 
-from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.payload import decode_body, form_fields, parse_json
 from hybridstitch.serving.response import Answer
 
@@ -32,47 +31,40 @@ logger = logging.getLogger(__name__)
 class Row:
     """One request as TorchServe gives it: its values by key, and its headers with lower-case names.
 
-    index: its place in the batch.
-    is_explanation: it came by the route of explanations.
-    sent_at: seconds since 1970; when the worker got it, if the client does not say.
-    queued: seconds from then until the worker got it; None if the client does not say.
+    Attributes:
+        index: its place in the batch.
+        is_http: it came over HTTP, not over gRPC.
+        is_explanation: it came by the route of explanations.
+        sent_at: seconds since 1970; when the worker got it, if the client does not say.
+        queued: seconds from then until the worker got it; None if the client does not say.
     """
 
     index: int
     values: Mapping[str, Any]
     headers: Mapping[str, str]
+    is_http: bool
     is_explanation: bool
     sent_at: float
     queued: float | None
 
-    @property
-    def is_http(self) -> bool:
-        return _is_http(self.headers)
 
-
-def read_rows(rows: list[dict[str, Any]], context: Context) -> list[Row]:
-    """Each request of a batch with its headers."""
-    found = []
-    for index, given in enumerate(rows):
-        values, headers = dict(given), _headers(context, index)
-        if not _is_http(headers) and STARTED in values:  # over gRPC no header arrives: it is a key of the input there
-            headers[STARTED] = bytes(values.pop(STARTED)).decode(errors="replace")
-        now = time.time()
-        sent_at = _sent_at(headers, now)
-        is_explanation = headers.get(EXPLAINS) == "True"
-        found.append(Row(index, values, headers, is_explanation, sent_at or now, sent_at and now - sent_at))
-    return found
+def read_row(index: int, given: Mapping[str, Any], context: Context) -> Row:
+    """The request in one place of a batch, with its headers. Nothing that a client sends makes this fail."""
+    values, headers, is_http = dict(given), _headers(context, index), _is_http(context, index)
+    if not is_http:  # the start is a key of the input there
+        started = values.pop(STARTED, None)
+        headers[STARTED] = bytes(started).decode(errors="replace") if isinstance(started, bytes | bytearray) else ""
+    now = time.time()
+    sent_at = _sent_at(headers, now)
+    is_explanation = headers.get(EXPLAINS) == "True"
+    return Row(index, values, headers, is_http, is_explanation, sent_at or now, sent_at and now - sent_at)
 
 
 def decode_payload(row: Row) -> Any:
     """The fields that the client sent. Raises InvalidInput for another content type and for broken JSON."""
     if row.is_http:
         return decode_body(row.values, row.headers.get("content-type", ""))
-    payload = parse_json(row.values["data"]) if "data" in row.values else form_fields(row.values)
-    if isinstance(payload, dict) and payload.get("stream"):
-        # A unary call that is answered in pieces would leave the worker waiting for ever, and calls look all alike.
-        raise InvalidInput([Problem("stream", "false over gRPC, where only whole answers are sent", payload["stream"])])
-    return payload
+    return parse_json(row.values["data"]) if "data" in row.values else form_fields(row.values)
 
 
 def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
@@ -82,7 +74,7 @@ def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
     batch: raising fails the whole batch, and neighbours must not suffer. An answer that is not raised says that no
     stream follows: without that, StreamPredictions on this handler would end the worker.
     """
-    if not _is_http(_headers(context, index)):
+    if not _is_http(context, index):
         if answer.status >= 400 and alone:
             raise PredictionException(answer.body.decode(), answer.status)
         context.set_response_header(index, "ts_stream_next", "false")
@@ -118,8 +110,13 @@ def _headers(context: Context, index: int) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
-def _is_http(headers: Mapping[str, str]) -> bool:
-    return "host" in headers  # required by HTTP/1.1; over gRPC no header arrives at all
+def _is_http(context: Context, index: int) -> bool:
+    """Whether a request came over HTTP. Its headers tell: there is always one, `Content-Length` at least.
+
+    Over gRPC no header arrives, but for those that TorchServe itself makes of a sequence of requests.
+    """
+    own = {context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end}
+    return not _headers(context, index).keys() <= {name.lower() for name in own}
 
 
 def _sent_at(headers: Mapping[str, str], now: float) -> float | None:
