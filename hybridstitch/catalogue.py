@@ -76,10 +76,12 @@ class Catalogue:
         """This catalogue with what the pair in a folder was tuned to, if it was. Raises InvalidInput for no pair."""
         if folder is None:
             return self
+        path = Path(folder, TUNED_FILE)
+        if path.is_file():
+            return self.with_tuned(path)
         if not Path(folder, SMALL_FOLDER).is_dir():
             raise InvalidInput([Problem("pair", f"the folder of a packed pair, with {SMALL_FOLDER}", str(folder))])
-        path = Path(folder, TUNED_FILE)
-        return self.with_tuned(path) if path.is_file() else self
+        return self
 
     def with_tuned(self, path: str | Path) -> Catalogue:
         """This catalogue with what `hybridstitch tune` wrote. Raises InvalidInput for a file that makes no sense."""
