@@ -22,6 +22,9 @@ from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.model_files import INDEX, SMALL_FOLDER, ModelFiles
 from hybridstitch.schema import Schema, integer, mismatch
 
+PAIR_FILE = "pair.json"
+"""What a packed pair says about itself."""
+
 # Latents, text and time must mean the same to both models.
 SHARED: dict[str, tuple[str, ...]] = {
     "transformer": (
@@ -219,7 +222,7 @@ def _own_problems(configs: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
 
 def describe_pair(folder: str | Path) -> dict[str, Any]:
     """What `pair.json` says about a packed pair; empty if there is none."""
-    path = Path(folder) / "pair.json"
+    path = Path(folder) / PAIR_FILE
     return json.loads(path.read_text()) if path.is_file() else {}
 
 

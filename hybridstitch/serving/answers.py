@@ -85,10 +85,13 @@ class Result:
         """From a JSON answer, or from the last event of a stream. Raises ServiceError if it is neither."""
         try:
             first, *others = [base64.b64decode(each["b64_json"]) for each in document["data"]]
-            seed, report, warnings = document["data"][0]["seed"], document["report"], tuple(document["warnings"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise unexpected(f"the answer has no picture with a report ({error!r})") from error
-        return cls(first, report, seed, headers or {}, tuple(others), warnings)
+            seed, report, warnings = document["data"][0]["seed"], document["report"], document["warnings"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise unexpected(f"the answer has no picture with a report ({error!r})") from None
+        is_whole = type(seed) is int and isinstance(report, dict) and isinstance(warnings, list)
+        if not is_whole or not all(isinstance(each, str) for each in warnings):
+            raise unexpected("the answer has a picture, but not its seed, its report and a list of warnings")
+        return cls(first, report, seed, headers or {}, tuple(others), tuple(warnings))
 
     @property
     def image(self) -> Image.Image:
@@ -96,16 +99,65 @@ class Result:
 
     @property
     def images(self) -> list[Image.Image]:
-        """All pictures, in the order of their seeds."""
-        return [Image.open(io.BytesIO(content)) for content in (self.image_bytes, *self.other_bytes)]
+        """All pictures, in the order of their seeds. Raises ServiceError if the server sent something else."""
+        try:
+            return [Image.open(io.BytesIO(content)) for content in (self.image_bytes, *self.other_bytes)]
+        except (OSError, ValueError, Image.DecompressionBombError):
+            raise unexpected("the answer has something else in the place of a picture") from None
 
 
 def decode(content: bytes) -> Any:
     """JSON from a server. Raises ServiceError if it is something else."""
     try:
         return json.loads(content)
-    except ValueError as error:
-        raise unexpected(f"the answer is not JSON: {content[:80]!r}") from error
+    except (ValueError, RecursionError):
+        raise unexpected(f"the answer is not JSON: {content[:80]!r}") from None
+
+
+def object_of(document: Any) -> dict[str, Any]:
+    """A decoded answer that is an object. Raises ServiceError if it is not."""
+    if not isinstance(document, dict):
+        raise unexpected(f"the answer is no object: {_short(document)}")
+    return document
+
+
+def text_of(document: Any, key: str) -> str:
+    """The text at a key of a decoded answer. Raises ServiceError if there is none."""
+    text = object_of(document).get(key)
+    if not isinstance(text, str):
+        raise unexpected(f"the answer has no text {key!r}: {_short(document)}")
+    return text
+
+
+def models_of(document: Any) -> list[dict[str, Any]]:
+    """The models in TorchServe's list of them. Raises ServiceError if it is something else."""
+    models = object_of(document).get("models")
+    if not isinstance(models, list) or not all(isinstance(each, dict) for each in models):
+        raise unexpected(f"the answer has no list of models: {_short(document)}")
+    for each in models:
+        text_of(each, "modelName")
+    return models
+
+
+def versions_of(document: Any) -> list[dict[str, Any]]:
+    """TorchServe's description of versions, at least one. Raises ServiceError if it is something else."""
+    if not isinstance(document, list) or not document or not all(_is_version(each) for each in document):
+        raise unexpected(f"the answer describes no versions of a model: {_short(document)}")
+    return document
+
+
+def _is_version(described: Any) -> bool:
+    if not isinstance(described, dict):
+        return False
+    workers, queue = described.get("workers"), described.get("jobQueueStatus")
+    return (
+        isinstance(described.get("modelVersion"), str)
+        and type(described.get("minWorkers")) is int
+        and isinstance(workers, list)
+        and all(isinstance(each, dict) and type(each.get("pid")) is int and "status" in each for each in workers)
+        and isinstance(queue, dict)
+        and type(queue.get("pendingRequests")) is int
+    )
 
 
 def error_from(document: Any, status: int | None = None, message: str = "") -> ServiceError:
@@ -116,12 +168,19 @@ def error_from(document: Any, status: int | None = None, message: str = "") -> S
     document = document if isinstance(document, dict) else {}
     error = document.get("error", document)
     error = error if isinstance(error, dict) else {}
-    kind = error.get("type", "server_error")
-    return ServiceError(
-        status or STATUS_OF_KIND.get(kind, 500), kind, error.get("message") or message, error.get("problems")
-    )
+    kind, words, problems = error.get("type"), error.get("message"), error.get("problems")
+    kind = kind if isinstance(kind, str) else "server_error"
+    words = words if isinstance(words, str) and words else message
+    named = [each for each in problems if isinstance(each, dict)] if isinstance(problems, list) else []
+    known = [{"field": None, "expected": None, "got": None, **each} for each in named]
+    return ServiceError(status or STATUS_OF_KIND.get(kind, 500), kind, words, known)
 
 
 def unexpected(message: str) -> ServiceError:
     """The error for an answer that this client cannot read."""
     return ServiceError(0, "unexpected_answer", message)
+
+
+def _short(document: Any) -> str:
+    text = repr(document)
+    return text if len(text) <= 80 else text[:77] + "..."

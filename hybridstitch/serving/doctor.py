@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.serving.address import parse_address
 from hybridstitch.serving.client import Client
 from hybridstitch.serving.examine_machine import examine_machine
 from hybridstitch.serving.examine_server import examine_server
 from hybridstitch.serving.finding import Finding
+from hybridstitch.serving.tokens import read_key_file
 
 __all__ = ["Finding", "examine", "read_tokens"]
 
@@ -39,26 +39,15 @@ def examine(
         if heal:
             raise InvalidInput([Problem("heal", "a server to heal: --url", heal)])
         return examine_machine(Path(store), port)
+    address = parse_address("url", url)
+    management = management_url or address.next_port()
+    if management is None:
+        raise InvalidInput([Problem("url", "an address with a port, such as http://127.0.0.1:8080", address.base)])
     tokens = read_tokens(key_file) if key_file else {}
-    management = management_url or _next_port(url)
     client = Client(url, tokens.get("inference"), timeout, management, tokens.get("management"))
     return examine_server(client, heal)
 
 
 def read_tokens(key_file: str | Path) -> dict[str, str]:
     """The tokens in a server's key_file.json, by kind: "inference" and "management"."""
-    try:
-        entries = json.loads(Path(key_file).read_text())
-        return {kind: entries[kind]["key"] for kind in ("inference", "management")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInput([Problem("key-file", "the key_file.json of a server", str(key_file))]) from error
-
-
-def _next_port(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        if parts.hostname and parts.port:
-            return f"{parts.scheme}://{parts.netloc.rpartition(':')[0]}:{parts.port + 1}"
-    except ValueError:
-        pass
-    raise InvalidInput([Problem("url", "an address with a port, such as http://127.0.0.1:8080", url)])
+    return read_key_file(key_file, "inference", "management", field="key-file")

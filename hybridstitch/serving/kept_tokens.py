@@ -1,4 +1,7 @@
-"""A server's tokens at a path of one's own, renewed before they end: TorchServe's own file moves with every start."""
+"""A server's tokens at a path that the operator chooses, renewed before they end.
+
+TorchServe's own key file lies in a new folder after every start, and nothing renews its tokens.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,15 @@ from typing import Any, Self
 
 import requests
 
+from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.server import Server
+from hybridstitch.serving.tokens import read_key_file, read_keys, shown_path
 
 LOOK_SECONDS = 1.0
-RENEW_BEFORE = timedelta(minutes=10)
+RENEW_SHARE = 0.1
+"""Tokens are renewed when this share of their life is left: a fixed time would be longer than a short life."""
 KINDS = ("inference", "management")
+ENDS = "expiration time"
 
 logger = logging.getLogger(__name__)
 
@@ -25,20 +32,24 @@ logger = logging.getLogger(__name__)
 class KeptTokens:
     """Keeps `path` equal to the server's key file, readable by this user only, and renews tokens about to end.
 
-    Use it as a context manager inside the server's; leaving it removes the file. A renewed token replaces the old one
-    at once: clients read the file again when theirs is refused, as `hybridstitch.Client` does with a key file.
+    Use it as a context manager inside the server's; leaving it removes the file. Either file is written again if it is
+    lost or overwritten: the keys are in memory, too. A renewed token replaces the old one at once: clients read the
+    file again when theirs is refused, as `hybridstitch.Client` does with a key file.
     """
 
     def __init__(self, server: Server, path: Path):
         self._server = server
         self._path = path
-        self._kept = ""
+        self._keys: dict[str, Any] = {}
+        self._lives: dict[str, tuple[str, timedelta]] = {}
+        self._said = ""
         self._left = Event()
         self._thread = Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        """Write the file. Raises OSError where that is not possible."""
-        self._keep()
+        """Write the file. Raises OSError where that is not possible, InvalidInput without the server's own file."""
+        read_key_file(self._server.key_file, *KINDS, "API")
+        self.look(datetime.now(UTC))
         self._thread.start()
         return self
 
@@ -47,32 +58,57 @@ class KeptTokens:
         self._thread.join()
         self._path.unlink(missing_ok=True)
 
-    def _watch(self) -> None:
-        while not self._left.wait(LOOK_SECONDS):
-            try:
-                self._renew(datetime.now(UTC))
-                self._keep()
-            except (OSError, ValueError, KeyError, requests.RequestException) as error:
-                logger.warning("tokens: %s", error)  # the server may be writing its file: the next look will do
-
-    def _renew(self, now: datetime) -> None:
-        """New tokens for those that end soon, by the server's API key; the server writes them into its file."""
-        keys: dict[str, Any] = json.loads(self._server.key_file.read_text())
-        for kind in KINDS:
-            if datetime.fromisoformat(keys[kind]["expiration time"]) - now < RENEW_BEFORE:
-                headers = {"Authorization": f"Bearer {keys['API']['key']}"}
+    def look(self, now: datetime) -> None:
+        """Renew what ends soon as of `now`, and write again what is not on the disk."""
+        self._read_server_file()
+        if due := [kind for kind in KINDS if self._is_due(kind, now)]:
+            for kind in due:
+                headers = {"Authorization": f"Bearer {self._keys['API']['key']}"}
                 url = f"{self._server.management_url}/token"
                 requests.get(url, {"type": kind}, headers=headers, timeout=30).raise_for_status()
+            self._read_server_file()
+            for kind in due:
+                self._is_due(kind, now)  # a new life begins
+        if read_keys(self._path, tries=1)[0] != self._keys:
+            write_private(self._path, self._keys)
 
-    def _keep(self) -> None:
-        tokens = self._server.key_file.read_text()
-        json.loads(tokens)
-        if tokens == self._kept:
-            return
-        fresh = self._path.with_name(f".{self._path.name}.fresh")
-        with suppress(FileNotFoundError):
-            fresh.unlink()
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(tokens)
-        fresh.replace(self._path)
-        self._kept = tokens
+    def _watch(self) -> None:
+        while not self._left.wait(LOOK_SECONDS):
+            said = ""
+            try:
+                self.look(datetime.now(UTC))
+            except (OSError, ValueError, KeyError, TypeError, requests.RequestException) as error:
+                said = f"tokens are not kept at {shown_path(self._path)}: {error}"
+            if said and said != self._said:  # the next look will do, or says the same
+                logger.warning("%s", said)
+            self._said = said
+
+    def _read_server_file(self) -> None:
+        """Take the server's file into memory; what is in memory replaces a file that is gone or broken."""
+        keys, problem = read_keys(self._server.key_file)
+        if not problem and all(isinstance(keys.get(kind), dict) and "key" in keys[kind] for kind in (*KINDS, "API")):
+            self._keys = keys
+        elif self._keys:
+            logger.warning("the server's key file was lost and is written again: %s", problem or "keys are missing")
+            write_private(self._server.key_file, self._keys)
+        else:
+            expected = "the server's key_file.json with its three keys"
+            raise InvalidInput([Problem("key_file", expected, shown_path(self._server.key_file))])
+
+    def _is_due(self, kind: str, now: datetime) -> bool:
+        """Whether so little is left of a token's life that a new one is due."""
+        ends = self._keys[kind][ENDS]
+        left = datetime.fromisoformat(ends) - now
+        if self._lives.get(kind, ("",))[0] != ends:
+            self._lives[kind] = (ends, left)
+        return left < RENEW_SHARE * self._lives[kind][1]
+
+
+def write_private(path: Path, keys: dict[str, Any]) -> None:
+    """Write a key file, whole at once and readable by this user only."""
+    fresh = path.with_name(f".{path.name}.fresh")
+    with suppress(FileNotFoundError):
+        fresh.unlink()
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(keys, file, indent=2)
+    fresh.replace(path)

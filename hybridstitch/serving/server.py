@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import subprocess
@@ -15,8 +14,6 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Self
 
-import requests
-
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.serving.archive import ROOT
 from hybridstitch.serving.client import Client, ServiceError
@@ -24,6 +21,7 @@ from hybridstitch.serving.disk import leaving_nothing, require_space
 from hybridstitch.serving.machine import LOOPBACK, choose_ports
 from hybridstitch.serving.manifest import Archive, name_problems, read_archive
 from hybridstitch.serving.process import end_process, server_environment, short_temporary_folder
+from hybridstitch.serving.tokens import read_key_file
 
 EVERYWHERE = "0.0.0.0"
 START_SECONDS = 120
@@ -64,6 +62,8 @@ class Server:
         self._port = port
         self._stack = contextlib.ExitStack()
         self._registering = Lock()
+        self._connecting = Lock()
+        self._client: Client | None = None
         self._console: deque[str] = deque(maxlen=CONSOLE_LINES)
 
     def __enter__(self) -> Self:
@@ -80,6 +80,9 @@ class Server:
     def stop(self) -> None:
         """End the server and every process of it, and remove its temporary folder. Once is enough."""
         self._stack.close()
+        if self._client:
+            self._client.close()
+            self._client = None
 
     def wait(self) -> None:
         """Return never while the server lives; raise RuntimeError with the end of its log when it dies."""
@@ -104,18 +107,21 @@ class Server:
 
     def token(self, kind: str = "inference") -> str | None:
         """The current token for "inference" or "management"; None without token_auth."""
-        return json.loads(self.key_file.read_text())[kind]["key"] if self.token_auth else None
+        return read_key_file(self.key_file, kind)[kind] if self.token_auth else None
 
     @property
     def client(self) -> Client:
-        """A client with the tokens of this server."""
-        return Client(
-            self.url,
-            self.token(),
-            timeout=600,
-            management_url=self.management_url,
-            management_token=self.token("management"),
-        )
+        """The client with the tokens of this server, one for all. It takes none from the environment."""
+        with self._connecting:
+            if self._client is None:
+                self._client = Client(
+                    self.url,
+                    timeout=600,
+                    management_url=self.management_url,
+                    key_file=self.key_file if self.token_auth else None,
+                    environment=False,
+                )
+            return self._client
 
     def register(self, model: str, archive: str | None = None) -> None:
         """Load an archive of the store and wait until its worker is ready; the first version is the default one.
@@ -221,7 +227,9 @@ class Server:
         return f"TorchServe {what}; the end of its log:\n{''.join(self._console.copy())}"
 
     def _is_up(self) -> bool:
-        with contextlib.suppress(FileNotFoundError, ValueError, requests.RequestException):
+        if self.token_auth and not self.key_file.exists():
+            return False
+        with contextlib.suppress(InvalidInput):  # TorchServe is still writing the key file
             return self.client.health()
         return False
 

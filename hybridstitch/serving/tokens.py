@@ -1,36 +1,59 @@
-"""The token of one address, and where it comes from."""
+"""Credentials: where they come from, and the one way to read them. No message of this module shows one."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.answers import INVALID_KEY, ServiceError
 
 VARIABLES = {"inference": "HYBRIDSTITCH_TOKEN", "management": "HYBRIDSTITCH_MANAGEMENT_TOKEN"}
 KEY_FILE_VARIABLE = "HYBRIDSTITCH_KEY_FILE"
+TRIES = 5
+TRY_SECONDS = 0.1
+"""TorchServe writes its key file in place: a reader that comes in between finds part of it, and tries again."""
+LONGEST_PATH = 300
+"""Characters of a path that a message shows."""
 
 Answer = TypeVar("Answer")
 
 
 class Token:
-    """The token given, else that of the environment, else that of the key file; None for a server without tokens.
+    """The credential of one address, and where a newer one is found.
 
-    kind: "inference" or "management".
-    key_file: the server's key_file.json; None: the one that HYBRIDSTITCH_KEY_FILE names, if any.
-    Raises InvalidInput if the key file is needed and cannot be read.
+    Args:
+        kind: "inference" or "management".
+        given: the token itself; None or "": that of the environment, else that of the key file, else none.
+        key_file: the server's key_file.json; None: the one that HYBRIDSTITCH_KEY_FILE names, if any.
+        environment: whether the variables of the environment count.
+
+    Raises:
+        InvalidInput: if the token cannot be one, or if the key file is needed and cannot be read.
     """
 
-    def __init__(self, kind: str, given: str | None = None, key_file: str | Path | None = None):
+    def __init__(
+        self,
+        kind: str,
+        given: str | None = None,
+        key_file: str | Path | None = None,
+        *,
+        environment: bool = True,
+    ):
         self._kind = kind
-        self._value = given or os.environ.get(VARIABLES[kind])
-        self._key_file = None if self._value else key_file or os.environ.get(KEY_FILE_VARIABLE)
+        field = "token" if kind == "inference" else f"{kind}_token"
+        self._value = clean_token(field, given) if given is not None and given != "" else None
+        if self._value is None and environment:
+            self._value = token_in(VARIABLES[kind])
+        self._key_file = (
+            None if self._value else key_file or (environment and os.environ.get(KEY_FILE_VARIABLE)) or None
+        )
         if self._key_file:
-            self._value = self._read(self._key_file)
+            self._value = read_key_file(self._key_file, kind)[kind]
 
     def use(self, send: Callable[[str | None], Answer]) -> Answer:
         """`send` with the token; if the server refuses it and the key file holds another by now, again with that."""
@@ -41,18 +64,82 @@ class Token:
             fresh = self._renewed() if error.kind == INVALID_KEY else None
             if fresh is None or fresh == value:
                 raise
-            self._value = fresh
-            return send(fresh)
+        self._value = fresh
+        return send(fresh)
 
     def _renewed(self) -> str | None:
         try:
-            return self._read(self._key_file) if self._key_file else None
-        except InvalidInput:  # the server may just be writing it; its refusal says more than this
+            return read_key_file(self._key_file, self._kind)[self._kind] if self._key_file else None
+        except InvalidInput:  # the server's refusal says more than this
             return None
 
-    def _read(self, path: str | Path) -> str:
+
+def clean_token(field: str, text: object) -> str:
+    """A token without the white space around it, such as the line end of a secret file.
+
+    field: what the message calls it. Raises InvalidInput, without showing it, for what no header can carry.
+    """
+    expected = "a token: visible ASCII characters without spaces, not the word Bearer"
+    if not isinstance(text, str):
+        raise InvalidInput([Problem(field, expected, f"{type(text).__name__}, not shown")])
+    token = text.strip()
+    if not token:
+        raise InvalidInput([Problem(field, expected, "nothing but white space")])
+    if not all("!" <= character <= "~" for character in token):
+        raise InvalidInput([Problem(field, expected, "other characters, not shown")])
+    return token
+
+
+def token_in(variable: str) -> str | None:
+    """The token in a variable of the environment; None if it is not set or empty."""
+    text = os.environ.get(variable)
+    return clean_token(variable, text) if text else None
+
+
+def read_key_file(path: str | Path, *kinds: str, field: str = "key_file") -> dict[str, str]:
+    """The tokens of these kinds ("inference", "management", "API") in a server's key_file.json.
+
+    field: what the message calls the file. Raises InvalidInput, which shows nothing of the file's content.
+    """
+    keys, problem = read_keys(path)
+    if problem:
+        raise InvalidInput([Problem(field, f"a server's key_file.json; {problem}", shown_path(path))])
+    found = {}
+    for kind in kinds:
+        entry = keys.get(kind)
+        if not isinstance(entry, dict) or "key" not in entry:
+            expected = f"a server's key_file.json with the key {kind!r}"
+            raise InvalidInput([Problem(field, expected, shown_path(path))])
+        found[kind] = clean_token(field, entry["key"])
+    return found
+
+
+def read_keys(path: str | Path, tries: int = TRIES) -> tuple[dict[str, Any], str]:
+    """The object in a key file and "", or an empty object and what is wrong with the file."""
+    problem = ""
+    for attempt in range(tries):
+        if attempt:
+            time.sleep(TRY_SECONDS)
         try:
-            return str(json.loads(Path(path).read_text())[self._kind]["key"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            expected = f"a server's key_file.json with the key {self._kind!r}"
-            raise InvalidInput([Problem("key_file", expected, str(path))]) from error
+            content = Path(path).read_bytes()
+        except (OSError, ValueError) as error:
+            return {}, (getattr(error, "strerror", None) or "no such path").lower()
+        try:
+            keys = json.loads(content.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            problem = "it is not whole JSON"
+            continue
+        return (keys, "") if isinstance(keys, dict) else ({}, "it is not a JSON object")
+    return {}, problem
+
+
+def without(token: str | None, words: bytes) -> bytes:
+    """What a server said, without the token that it may repeat."""
+    return words.replace(token.encode(), b"[token]") if token else words
+
+
+def shown_path(path: object) -> str:
+    """A path for a message; a text that can be no path may be the secret itself, and is not shown."""
+    text = str(path)
+    is_path = text.isprintable() and len(text) <= LONGEST_PATH and not set(text) & set('{}"')
+    return text if is_path else "a text that is no path, not shown"

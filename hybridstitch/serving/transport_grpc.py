@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.serving.address import Address
 from hybridstitch.serving.answers import (
     INVALID_KEY,
     Reply,
@@ -18,9 +18,12 @@ from hybridstitch.serving.answers import (
     ServiceUnreachable,
     decode,
     error_from,
+    models_of,
+    text_of,
+    versions_of,
 )
 from hybridstitch.serving.protos import methods
-from hybridstitch.serving.tokens import Token
+from hybridstitch.serving.tokens import Token, without
 from hybridstitch.serving.transport import LOOPBACK, MOST_MODELS, REQUEST_START, encode, no_management, request_start
 
 MESSAGE_BYTES = 128 * 2**20
@@ -58,8 +61,9 @@ OUR_ERROR = re.compile(rb'\s*{\s*"error"\s*:')
 class Service:
     """One gRPC service of a server with its token. `timeout` is in seconds, for a whole call."""
 
-    def __init__(self, name: str, url: str, service: str, token: Token, timeout: float):
-        self._address, is_secure = _parse_url(name, url)
+    def __init__(self, address: Address, service: str, token: Token, timeout: float):
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        self._address, is_secure = f"{host}:{address.port}", address.scheme == "https"
         self._token = token
         self._timeout = timeout
         options = [
@@ -94,11 +98,15 @@ class Service:
         metadata = [("authorization", f"Bearer {token}")] if token else []
         try:
             return send(kinds.request(**fields), timeout=seconds, metadata=metadata)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput([Problem(method, "fields that gRPC can hold", str(error))]) from None
         except grpc.RpcError as error:
-            raise self._error_of(error, method, seconds) from error
+            failed = self._error_of(
+                error.code(), without(token, (error.details() or "").encode()).decode(), method, seconds
+            )
+        raise failed from None
 
-    def _error_of(self, error: Any, method: str, seconds: float) -> ServiceError:
-        code, details = error.code(), error.details() or ""
+    def _error_of(self, code: grpc.StatusCode, details: str, method: str, seconds: float) -> ServiceError:
         words, named = JAVA_CLASS.sub("", details), JAVA_CLASS.search(details)
         if OUR_ERROR.match(words.encode()):
             return error_from(decode(words.encode()))
@@ -123,32 +131,33 @@ class GrpcTransport:
         self._inference = inference
         self._management = management
 
-    def predict(self, model: str, payload: Any) -> Reply:
+    def predict(self, model: str, payload: Any, timeout: float | None = None) -> Reply:
         name, version = _split(model)
         data = {"data": encode(payload), REQUEST_START: request_start().encode()}
-        answer = self._inference.call("Predictions", model_name=name, model_version=version, input=data)
+        fields = {"model_name": name, "model_version": version, "input": data}
+        answer = self._inference.call("Predictions", timeout=timeout, **fields)
         # In a batch, an error of one request cannot be raised: its neighbours would fail with it.
         if OUR_ERROR.match(answer.prediction):
             raise error_from(decode(answer.prediction))
         return Reply(answer.prediction)
 
-    def explain(self, model: str, payload: Any) -> Reply:
-        return self.predict(model, {"explain": payload})
+    def explain(self, model: str, payload: Any, timeout: float) -> Reply:
+        return self.predict(model, {"explain": payload}, timeout)
 
     def stream(self, model: str, payload: Any) -> Iterator[dict[str, Any]]:
         # A request that streams would end TorchServe's own thread of the worker (unary) or the worker (stream).
         raise InvalidInput([Problem("transport", "http: nothing is streamed over gRPC", "grpc")])
 
     def status(self) -> str:
-        return decode(self._inference.call("Ping").health)["status"]
+        return text_of(decode(self._inference.call("Ping").health), "status")
 
     def describe(self, model: str, customized: bool, timeout: float | None = None) -> list[dict[str, Any]]:
         name, version = _split(model)
         fields = {"model_name": name, "model_version": version, "customized": customized}
-        return decode(self._manage("DescribeModel", **fields, timeout=timeout))
+        return versions_of(decode(self._manage("DescribeModel", **fields, timeout=timeout)))
 
     def models(self) -> list[dict[str, Any]]:
-        return decode(self._manage("ListModels", limit=MOST_MODELS))["models"]
+        return models_of(decode(self._manage("ListModels", limit=MOST_MODELS)))
 
     def register(self, fields: dict[str, Any], timeout: float) -> None:
         self._manage("RegisterModel", **fields, synchronous=True, timeout=timeout)
@@ -185,20 +194,6 @@ class GrpcTransport:
 def _split(model: str) -> tuple[str, str | None]:
     name, _, version = model.partition("/")
     return name, version or None
-
-
-def _parse_url(name: str, url: str) -> tuple[str, bool]:
-    """The address as gRPC takes it, and whether to use TLS."""
-    expected = Problem(name, "HOST:PORT, http://HOST:PORT or https://HOST:PORT", url)
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise InvalidInput([expected]) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or port is None or parts.path.strip("/"):
-        raise InvalidInput([expected])
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{host}:{port}", parts.scheme == "https"
 
 
 def _is_local(address: str) -> bool:

@@ -9,12 +9,16 @@ from pathlib import Path
 HANDLER = Path(__file__).with_name("echo_handler.py")
 
 
-def pack_echo(store: Path, version: str, code: str | None = None) -> str:
-    """Write an archive into the store and return its file name. `code` replaces the handler."""
+def pack_echo(store: Path, version: str, code: str | None = None, config: str | None = None) -> str:
+    """Write an archive into the store and return its file name. `code` replaces the handler; config: a YAML file."""
     name = f"echo-{version}.mar"
     model = {"modelName": "echo", "modelVersion": version, "handler": f"{HANDLER.name}:handle"}
+    if config is not None:
+        model["configFile"] = "config.yaml"
     manifest = {"runtime": "python", "model": model, "archiverVersion": "0.12.0"}
     with zipfile.ZipFile(store / name, "w") as archive:
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        if config is not None:
+            archive.writestr("config.yaml", config)
         archive.writestr(HANDLER.name, HANDLER.read_text() if code is None else code)
     return name

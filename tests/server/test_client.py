@@ -97,6 +97,31 @@ def test_versions_are_registered_scaled_flipped_and_unloaded(connect: Connect, s
 
 
 @both
+def test_a_registration_gives_as_many_workers_as_it_asks_for(connect: Connect, store: Path, transport: str) -> None:
+    client = connect(transport)
+    archive = pack_echo(store, "1.0", config="minWorkers: 1\nmaxWorkers: 1\n")
+    for asked, workers in ((2, 2), (None, 1)):
+        client.register(archive, "several", initial_workers=asked)
+        try:
+            (described,) = client.describe("several", customized=False)
+            assert [worker["status"] for worker in described["workers"]] == ["READY"] * workers
+        finally:
+            client.unregister("several")
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "version"), [("echo", None, "1.0"), ("echo/1.0", None, "1.0"), ("plain", "echo", "1.0")]
+)
+def test_an_address_as_serve_prints_it_names_the_model(
+    connect: Connect, server: Server, echo: str, path: str, model: str | None, version: str
+) -> None:
+    for call in ("predictions", "explanations"):
+        client = connect("http", url=f"{server.url}/{call}/{path}")
+        assert client.predict({}, model).json()["version"] == version
+        assert client.health()
+
+
+@both
 def test_a_registration_that_fails_leaves_nothing(connect: Connect, store: Path, transport: str) -> None:
     broken = pack_echo(store, "0.1", code="raise RuntimeError('cannot start')")
     client = connect(transport)
@@ -139,9 +164,12 @@ def test_the_endpoint_learns_when_the_request_was_sent(connect: Connect, echo: s
 
 def test_explain_asks_the_explanations_over_http_and_in_band_over_grpc(connect: Connect, echo: str) -> None:
     http, grpc = (connect(transport).explain("red", echo, target="mask") for transport in ("http", "grpc"))
-    asked = {"prompt": "red", "target": "mask"}
+    asked = {"prompt": "red", "deadline_ms": 600_000, "target": "mask"}  # the worker stops when the client does
     assert (http["explains"], http["payload"]) == (True, asked)
     assert (grpc["explains"], grpc["payload"]) == (False, {"explain": asked})
+    briefly = connect("http").explain("red", echo, timeout=5, deadline_ms=7)
+    assert briefly["payload"] == {"prompt": "red", "deadline_ms": 7}
+    assert connect("http").explain("red", echo, timeout=5)["payload"]["deadline_ms"] == 5000
 
 
 @both
@@ -192,7 +220,11 @@ def test_an_answer_that_never_comes_is_a_timeout(transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with Client(url, "token", timeout=0.5, management_url=url, transport=transport) as client:
-            for ask in (lambda: client.generate("red apple"), client.models, lambda: client.explain("red apple")):
+            for ask in (
+                lambda: client.generate("red apple"),
+                client.models,
+                lambda: client.explain("red apple", timeout=0.5),
+            ):
                 started = time.monotonic()
                 with pytest.raises(ServiceTimeout, match=r"0\.5 s"):
                     ask()

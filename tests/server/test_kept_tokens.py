@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from hybridstitch import Client
 from hybridstitch.cli import main
-from hybridstitch.serving.kept_tokens import RENEW_BEFORE, KeptTokens
+from hybridstitch.serving.kept_tokens import RENEW_SHARE, KeptTokens
 from hybridstitch.serving.server import Server
 
 
@@ -25,15 +25,24 @@ def test_tokens_are_kept_renewed_and_removed(tmp_path: Path) -> None:
             assert first == json.loads(server.key_file.read_text())
             assert client.health()
             ends = datetime.fromisoformat(first["inference"]["expiration time"])
-            kept._renew(ends - RENEW_BEFORE - timedelta(minutes=1))
+            life = ends - datetime.now(UTC)
+            kept.look(ends - 2 * RENEW_SHARE * life)
             assert json.loads(server.key_file.read_text()) == first
-            kept._renew(ends - RENEW_BEFORE + timedelta(minutes=1))
-            deadline = time.monotonic() + 10
-            while (renewed := json.loads(path.read_text())) == first and time.monotonic() < deadline:
-                time.sleep(0.1)
+            server.key_file.unlink()  # the keys are in memory, and the file comes back with the next look
+            path.write_text("overwritten")
+            kept.look(ends - RENEW_SHARE / 2 * life)
+            renewed = json.loads(path.read_text())
+            assert renewed == json.loads(server.key_file.read_text())
+            assert path.stat().st_mode & 0o777 == server.key_file.stat().st_mode & 0o777 == 0o600
             assert all(renewed[kind]["key"] != first[kind]["key"] for kind in ("inference", "management"))
             assert client.health()  # it read the file again
+            assert server.client.health()
             assert not Client(server.url, first["inference"]["key"]).health()
+            path.unlink()
+            deadline = time.monotonic() + 10
+            while not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert json.loads(path.read_text()) == renewed
         assert not path.exists()
         assert not list(tmp_path.glob(".*"))
         with pytest.raises(OSError, match="nowhere"), KeptTokens(server, tmp_path / "nowhere" / "keys.json"):

@@ -1,0 +1,167 @@
+"""Answers that no server of this project gives: the client raises ServiceError for each, within its limit."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from hybridstitch import Client, ServiceError, ServiceTimeout
+
+PICTURE = {"b64_json": "", "seed": 1}
+DEEP = b"[" * 100_000
+VERSION = {"modelVersion": "1.0", "minWorkers": 1, "workers": [], "jobQueueStatus": {"pendingRequests": 0}}
+BODIES: list[Any] = [
+    *(None, {}, [], [[]], [None], "text", 1, True, b"", b"\xff\xfe", b"{", b"NaN", DEEP),
+    {"status": 5},
+    *({"models": each} for each in (None, 5, {}, [None], [{}], [{"modelName": 5}])),
+    *([{**VERSION, key: None}] for key in VERSION),
+    [{**VERSION, "workers": [{}]}],
+    *({"data": each, "report": {}, "warnings": []} for each in (None, [], {}, [5], [{}], [{"b64_json": 5}])),
+    {"data": [PICTURE], "report": {}, "warnings": "one"},
+    {"data": [PICTURE], "report": {}, "warnings": [5]},
+    {"data": [PICTURE], "report": [], "warnings": []},
+    {"data": [{**PICTURE, "seed": "x"}], "report": {}, "warnings": []},
+    {"event": "error", "error": {"problems": 5}},
+]
+ERRORS: list[Any] = [
+    *(None, {}, [], b"", DEEP, {"error": 5}, {"error": {"problems": 5}}, {"error": {"problems": [5, {}]}}),
+    {"error": {"type": [], "message": {}, "problems": {"a": 1}}},
+    {"error": {"problems": [{"field": 5, "expected": None, "got": {}}]}},
+]
+CALLS: dict[str, Callable[[Client], Any]] = {
+    "generate": lambda client: client.generate("x").images,
+    "stream": lambda client: list(client.stream("x")),
+    "explain": lambda client: client.explain("x", timeout=5),
+    "describe": lambda client: client.describe(),
+    "models": lambda client: client.models(),
+    "register": lambda client: client.register("a.mar", "a", initial_workers=2),
+    "unregister": lambda client: client.unregister("a", timeout=5),
+    "scale": lambda client: client.scale("a", 1),
+    "set_default": lambda client: client.set_default("a", "1.0"),
+}
+NO_CONTENT = ("scale", "set_default")
+"""Calls for which an answer has nothing to say."""
+
+
+@contextmanager
+def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """The address of a server that answers everything in one way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            answer(self)
+
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the names that the library looks for
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def fixed(status: int, body: Any) -> Callable[[BaseHTTPRequestHandler], None]:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("content-length", str(len(content)))
+        handler.send_header("location", "/elsewhere")
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return answer
+
+
+@pytest.mark.parametrize(("status", "bodies"), [(200, BODIES), (500, ERRORS), (400, ERRORS), (302, ERRORS)])
+def test_every_odd_answer_is_a_service_error(status: int, bodies: list[Any]) -> None:
+    now: list[Any] = []
+    with (
+        serving(lambda handler: fixed(status, now[-1])(handler)) as url,
+        Client(url, "token", 5, url, "token") as client,
+    ):
+        for body in bodies:
+            now.append(body)
+            assert client.health() is False
+            for name, call in CALLS.items():
+                is_fine = (name == "explain" and isinstance(body, dict)) or name in NO_CONTENT
+                if status == 200 and is_fine:
+                    continue
+                with pytest.raises(ServiceError) as refused:
+                    call(client)
+                assert str(refused.value), (name, body)
+                assert len(str(refused.value)) < 1000, (name, body)
+                assert refused.value.status in (0, 500) or refused.value.status == status
+
+
+def drop_by_drop(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    for _ in range(40):
+        handler.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+def half_then_silence(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.4)
+    handler.send_response(200)
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b"{")
+    time.sleep(4)
+
+
+def silence(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(4)
+
+
+@pytest.mark.parametrize("answer", [drop_by_drop, half_then_silence, silence])
+@pytest.mark.parametrize("call", ["generate", "stream", "models"])
+def test_one_limit_holds_for_a_whole_call(answer: Callable[[BaseHTTPRequestHandler], None], call: str) -> None:
+    with serving(answer) as url, Client(url, "token", 0.6, url, "token") as client:
+        started = time.monotonic()
+        with pytest.raises(ServiceTimeout, match=r"0\.6 s"):
+            CALLS[call](client)
+        assert 0.5 < time.monotonic() - started < 1.5
+
+
+def test_a_connection_serves_many_calls() -> None:
+    ports = set()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        ports.add(handler.client_address[1])
+        fixed(200, {"models": []})(handler)
+
+    with serving(answer) as url, Client(url, "token", 5, url, "token") as client:
+        for _ in range(5):
+            assert client.models() == []
+    assert len(ports) == 1
+
+
+def test_an_error_is_one_line_of_its_own_and_no_chain_of_the_libraries_below() -> None:
+    with Client("http://127.0.0.1:9", "token", 5, "http://127.0.0.1:9") as client:
+        for call in CALLS.values():
+            with pytest.raises(ServiceError, match="Connection refused") as failed:
+                call(client)
+            text = "".join(traceback.format_exception(failed.value))
+            assert "urllib3" not in text
+            assert text.count("Traceback (most recent call last)") == 1
