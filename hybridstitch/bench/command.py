@@ -35,7 +35,8 @@ def bench(options: argparse.Namespace) -> None:
     """Recipes side by side: cost, measured speed-up, and fidelity to the large model's own pictures."""
     from hybridstitch.bench.intervals import Interval
     from hybridstitch.bench.page import write_page
-    from hybridstitch.bench.table import as_json, markdown, plot, rows
+    from hybridstitch.bench.plot import plot
+    from hybridstitch.bench.table import as_json, markdown, rows
 
     opened = _open(options)
     if options.processes > 1:
@@ -52,7 +53,7 @@ def bench(options: argparse.Namespace) -> None:
     said = f"{described['machine']}; {json.dumps(described['settings'])}"
     (folder.path / "bench.md").write_text(f"{said}\n\n{markdown(found)}")
     plot(found, folder.path / "pareto.png")
-    write_page(found, opened.prompts, opened.seeds[0], folder, said)
+    write_page(found, opened.prompts, opened.seeds, folder, described["machine"])
     print(json.dumps(described, indent=1) if options.json else markdown(found))
 
 
