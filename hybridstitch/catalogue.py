@@ -13,16 +13,15 @@ from typing import Any
 
 from hybridstitch import fills, masks, plans
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.model_files import SMALL_FOLDER
 from hybridstitch.recipe import AXES, Recipe, TunedRecipe, recipes, step_share_problems
+from hybridstitch.recipe_names import TUNED_FILE as TUNED_FILE
+from hybridstitch.recipe_names import UNNAMED as UNNAMED
 from hybridstitch.strategy import Strategy
 
-UNNAMED = ("custom", "tuned")
-"""What reports call recipes that have no name: they are their axes."""
 DEFAULTS = ("hybridstitch-plus", "hybridstitch")
 """Of requests that name no recipe, the first one that is there: the first comes with a pair that was tuned."""
 DEEPEST = 8
-TUNED_FILE = "recipes.json"
-"""What `hybridstitch tune` writes into a pair's folder."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,15 @@ class Catalogue:
         return next(name for name in DEFAULTS if name in self.recipes)
 
     def of_pair(self, folder: str | Path | None) -> Catalogue:
-        """This catalogue with what the pair in a folder was tuned to, if it was."""
-        path = Path(folder or "", TUNED_FILE)
-        return self.with_tuned(path) if folder is not None and path.is_file() else self
+        """This catalogue with what the pair in a folder was tuned to, if it was. Raises InvalidInput for no pair."""
+        if folder is None:
+            return self
+        path = Path(folder, TUNED_FILE)
+        if path.is_file():
+            return self.with_tuned(path)
+        if not Path(folder, SMALL_FOLDER).is_dir():
+            raise InvalidInput([Problem("pair", f"the folder of a packed pair, with {SMALL_FOLDER}", str(folder))])
+        return self
 
     def with_tuned(self, path: str | Path) -> Catalogue:
         """This catalogue with what `hybridstitch tune` wrote. Raises InvalidInput for a file that makes no sense."""
@@ -91,6 +96,17 @@ class Catalogue:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise InvalidInput([Problem(str(path), "a file that `hybridstitch tune` wrote", repr(error))]) from error
         return replace(self, recipes={**self.recipes, **named}, tuned=tuned)
+
+    def save_tuned(self, folder: str | Path) -> None:
+        """Write what `of_pair` reads into a pair's folder, if there is anything."""
+        named = {name: recipe.to_dict() for name, recipe in self.recipes.items() if recipe != recipes().get(name)}
+        points = [
+            {"recipe": each.recipe.to_dict(), "costs": _keyed(each.costs), "psnr_db": _keyed(each.psnr_db)}
+            | {"origin": each.origin}
+            for each in self.tuned
+        ]
+        if named or points:
+            Path(folder, TUNED_FILE).write_text(json.dumps({"named": named, "points": points}))
 
     def _tuned(self, point: Mapping[str, Any]) -> TunedRecipe:
         recipe = self._found(point["recipe"], f"{TUNED_FILE}.points")
@@ -208,6 +224,10 @@ class Catalogue:
         if not isinstance(name, str) or name not in classes:
             raise InvalidInput([Problem(f"{field}.type", "one of: " + ", ".join(classes), name)])
         return classes[name].build(parameters, field, lambda wrapped, where: self.strategy(axis, wrapped, where))
+
+
+def _keyed(values: Mapping[float, float]) -> dict[str, float]:
+    return {str(scale): value for scale, value in values.items()}
 
 
 def _import_strategy(axis: str, name: str, path: str) -> type[Strategy]:

@@ -15,6 +15,7 @@ from hybridstitch.bench.folder import BenchFolder
 from hybridstitch.bench.metrics import EQUAL_DB
 from hybridstitch.bench.table import Row, decibels
 from hybridstitch.compare.markup import definitions, document, figure, scroll, table, tiles
+from hybridstitch.progress import counted
 
 SHOWN = 8
 """Prompts whose pictures are shown, the first seed of each."""
@@ -46,10 +47,12 @@ def write_page(rows: Sequence[Row], prompts: list[str], seeds: list[int], folder
 
 
 def _head(rows: Sequence[Row], prompts: list[str], seeds: list[int], settings: Mapping[str, Any]) -> str:
-    counts = f"{_count(len(rows), 'contender')} on {_count(len(prompts), 'prompt')} with {_count(len(seeds), 'seed')}"
+    counts = (
+        f"{counted(len(rows), 'contender')} on {counted(len(prompts), 'prompt')} with {counted(len(seeds), 'seed')}"
+    )
     said = (
-        f"{counts} each, {_count(int(settings['steps']), 'step')} at guidance {settings['guidance_scale']:g}: how much "
-        "cheaper than the large model each of them is, and how close its pictures are to the large model's own."
+        f"{counts} each, {counted(int(settings['steps']), 'step')} at guidance {settings['guidance_scale']:g}: how "
+        "much cheaper than the large model each of them is, and how close its pictures are to the large model's own."
     )
     lead = f'<p class="eyebrow">Bench</p><h1>Recipes side by side</h1><p class="lead">{escape(said)}</p>'
     return f'<header class="plain">{lead}</header>'
@@ -58,7 +61,7 @@ def _head(rows: Sequence[Row], prompts: list[str], seeds: list[int], settings: M
 def _tiles(rows: Sequence[Row], prompts: list[str], seeds: list[int]) -> str:
     """The fastest, and the nearest of those that save anything."""
     saving = [row for row in rows if row.cost < 1]
-    found = [("Pictures of each", str(len(prompts) * len(seeds)), _count(len(prompts), "prompt"))]
+    found = [("Pictures of each", str(len(prompts) * len(seeds)), counted(len(prompts), "prompt"))]
     if saving:
         fastest = max(saving, key=lambda row: row.speedup)
         nearest = max(saving, key=lambda row: row.whole.psnr_db.value)
@@ -99,7 +102,3 @@ def _picture(path: Path) -> str:
     buffer = io.BytesIO()
     Image.open(path).resize((THUMBNAIL,) * 2).save(buffer, "WEBP", quality=80)
     return f'<img alt="" src="data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from hybridstitch.bench.metrics import EQUAL_DB
 from hybridstitch.bench.table import Row
+from hybridstitch.extras import extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,8 @@ SIDES = tuple(side for side in product((1, -1, 0), (1, -1, 0)) if any(side))
 
 def plot(found: Sequence[Row], path: Path) -> None:
     """Write the chart of a bench as a PNG."""
-    import matplotlib
+    with extra("bench"):
+        import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +10,14 @@ from torch import Tensor
 
 from hybridstitch.arguments import checked
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.exclusive import exclusive
 from hybridstitch.explain.drawing import Drawing, draw
 from hybridstitch.explain.effects import RESTS, Effects
 from hybridstitch.explain.explanation import Explanation
 from hybridstitch.explain.meter import Meter
+from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Choice, Prediction, Target, Texts
-from hybridstitch.explain.words import MAX_WORDS, words_of
-from hybridstitch.mmdit import cached_attention
+from hybridstitch.explain.words import MAX_WORDS, Word, words_of
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.region import Region, region_problems
 
@@ -36,7 +35,7 @@ def explain(
     target: str = "mask",
     method: str = "ablation",
     region: Region | None = None,
-    steps_explained: int = STEPS_EXPLAINED,
+    steps_explained: int | None = None,
     seed: int = 0,
     negative_prompt: str = "",
     num_inference_steps: int = 28,
@@ -58,7 +57,8 @@ def explain(
         "integrated_gradients" (arXiv 1703.01365): the effect is divided among the words, so the scores add up to it.
     region: with target "region" the question; otherwise, as in a prediction, tokens that are always the large model's.
     steps_explained: how many of the steps that can be are asked, evenly spread over them, 1 to num_inference_steps;
-        the cost grows with it. The picture before each of them is held as it was.
+        the cost grows with it. By default 4, or num_inference_steps if that is less. The picture before each of them
+        is held as it was.
     gradient_steps: points on the way of integrated gradients; more bring `convergence_delta` down.
     perturbations_per_eval: prompts in one forward; more are faster and take more memory.
     check: called at every step and forward; an exception in it ends everything.
@@ -76,6 +76,8 @@ def explain(
         "recipe": recipe, "speed": speed, "region": None if target == "region" else region, "width": width,
         "height": height, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
     }  # fmt: skip
+    if steps_explained is None:
+        steps_explained = default_steps_explained(num_inference_steps)
     problems = _problems(prompt, target, method, region, steps_explained, num_inference_steps, width, height)
     try:
         checked(pipeline.catalogue, pipeline.size_limits, sigmas=None, output_type="pil", **generation)
@@ -85,24 +87,25 @@ def explain(
 
     meter = Meter(check)
     drawing = draw(pipeline, prompt, seed, meter.check, negative_prompt=negative_prompt, **generation)
-    with ExitStack() as stack:
-        for transformer in (pipeline.large, pipeline.small):
-            stack.enter_context(cached_attention(transformer))
+    with exclusive(pipeline.large, pipeline.small):
         if target == "mask":
-            asked: Target = _choice(pipeline, drawing, meter, steps_explained, negative_prompt, guidance_scale)
+            always = None if region is None else _tokens(drawing, region, pipeline.size_limits.multiple_of)
+            asked: Target = _choice(pipeline, drawing, meter, steps_explained, negative_prompt, guidance_scale, always)
         else:
             where = (
                 _tokens(drawing, region, pipeline.size_limits.multiple_of) if target == "region" and region else None
             )
             asked = Prediction(pipeline, drawing, meter, _explained(drawing.dense, steps_explained, drawing), where)
-        effects = Effects(asked, prompt, words_of(prompt), perturbations_per_eval)
+        words = words_of(prompt)
+        readings = Readings.of(pipeline, prompt, words)
+        effects = Effects(asked, readings, perturbations_per_eval)
         _check_moves(effects)
         scores, delta = effects.ablation(), None
         if method == "integrated_gradients":
             scores, delta = effects.integrated_gradients(gradient_steps)
     return Explanation(
-        words=tuple(replace(word, score=score) for word, score in zip(effects.words, scores, strict=True)),
-        heatmaps=effects.heat.unflatten(1, drawing.grid),
+        words=readings.marked(words, scores),
+        heatmaps=_of_all(effects.heat, readings, words).unflatten(1, drawing.grid),
         image=drawing.image,
         mask=None if asked.where is None else asked.where.cpu().unflatten(0, drawing.grid),
         target=target,
@@ -113,6 +116,20 @@ def explain(
         convergence_delta=delta,
         report=drawing.report,
     )
+
+
+def _of_all(heat: Tensor, readings: Readings, words: Sequence[Word]) -> Tensor:
+    """The heat `(words, tokens)` of every word: none for those that are not read."""
+    places = {word.start: number for number, word in enumerate(words)}
+    found = torch.zeros(len(words), heat.shape[1])
+    found[[places[word.start] for word in readings.words]] = heat
+    return found
+
+
+def default_steps_explained(num_inference_steps: Any) -> int:
+    """How many steps are explained where nobody says it; the steps may be anything that a caller gave."""
+    is_number = type(num_inference_steps) is int and num_inference_steps > 0
+    return min(STEPS_EXPLAINED, num_inference_steps) if is_number else STEPS_EXPLAINED
 
 
 def _problems(
@@ -152,13 +169,17 @@ def _choice(
     wanted: int,
     negative_prompt: str,
     guidance_scale: float,
+    always: Tensor | None,
 ) -> Choice:
-    if not drawing.masked:
-        expected = f"region or image: recipe {drawing.recipe.name!r} makes no mask"
+    """always: bool `(tokens,)`, those that no mask chose, because a region asks for them."""
+    masked = [step for step in drawing.masked if drawing.has_choice(step, always)]
+    if not masked:
+        outside = "" if always is None else " outside the region"
+        expected = f"region or image: recipe {drawing.recipe.name!r} makes no mask{outside}"
         raise InvalidInput([Problem("target", expected, "mask")])
-    steps = _explained(drawing.masked, wanted, drawing)
+    steps = _explained(masked, wanted, drawing)
     negative = Texts(*pipeline.prompts.alone([negative_prompt])) if guidance_scale > 1 else None
-    return Choice(pipeline, drawing, meter, steps, negative, guidance_scale)
+    return Choice(pipeline, drawing, meter, steps, negative, guidance_scale, always)
 
 
 def _tokens(drawing: Drawing, region: Region, cell: int) -> Tensor:
@@ -170,8 +191,14 @@ def _tokens(drawing: Drawing, region: Region, cell: int) -> Tensor:
 
 
 def _check_moves(effects: Effects) -> None:
-    """Raise InvalidInput for a mask that is the same without a prompt: there is nothing to explain."""
+    """Raise InvalidInput for a mask that is the same without a prompt, or that prefers other tokens than the chosen:
+    there is nothing to explain."""
     if all(torch.equal(effects.whole[step], effects.nothing[step]) for step in effects.target.steps):
         mask = effects.target.drawing.recipe.mask.type
         expected = f"region or image: mask {mask!r} does not depend on the prompt where the picture so far is given"
+        raise InvalidInput([Problem("target", expected, "mask")])
+    target = effects.target
+    if isinstance(target, Choice) and not all(target.margin(step, effects.whole[step]) > 0 for step in target.steps):
+        mask = target.drawing.recipe.mask.type
+        expected = f"region or image: mask {mask!r} scores the tokens that it chose no higher than the others"
         raise InvalidInput([Problem("target", expected, "mask")])

@@ -58,8 +58,8 @@ def test_every_word_is_there_with_its_score(page_of: Any) -> None:
     answer, text = page_of("a b")
     page = Page(text)
     for word in answer["words"]:
-        assert ("title", f"{word['text']}: {word['score']:.4g}") in page.attributes
-        assert f"{word['score']:.4g}" in page.words
+        assert ("title", f"{word['text']}: {word['score']:.3g}") in page.attributes
+        assert f"{word['score']:.3g}" in page.words
     strongest = max(answer["words"], key=lambda word: abs(word["score"]))
     assert ("style", "--share: 100%") in page.attributes
     assert f"“{strongest['text']}” " in page.words
@@ -125,9 +125,9 @@ def test_the_command_prints_words_with_bars(tiny: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--target", "why", "--method", "magic"], 2, ["error: target", "error: method"]),
-        (["--target", "region"], 2, ["error: region"]),
-        (["--out", "why.png"], 2, ["error: out"]),
+        (["--target", "why", "--method", "magic"], 2, ["error: --target", "error: --method"]),
+        (["--target", "region"], 2, ["error: --region"]),
+        (["--out", "why.png"], 2, ["error: --out"]),
         (["--deadline-ms", "1"], 1, ["deadline_ms"]),
     ],
 )

@@ -70,7 +70,7 @@ def test_every_worker_of_a_good_server_draws(server: Server, wedging: str) -> No
     assert {name: finding.ok for name, finding in found.items()} == {
         name: True for name in ("server", "hybridstitch 1.0", "plain 1.0", "wedging 1.0")
     }
-    assert "each of 1 workers drew 32x32 in one step" in found["hybridstitch 1.0"].detail
+    assert "each of 1 workers drew 32x32 by both models" in found["hybridstitch 1.0"].detail
 
 
 def test_a_worker_that_stands_still_is_found_healed_and_proven(
@@ -157,7 +157,7 @@ def test_no_server_and_wrong_tokens(server: Server, tmp_path: Path) -> None:
 )
 def test_wrong_usage(arguments: list[str], field: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["doctor", *arguments]) == 2
-    assert f"error: {field}: expected" in capsys.readouterr().err
+    assert f"error: --{field}: expected" in capsys.readouterr().err
 
 
 def test_a_machine_that_may_serve(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
