@@ -13,6 +13,7 @@ from typing import Any
 
 from hybridstitch import fills, masks, plans
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.model_files import SMALL_FOLDER
 from hybridstitch.recipe import AXES, Recipe, TunedRecipe, recipes, step_share_problems
 from hybridstitch.recipe_names import TUNED_FILE as TUNED_FILE
 from hybridstitch.recipe_names import UNNAMED as UNNAMED
@@ -70,9 +71,15 @@ class Catalogue:
         return next(name for name in DEFAULTS if name in self.recipes)
 
     def of_pair(self, folder: str | Path | None) -> Catalogue:
-        """This catalogue with what the pair in a folder was tuned to, if it was."""
-        path = Path(folder or "", TUNED_FILE)
-        return self.with_tuned(path) if folder is not None and path.is_file() else self
+        """This catalogue with what the pair in a folder was tuned to, if it was. Raises InvalidInput for no pair."""
+        if folder is None:
+            return self
+        path = Path(folder, TUNED_FILE)
+        if path.is_file():
+            return self.with_tuned(path)
+        if not Path(folder, SMALL_FOLDER).is_dir():
+            raise InvalidInput([Problem("pair", f"the folder of a packed pair, with {SMALL_FOLDER}", str(folder))])
+        return self
 
     def with_tuned(self, path: str | Path) -> Catalogue:
         """This catalogue with what `hybridstitch tune` wrote. Raises InvalidInput for a file that makes no sense."""
