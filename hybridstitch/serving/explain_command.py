@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.serving.answers import unexpected
+from hybridstitch.serving.explain_check import explanation_problems
 from hybridstitch.serving.request_options import (
     FIELDS,
     add_request_options,
@@ -48,7 +50,10 @@ def word_lines(document: dict[str, Any]) -> list[str]:
 
 
 def _ask_server(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    return open_client(options).explain(**fields, model=options.model)
+    document = open_client(options).explain(**fields, model=options.model)
+    if problems := explanation_problems(document):
+        raise unexpected(f"the answer is no explanation: {'; '.join(map(str, problems))}")
+    return document
 
 
 def _explain_here(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

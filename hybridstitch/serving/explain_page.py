@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from hybridstitch.compare.markup import definitions, document, table
+from hybridstitch.errors import raise_if
+from hybridstitch.serving.explain_check import explanation_problems
 from hybridstitch.serving.explain_words import heat_meaning, meaning, summary
 
 COOL, HOT = np.array([255, 90, 0]), np.array([255, 240, 60])
@@ -30,7 +32,8 @@ Answer = Mapping[str, Any]
 
 
 def render(answer: Answer) -> str:
-    """The page of an answer of `/explanations` (JSON)."""
+    """The page of an answer of `/explanations` (JSON). Raises InvalidInput with every field that is wrong in it."""
+    raise_if(explanation_problems(answer))
     body = [
         _picture_once(answer),
         _head(answer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import tempfile
@@ -14,6 +15,8 @@ import psutil
 from hybridstitch.serving.machine import find_java_home, temporary_base
 
 STOP_SECONDS = 30
+
+logger = logging.getLogger(__name__)
 
 
 def server_environment(home: Path) -> dict[str, str]:
@@ -34,7 +37,10 @@ def server_environment(home: Path) -> dict[str, str]:
 
 def short_temporary_folder() -> tempfile.TemporaryDirectory[str]:
     """A temporary folder whose path is short enough for the sockets inside."""
-    return tempfile.TemporaryDirectory(prefix="hybridstitch-", dir=temporary_base())
+    folder, why = temporary_base()
+    if why:
+        logger.warning("%s; %s is used instead", why, folder)
+    return tempfile.TemporaryDirectory(prefix="hybridstitch-", dir=folder)
 
 
 def end_process(launcher: subprocess.Popen[Any]) -> None:
