@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from hybridstitch import HybridStitchPipeline
-from hybridstitch.serving.batch import Progress
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.serving.endpoint import Endpoint
 from hybridstitch.serving.explain_answer import explain_request
 from hybridstitch.serving.local import draw_together
@@ -31,6 +31,6 @@ class HybridStitchHandler(Endpoint):
         if settings.explanations:
             self.explainer = partial(explain_request, self.pipeline)
 
-    def draw(self, requests: Sequence[GenerationRequest], progress: Progress) -> list[Rendering]:
+    def draw(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
         """Pictures by both models, with the report of which rendered what."""
         return draw_together(self.pipeline, requests, progress)

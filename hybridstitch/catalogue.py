@@ -92,6 +92,17 @@ class Catalogue:
             raise InvalidInput([Problem(str(path), "a file that `hybridstitch tune` wrote", repr(error))]) from error
         return replace(self, recipes={**self.recipes, **named}, tuned=tuned)
 
+    def save_tuned(self, folder: str | Path) -> None:
+        """Write what `of_pair` reads into a pair's folder, if there is anything."""
+        named = {name: recipe.to_dict() for name, recipe in self.recipes.items() if recipe != recipes().get(name)}
+        points = [
+            {"recipe": each.recipe.to_dict(), "costs": _keyed(each.costs), "psnr_db": _keyed(each.psnr_db)}
+            | {"origin": each.origin}
+            for each in self.tuned
+        ]
+        if named or points:
+            Path(folder, TUNED_FILE).write_text(json.dumps({"named": named, "points": points}))
+
     def _tuned(self, point: Mapping[str, Any]) -> TunedRecipe:
         recipe = self._found(point["recipe"], f"{TUNED_FILE}.points")
         costs, decibels = (
@@ -208,6 +219,10 @@ class Catalogue:
         if not isinstance(name, str) or name not in classes:
             raise InvalidInput([Problem(f"{field}.type", "one of: " + ", ".join(classes), name)])
         return classes[name].build(parameters, field, lambda wrapped, where: self.strategy(axis, wrapped, where))
+
+
+def _keyed(values: Mapping[float, float]) -> dict[str, float]:
+    return {str(scale): value for scale, value in values.items()}
 
 
 def _import_strategy(axis: str, name: str, path: str) -> type[Strategy]:

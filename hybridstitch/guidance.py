@@ -13,7 +13,7 @@ from hybridstitch.mmdit import KVCache, mmdit_forward
 class GuidedModel:
     """One transformer for one generation: its prompt, its guidance, its K/V cache, and a count of its work.
 
-    Guidance is applied inside each model, before velocities of two models meet. Use inside
+    Guidance is applied inside each model, before velocities of two models meet. If `cached`, use it inside
     `cached_attention(transformer)`.
 
     context, pooled: prompt embeddings `(batch, text tokens, width)` and `(batch, width)`; with guidance the
@@ -37,10 +37,11 @@ class GuidedModel:
         self.patch_size: int = transformer.config.patch_size
         self.token_steps = 0
         self.flops = 0
-        self._context = context
-        self._pooled = pooled
+        self.context = context
+        self.pooled = pooled
         self._guidance_scale = guidance_scale
         self._halves = 2 if guidance_scale > 1 else 1
+        self.cached = cached
         self._kv_cache = KVCache() if cached else None
 
     def grid(self, latents: Tensor) -> tuple[int, int]:
@@ -57,8 +58,8 @@ class GuidedModel:
             self.transformer,
             both,
             timestep.expand(both.shape[0]),
-            self._context,
-            self._pooled,
+            self.context,
+            self.pooled,
             None if tokens is None else torch.cat([tokens] * self._halves),
             self._kv_cache,
         )
@@ -73,7 +74,7 @@ class GuidedModel:
         if self._halves == 1:
             return self(latents, timestep)
         rows = latents.shape[0]
-        context, pooled = self._context[rows:], self._pooled[rows:]
+        context, pooled = self.context[rows:], self.pooled[rows:]
         velocity = mmdit_forward(self.transformer, latents, timestep.expand(rows), context, pooled)
         self._count(latents, velocity.shape[1], 1)
         return velocity
@@ -93,5 +94,5 @@ class GuidedModel:
         self.flops += self._flops(rendered, rows * columns, halves)
 
     def _flops(self, rendered: int, image_tokens: int, halves: int) -> int:
-        text_tokens = self._context.shape[1]
+        text_tokens = self.context.shape[1]
         return halves * forward_flops(self.transformer.config, rendered, image_tokens, text_tokens)

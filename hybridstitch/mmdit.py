@@ -5,19 +5,22 @@ first block, norms, modulation and MLPs work on each token by itself, and only a
 token's row can be computed alone, as long as attention finds keys and values of all the others: those of the
 last dense forward (RAS, arXiv 2502.10389, does the same with the last prediction as the filler).
 
-Dense forwards take the same code and the same arithmetic, in the same order, as diffusers' own forward.
+Both kinds of forward go through the transformer's own `forward`, so whatever is attached to it acts: hooks, offloading,
+adapters, gradient checkpointing. A subset is cut out behind the position table and put back behind the last layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from diffusers import SD3Transformer2DModel
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
 from torch import Tensor
+
+from hybridstitch.errors import Problem
 
 
 def gather_rows(rows: Tensor, tokens: Tensor) -> Tensor:
@@ -168,7 +171,7 @@ def mmdit_forward(
     tokens: Tensor | None = None,
     kv_cache: KVCache | None = None,
 ) -> Tensor:
-    """Velocity of the image tokens, inside `cached_attention(transformer)`.
+    """Velocity of the image tokens. With a cache, inside `cached_attention(transformer)`.
 
     latents: `(batch, channels, height, width)`, the whole picture in either case.
     timestep: `(batch,)`. context: `(batch, text tokens, width)`. pooled: `(batch, width)`.
@@ -180,16 +183,52 @@ def mmdit_forward(
     """
     if tokens is not None and (kv_cache is None or not kv_cache.filled):
         raise ValueError("tokens: expected a K/V cache that a dense forward has filled, got none")
-    hidden_states = transformer.pos_embed(latents).contiguous()
-    if tokens is not None:
-        hidden_states = gather_rows(hidden_states, tokens)
-    temb = transformer.time_text_embed(timestep, pooled)
-    context = transformer.context_embedder(context)
-    for block in transformer.transformer_blocks:
-        context, hidden_states = block(
-            hidden_states=hidden_states,
+    patch_size = transformer.config.patch_size
+    with ExitStack() as stack:
+        if tokens is not None:
+            image_tokens = (latents.shape[-2] // patch_size) * (latents.shape[-1] // patch_size)
+            stack.enter_context(_only(transformer, tokens, image_tokens))
+        velocity = transformer(
+            hidden_states=latents,
             encoder_hidden_states=context,
-            temb=temb,
-            joint_attention_kwargs={"kv_cache": kv_cache, "tokens": tokens},
-        )
-    return transformer.proj_out(transformer.norm_out(hidden_states, temb))
+            pooled_projections=pooled,
+            timestep=timestep,
+            joint_attention_kwargs=None if kv_cache is None else {"kv_cache": kv_cache, "tokens": tokens},
+            return_dict=False,
+        )[0]
+    rows = patchify(velocity, patch_size)
+    return rows if tokens is None else gather_rows(rows, tokens)
+
+
+@contextmanager
+def _only(transformer: SD3Transformer2DModel, tokens: Tensor, image_tokens: int) -> Iterator[None]:
+    """While it is open, the blocks see these tokens alone; the output is zero at the others."""
+
+    def choose(_module: torch.nn.Module, _inputs: object, rows: Tensor) -> Tensor:
+        return gather_rows(rows, tokens)
+
+    def spread(_module: torch.nn.Module, _inputs: object, rows: Tensor) -> Tensor:
+        return scatter_rows(rows.new_zeros(rows.shape[0], image_tokens, rows.shape[2]), tokens, rows)
+
+    with (
+        transformer.pos_embed.register_forward_hook(choose),
+        transformer.proj_out.register_forward_hook(spread),
+    ):
+        yield
+
+
+def subset_problems(transformer: SD3Transformer2DModel, name: str) -> list[Problem]:
+    """What is attached to a transformer that a forward on a subset of the tokens would bypass or break."""
+    found = []
+    foreign = {type(each).__name__ for each in transformer.attn_processors.values()} - {
+        JointAttnProcessor2_0.__name__,
+        CachedJointAttention.__name__,
+    }
+    if foreign:
+        expected = f"SD3's own ({JointAttnProcessor2_0.__name__}) where a recipe renders some of the tokens"
+        found.append(Problem(f"{name}.attn_processors", expected, ", ".join(sorted(foreign))))
+    compiled = getattr(transformer, "_compiled_call_impl", None) is not None or hasattr(transformer, "_orig_mod")
+    if compiled or hasattr(transformer.forward, "_torchdynamo_orig_callable"):
+        expected = "a transformer that torch.compile has not compiled, where a recipe renders some of the tokens"
+        found.append(Problem(name, expected, "a compiled one"))
+    return found

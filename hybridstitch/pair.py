@@ -22,6 +22,9 @@ from hybridstitch.schema import Schema, integer, mismatch
 SMALL_FOLDER = "transformer_small"
 """Where a packed pair keeps its small transformer, beside the folders of the large model's SD3 pipeline."""
 
+PAIR_FILE = "pair.json"
+"""What a packed pair says about itself."""
+
 # Latents, text and time must mean the same to both models.
 _SHARED: dict[str, tuple[str, ...]] = {
     "transformer": (
@@ -70,7 +73,11 @@ class SizeLimits:
 
 
 def load_pair(
-    folder: str | Path | None, large: str | Path | None, small: str | Path | None, dtype: torch.dtype
+    folder: str | Path | None,
+    large: str | Path | None,
+    small: str | Path | None,
+    dtype: torch.dtype,
+    variant: str | None = None,
 ) -> tuple[StableDiffusion3Pipeline, SD3Transformer2DModel]:
     """The large model's pipeline, with all shared parts, and the small transformer.
 
@@ -88,10 +95,10 @@ def load_pair(
         (large, small, "transformer") if folder is None else (folder, folder, SMALL_FOLDER)
     )
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, **absent_parts(source)
+        source, dtype=dtype, use_safetensors=True, variant=variant, **absent_parts(source)
     )
     small_transformer = SD3Transformer2DModel.from_pretrained(
-        small_source, subfolder=subfolder, dtype=dtype, use_safetensors=True
+        small_source, subfolder=subfolder, dtype=dtype, use_safetensors=True, variant=variant
     )
     return pipeline, small_transformer
 
@@ -140,7 +147,7 @@ def _own_problems(configs: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
 
 def describe_pair(folder: str | Path) -> dict[str, Any]:
     """What `pair.json` says about a packed pair; empty if there is none."""
-    path = Path(folder) / "pair.json"
+    path = Path(folder) / PAIR_FILE
     return json.loads(path.read_text()) if path.is_file() else {}
 
 

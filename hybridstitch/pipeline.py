@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
-from hybridstitch.arguments import checked
+from hybridstitch.arguments import dtype_of
+from hybridstitch.call import Call, images_problems, validate_call
+from hybridstitch.callbacks import AfterStep, StepCallback
 from hybridstitch.catalogue import Catalogue
+from hybridstitch.errors import Problem, raise_if
+from hybridstitch.exclusive import exclusive
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import cached_attention
-from hybridstitch.pair import SizeLimits, load_pair
+from hybridstitch.pair import PAIR_FILE, SMALL_FOLDER, SizeLimits, describe_pair, load_pair
+from hybridstitch.prompt_arguments import clip_skip_problems, prompts_of, text_length
 from hybridstitch.prompts import PromptEncoder
 from hybridstitch.recipe import Recipe
 from hybridstitch.region import Region, with_region
 from hybridstitch.report import Recorder, Report, Stopwatch, seed_of, together
 from hybridstitch.sampler import Step, sample
 
-StepCallback = Callable[["HybridStitchPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 StepWatcher = Callable[[range, Step], None]
 
 
@@ -36,11 +41,22 @@ class Output:
     report: Report
 
 
+PARTS = (
+    *("vae", "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3"),
+    *("tokenizer", "tokenizer_2", "tokenizer_3", "image_processor", "vae_scale_factor"),
+)
+"""What both models share, attributes under diffusers' names."""
+
+
 class HybridStitchPipeline:
     """A large and a small SD3 model behind the call that `StableDiffusion3Pipeline` has.
 
-    One call at a time: while it runs, the transformers' attention processors are replaced; they are put back
-    before it returns, also after an exception.
+    Calls from several threads run one after another, because a call hooks into the models. Attention processors are
+    put back before it returns, also after an exception.
+
+    large, small: the two transformers; `transformer` is another name of the large one.
+    catalogue: the recipes and strategies that calls may name.
+    size_limits: the picture sizes that the pair can make.
     """
 
     def __init__(
@@ -51,11 +67,11 @@ class HybridStitchPipeline:
     ):
         """pipeline: the large model with all shared parts. small: the small transformer."""
         self._pipeline = pipeline
-        self.large: SD3Transformer2DModel = pipeline.transformer
         self.small = small
         self.catalogue = catalogue or Catalogue.load()
         self.size_limits = SizeLimits.of(pipeline, small)
         self.prompts = PromptEncoder(pipeline)
+        self.description: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
@@ -64,27 +80,155 @@ class HybridStitchPipeline:
         *,
         large: str | Path | None = None,
         small: str | Path | None = None,
-        torch_dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        variant: str | None = None,
         catalogue: Catalogue | None = None,
     ) -> Self:
-        """Load a packed pair, or two SD3 pipelines (folders or hub ids); see `hybridstitch.pair.load_pair`."""
-        models = load_pair(folder, large, small, torch_dtype)
-        return cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder))
+        """Load a packed pair, or two SD3 pipelines (folders or hub ids).
+
+        Args:
+            folder: a packed pair.
+            large, small: instead of it, two SD3 pipelines; see `hybridstitch.pair.load_pair`.
+            dtype: of the weights, a torch type or its name, such as "float16"; float32 by default.
+            torch_dtype: the same under diffusers' older name.
+            variant: part of the names of the weight files, such as "fp16", as in diffusers.
+            catalogue: recipes and strategies; by default the built-in ones, and what the pair was tuned to.
+
+        Raises:
+            InvalidInput: for a type that is none, or models that do not fit together.
+        """
+        models = load_pair(folder, large, small, dtype_of(dtype, torch_dtype), variant)
+        pipeline = cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder))
+        pipeline.description = {} if folder is None else describe_pair(folder)
+        return pipeline
+
+    def save_pretrained(
+        self, save_directory: str | Path, *, variant: str | None = None, max_shard_size: int | str | None = None
+    ) -> None:
+        """Write the pair as a folder that `from_pretrained` opens again, with the recipes it was tuned to.
+
+        Args:
+            save_directory: the folder; it is made.
+            variant, max_shard_size: as in diffusers. Weights are safetensors.
+        """
+        folder = Path(save_directory)
+        options = {"variant": variant, "max_shard_size": max_shard_size}
+        self._pipeline.save_pretrained(folder, safe_serialization=True, **options)
+        options = {name: value for name, value in options.items() if value is not None}
+        self.small.save_pretrained(folder / SMALL_FOLDER, safe_serialization=True, **options)
+        self.catalogue.save_tuned(folder)
+        if self.description:
+            (folder / PAIR_FILE).write_text(json.dumps(self.description, indent=2))
+
+    @property
+    def large(self) -> SD3Transformer2DModel:
+        return self._pipeline.transformer
+
+    @large.setter
+    def large(self, transformer: SD3Transformer2DModel) -> None:
+        self._pipeline.transformer = transformer
+
+    transformer = large
 
     @property
     def components(self) -> dict[str, Any]:
         """The parts under diffusers' names; `transformer` is the large one."""
         return dict(self._pipeline.components)
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move every part."""
-        self._pipeline.to(device)
-        self.small.to(device)
+    @property
+    def device(self) -> torch.device:
+        """Where the large model is."""
+        return self.large.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the large model's weights."""
+        return self.large.dtype
+
+    def __getattr__(self, name: str) -> Any:
+        if name in PARTS:
+            return getattr(self._pipeline, name)
+        raise AttributeError(_unknown(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in PARTS:
+            setattr(self._pipeline, name, value)
+        elif name != "_pipeline" and not hasattr(type(self), name) and _of_diffusers(name):
+            raise AttributeError(_unknown(name))  # it would have no effect
+        else:
+            super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        parts = {"large": self.large, "small": self.small}
+        parts |= {name: part for name, part in self.components.items() if name != "transformer" and part is not None}
+        lines = [f"  {name}: {_described(part)}" for name, part in parts.items()]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    def to(self, *args: Any, **options: Any) -> Self:
+        """Move every part, or change its dtype: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
+        self._pipeline.to(*args, **options)
+        options.pop("silence_dtype_warnings", None)
+        self.small.to(*args, **options)
         return self
 
     def set_progress_bar_config(self, **config: Any) -> None:
         """As in diffusers: arguments for tqdm, such as `disable=True`."""
         self._pipeline.set_progress_bar_config(**config)
+
+    def enable_vae_tiling(self) -> None:
+        """Decode pictures in tiles, which saves memory for large ones."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Decode pictures as a whole."""
+        self.vae.disable_tiling()
+
+    def enable_vae_slicing(self) -> None:
+        """Decode the pictures of a batch one by one, which saves memory."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Decode the pictures of a batch together."""
+        self.vae.disable_slicing()
+
+    @torch.no_grad()
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        prompt_2: str | list[str] | None = None,
+        prompt_3: str | list[str] | None = None,
+        device: str | torch.device | None = None,
+        num_images_per_prompt: int = 1,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: str | list[str] | None = None,
+        negative_prompt_2: str | list[str] | None = None,
+        negative_prompt_3: str | list[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        clip_skip: int | None = None,
+        max_sequence_length: int | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """Encode prompts as a call does; arguments and defaults are those of the call.
+
+        Returns:
+            prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds and negative_pooled_prompt_embeds, which a
+            call takes in place of texts. The negative ones are None without `do_classifier_free_guidance`.
+        """
+        given = locals()
+        problems: list[Problem] = []
+        length = text_length(self, given["max_sequence_length"], problems)
+        problems += clip_skip_problems(self, clip_skip)
+        prompts = prompts_of(self, given, length, do_classifier_free_guidance, problems)
+        images = images_problems(num_images_per_prompt)
+        raise_if(problems + images)
+        with exclusive(self.large, self.small):
+            found = self.prompts.halves(
+                do_classifier_free_guidance, prompts, num_images_per_prompt, clip_skip, cast(int, length)
+            )
+        return tuple(each if each is None or device is None else each.to(device) for each in found)  # type: ignore
 
     @torch.no_grad()
     def __call__(
@@ -95,83 +239,116 @@ class HybridStitchPipeline:
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 28,
-        sigmas: list[float] | None = None,
-        guidance_scale: float = 7.0,
+        sigmas: Sequence[float] | Tensor | None = None,
+        guidance_scale: float = 4.5,
         negative_prompt: str | list[str] | None = None,
         negative_prompt_2: str | list[str] | None = None,
         negative_prompt_3: str | list[str] | None = None,
-        num_images_per_prompt: int = 1,
+        num_images_per_prompt: int | None = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: None = None,
+        ip_adapter_image_embeds: None = None,
         output_type: str = "pil",
+        return_dict: bool = True,
+        joint_attention_kwargs: dict[str, Any] | None = None,
         clip_skip: int | None = None,
         callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         max_sequence_length: int | None = None,
+        skip_guidance_layers: None = None,
+        skip_layer_guidance_scale: float = 2.8,
+        skip_layer_guidance_stop: float = 0.2,
+        skip_layer_guidance_start: float = 0.01,
+        mu: None = None,
+        *,
         recipe: Recipe | str | dict[str, Any] | None = None,
         speed: float | None = None,
         region: Region | None = None,
         on_step: StepWatcher | None = None,
-    ) -> Output:
-        """Draw pictures. Arguments are those of `StableDiffusion3Pipeline` where it has them.
+    ) -> Any:
+        """Generate pictures. Arguments are those of `StableDiffusion3Pipeline`, in its order, and four more.
 
-        recipe: which model renders what; a name, a description (see `Catalogue.resolve`) or a `Recipe`;
-            by default "hybridstitch-plus" on a pair that was tuned, otherwise, and with `sigmas`, "hybridstitch".
-        speed: instead of a recipe, on a pair that was tuned: at least this many times fewer FLOPs than the large
-            model needs, by the most faithful recipe that does it. It may take fewer steps than asked for.
-        region: left, top, right, bottom in pixels: its tokens are the large model's at every step, shares of the rest.
-        on_step: called after every step with the numbers of its pictures and the `Step`; an exception ends the call.
-        height, width: pixels, see `size_limits`; the pair's own size by default.
-        max_sequence_length: tokens for the third text encoder, 256 by default; 0 for pairs without it.
-        callback_on_step_end: called with this pipeline, the step, its timestep and `{"latents": …}` after every
-            step; latents in the dictionary that it returns replace the step's, an exception ends the generation.
-            Plans that look at the picture draw pictures one by one: then it sees one at a time, from step 0 again.
-        output_type: `pil`, `np`, `pt` or `latent`.
+        Args:
+            recipe: which model renders what; a name, a description (see `Catalogue.resolve`) or a `Recipe`; by
+                default "hybridstitch-plus" on a pair that was tuned, otherwise, and with `sigmas`, "hybridstitch".
+            speed: instead of a recipe, on a pair that was tuned: at least this many times fewer FLOPs than the large
+                model needs, by the most faithful recipe that does it. It may take fewer steps than asked for.
+            region: left, top, right, bottom in pixels: the large model renders its tokens at every step; the
+                recipe's shares are then of the rest.
+            on_step: called after every step with the numbers of its pictures and the `Step`; an exception ends the
+                call.
+            height, width: pixels, see `size_limits`; the pair's own size by default.
+            sigmas: noise levels before the shift, falling from at most 1; they replace `num_inference_steps`.
+            guidance_scale: 4.5 by default, as everywhere in this project; diffusers has 7.0.
+            max_sequence_length: tokens for the third text encoder, 256 by default; 0 for pairs without it.
+            prompt_embeds, pooled_prompt_embeds and their negative forms: what `encode_prompt` returns, instead of
+                texts. The negative half may be left to `negative_prompt`.
+            callback_on_step_end: called with this pipeline, the step, its timestep and the tensors named in
+                `callback_on_step_end_tensor_inputs` after every step. Tensors in the dictionary that it returns, if
+                it does, replace those of the following steps; an exception ends the generation. Plans that look at
+                the picture generate pictures one by one: it then sees one at a time, from step 0 again.
+            callback_on_step_end_tensor_inputs: of `latents`, `prompt_embeds` and `pooled_prompt_embeds`, the last
+                two with the negative half first.
+            output_type: `pil`, `np`, `pt` or `latent`.
+            return_dict: False for a tuple `(images,)` without the report.
+            ip_adapter_image, ip_adapter_image_embeds, joint_attention_kwargs, skip_guidance_layers and its
+                companions, mu: refused if they would have an effect in diffusers.
 
-        Raises InvalidInput (a ValueError) for wrong arguments, FloatingPointError for latents that are not finite.
+        Returns:
+            An `Output`.
+
+        Raises:
+            InvalidInput: (a ValueError) names every wrong argument, before any work.
+            FloatingPointError: for latents that are not finite.
         """
-        watch = Stopwatch(self.large.device)
-        width = self.size_limits.default[0] if width is None else width
-        height = self.size_limits.default[1] if height is None else height
-        recipe = checked(
-            self.catalogue, self.size_limits, recipe=recipe, speed=speed, sigmas=sigmas, region=region,
-            width=width, height=height,
-            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, output_type=output_type,
-        )  # fmt: skip
-        schedule = sigmas or recipe.schedule(num_inference_steps)
-        if max_sequence_length is None:
-            max_sequence_length = self.prompts.text_length
-        self._pipeline.check_inputs(
-            prompt, prompt_2, prompt_3, height, width, negative_prompt, negative_prompt_2, negative_prompt_3,
-            max_sequence_length=max_sequence_length,
-        )  # fmt: skip
+        given = {name: value for name, value in locals().items() if name != "self"}
+        call = validate_call(self, given)
+        with exclusive(self.large, self.small):
+            out = self._generate(call, generator, latents, output_type, callback_on_step_end, on_step)
+        return out if return_dict else (out.images,)
 
-        guided = guidance_scale > 1
+    def _generate(
+        self,
+        call: Call,
+        generator: torch.Generator | list[torch.Generator] | None,
+        latents: Tensor | None,
+        output_type: str,
+        callback: StepCallback | None,
+        on_step: StepWatcher | None,
+    ) -> Output:
+        watch = Stopwatch(self.device)
+        recipe, guided, pictures = call.recipe, call.guided, call.pictures
         context, pooled = self.prompts(
-            guided, prompt=prompt, prompt_2=prompt_2, prompt_3=prompt_3, negative_prompt=negative_prompt,
-            negative_prompt_2=negative_prompt_2, negative_prompt_3=negative_prompt_3, clip_skip=clip_skip,
-            num_images_per_prompt=num_images_per_prompt, max_sequence_length=max_sequence_length,
-        )  # fmt: skip
-        pictures, channels = context.shape[0] // (2 if guided else 1), self.large.config.in_channels
-        latents = self._pipeline.prepare_latents(
-            pictures, channels, height, width, context.dtype, context.device, generator, latents
+            guided, call.prompts, call.num_images_per_prompt, call.clip_skip, call.max_sequence_length
         )
+        latents = self._pipeline.prepare_latents(
+            pictures, self.large.config.in_channels, call.height, call.width, context.dtype, context.device, generator,
+            latents,
+        )  # fmt: skip
         watch.lap("encode")
 
-        run = recipe if region is None else with_region(recipe, region, self.size_limits.multiple_of)
-        # A plan that looks at the picture may decide otherwise for each: such pictures are drawn one by one.
+        schedule = call.sigmas or recipe.schedule(call.num_inference_steps)
+        run = recipe if call.region is None else with_region(recipe, call.region, self.size_limits.multiple_of)
+        # A plan that looks at the picture may decide otherwise for each: such pictures are made one by one.
         groups = torch.arange(pictures, device=latents.device).split(1 if recipe.plan.adaptive else pictures)
-        drawn, work = [], []
+        done, work = [], []
         for group in groups:
             rows = torch.cat([group, group + pictures]) if guided else group
-            large = GuidedModel(self.large, context[rows], pooled[rows], guidance_scale, run.plan.masked)
-            small = GuidedModel(self.small, context[rows], pooled[rows], guidance_scale, recipe.fill.cached)
+            large = GuidedModel(self.large, context[rows], pooled[rows], call.guidance_scale, run.plan.masked)
+            small = GuidedModel(self.small, context[rows], pooled[rows], call.guidance_scale, recipe.fill.cached)
             recorder = Recorder(large, small, latents[group])
             watchers: list[Callable[[Step], None]] = [recorder.step]
             if on_step is not None:
                 watchers.append(partial(on_step, range(int(group[0]), int(group[-1]) + 1)))
-            drawn.append(self._denoise(latents[group], large, small, run, watchers, schedule, callback_on_step_end))
-            work.append(recorder.work(len(sigmas) if sigmas else num_inference_steps))
-        latents = torch.cat(drawn)
+            after = AfterStep(self, callback, call.tensor_inputs, large, small)
+            done.append(self._denoise(latents[group], large, small, run, watchers, schedule, after))
+            work.append(recorder.work(call.steps))
+        latents = torch.cat(done)
         if not torch.isfinite(latents).all():
             raise FloatingPointError("latents: not finite after denoising; a wider dtype than this one may help")
         watch.lap("denoise")
@@ -181,14 +358,14 @@ class HybridStitchPipeline:
         report = Report(
             recipe=recipe,
             seed=seed_of(generator),
-            width=width,
-            height=height,
-            num_inference_steps=len(sigmas) if sigmas else num_inference_steps,
-            speed=speed,
-            region=region,
-            guidance_scale=guidance_scale,
+            width=call.width,
+            height=call.height,
+            num_inference_steps=call.steps,
+            speed=call.speed,
+            region=call.region,
+            guidance_scale=call.guidance_scale,
             timing_ms=watch.timing_ms,
-            warnings=self.prompts.warnings(prompt),
+            warnings=self.prompts.warnings(guided, call.prompts.texts, call.max_sequence_length),
             groups=work,
             **together(work),
         )
@@ -209,7 +386,7 @@ class HybridStitchPipeline:
         recipe: Recipe,
         watchers: Sequence[Callable[[Step], None]],
         schedule: int | list[float],
-        callback: StepCallback | None,
+        after: AfterStep,
     ) -> Tensor:
         # A scheduler of this generation's own: what an exception leaves in it is nobody's.
         scheduler = type(self._pipeline.scheduler).from_config(self._pipeline.scheduler.config)
@@ -218,8 +395,9 @@ class HybridStitchPipeline:
         else:
             scheduler.set_timesteps(len(schedule), sigmas=schedule, device=latents.device)
         with ExitStack() as stack:
-            stack.enter_context(cached_attention(self.large))
-            stack.enter_context(cached_attention(self.small))
+            for model in (large, small):
+                if model.cached:
+                    stack.enter_context(cached_attention(model.transformer))
             stack.callback(large.release)
             stack.callback(small.release)
             progress = stack.enter_context(self._pipeline.progress_bar(total=len(scheduler.timesteps)))
@@ -228,8 +406,7 @@ class HybridStitchPipeline:
                 for watch in watchers:
                     watch(step)
                 progress.update()
-                tensors = {"latents": step.latents}
-                return callback(self, step.index, step.timestep, tensors).get("latents") if callback else None
+                return after(step)
 
             return sample(latents, scheduler, large, small, recipe, on_step)
 
@@ -241,3 +418,22 @@ class HybridStitchPipeline:
         if not torch.isfinite(decoded).all():
             raise FloatingPointError("picture: not finite after decoding; a wider dtype than this one may help")
         return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
+
+
+def _of_diffusers(name: str) -> bool:
+    """Whether diffusers' pipeline has this attribute, or the private one that a property of that name reads."""
+    return hasattr(StableDiffusion3Pipeline, name) or hasattr(StableDiffusion3Pipeline, name.removeprefix("_"))
+
+
+def _unknown(name: str) -> str:
+    if _of_diffusers(name):
+        return f"HybridStitchPipeline has no {name!r}: this part of StableDiffusion3Pipeline is not supported"
+    return f"'HybridStitchPipeline' object has no attribute {name!r}"
+
+
+def _described(part: Any) -> str:
+    if not isinstance(part, torch.nn.Module):
+        return type(part).__name__
+    count = sum(parameter.numel() for parameter in part.parameters())
+    first = next(part.parameters())
+    return f"{type(part).__name__}, {count / 1e6:.3g} M parameters, {str(first.dtype)[6:]} on {first.device}"

@@ -33,7 +33,8 @@ class Stage:
 class Report:
     """Everything that one call of the pipeline computed, for all its pictures; `to_dict` is its JSON.
 
-    large_token_share, small_token_share: token-steps of each model, as shares of all token-steps, 0 to 1 each.
+    large_token_share, small_token_share: token-steps of each model, as shares of all token-steps. The large model's is
+        0 to 1. The small model's is 0 to 2: some plans evaluate it at a step, and some fills evaluate it again.
     num_inference_steps: as asked for; recipes with a `step_share` take fewer, see the stages.
     flops_share: FLOPs of both models (transformers only); the plain large model at all steps asked for is 1.0.
         `estimated_speedup` is 1 / that. speed: what the request asked for, if it named one.

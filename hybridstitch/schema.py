@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from typing import Any
 
@@ -14,6 +15,15 @@ _KINDS: dict[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float)
 def integer(low: int, high: int) -> Schema:
     """An integer in a range, ends included."""
     return {"type": "integer", "minimum": low, "maximum": high}
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's as the Python number that it is; anything else as it came."""
+    if isinstance(value, bool | int | float):
+        return float(value) if isinstance(value, float) else value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def mismatch(schema: Schema, value: Any) -> str | None:

@@ -184,3 +184,12 @@ def test_the_recipes_of_the_benchmarks_fit_the_tuned_pair(emoji):
     assert alone == replace(plus, plan=Listed(tuple(float(share == 1) for share in plus.plan.shares)), name=alone.name)
     assert more["plus-random"] == replace(plus, mask=Every(Random(), 1), name="plus-random")
     assert more["plus-last"] == replace(plus, fill=Last(), name="plus-last")
+
+
+@pytest.mark.parametrize("fill", Catalogue.load().strategies["fill"])
+def test_the_shares_of_a_report_are_as_large_as_it_says(tiny_pipe, catalogue, fill):
+    for plan in catalogue.strategies["plan"]:
+        recipe = {"plan": {"type": plan}, "fill": {"type": fill}}
+        report = tiny_pipe("a", num_inference_steps=4, recipe=recipe).report
+        assert 0 <= report.large_token_share <= 1, plan
+        assert 0 <= report.small_token_share <= 2, plan

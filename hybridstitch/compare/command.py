@@ -6,9 +6,10 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hybridstitch.bench.options import several, whole
 from hybridstitch.errors import InvalidInput, Problem, raise_if
@@ -17,11 +18,21 @@ from hybridstitch.prompt_files import BUILT_IN, KINDS
 if TYPE_CHECKING:
     from hybridstitch.compare.comparison import Comparison
 
+Made = TypeVar("Made")
+Tokens = Mapping[str, str | None]
+Headers = Mapping[str, Mapping[str, str]]
+"""Of each side."""
+SHARED = (
+    *("a", "b", "key_file_a", "key_file_b", "header_a", "header_b"),
+    *("out", "timeout", "order_seed", "json"),
+)
+"""Options of `compare` that its companion `shadow` takes, too."""
+
 
 def compare(options: argparse.Namespace) -> None:
     """Two endpoints on the same prompts and seeds: how much faster is B, are its pictures as good, how sure is that?"""
-    comparison = _comparison(options)
-    report = comparison.run(options.out, _tokens(options))
+    comparison, tokens, headers = _comparison(options)
+    report = comparison.run(options.out, tokens, headers)
     print(json.dumps(report, indent=1) if options.json else f"{report['sentence']}\n{options.out / 'report.html'}")
     if not report["passed"]:
         raise RuntimeError(f"the answer is no: {report['summary']}")
@@ -33,6 +44,7 @@ def rate(options: argparse.Namespace) -> None:
     from hybridstitch.compare.folder import Folder
     from hybridstitch.compare.rate import Rating
 
+    options.check(options)
     folder = Folder(options.folder)
     comparison = Comparison.from_dict(folder.settings)
     with Rating(comparison, folder, options.port) as rating:
@@ -45,23 +57,23 @@ def rate(options: argparse.Namespace) -> None:
 
 def shadow(options: argparse.Namespace) -> None:
     """Send a share of given requests to both endpoints, and report how they drift apart over time."""
-    from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint
+    from hybridstitch.compare.endpoints import OF_THE_RUN, Credentials, parse_endpoint
+    from hybridstitch.compare.plan import SIDES
     from hybridstitch.compare.shadow import Shadow, read_requests
+    from hybridstitch.compare.warmup import open_warm
 
+    options.check(options)
     _require(options, ("a", "b", "out"))
-    requests = read_requests(options.requests)
-    tokens = _tokens(options)
-    endpoints = {}
     problems: list[Problem] = []
-    for side in ("a", "b"):
-        try:
-            spec = parse_endpoint(getattr(options, side), side)
-            endpoints[side] = open_endpoint(spec, tokens[side], options.timeout, side)
-        except InvalidInput as error:
-            problems += error.problems
+    requests = _attempt(problems, lambda: read_requests(options.requests)) or []
+    specs = {side: _attempt(problems, partial(parse_endpoint, getattr(options, side), side)) for side in SIDES}
+    tokens, headers = _credentials(problems, options)
     raise_if(problems)
+    known = {side: spec for side, spec in specs.items() if spec}
+    first = {name: value for name, value in requests[0].items() if name not in ("prompt", "seed", *OF_THE_RUN)}
+    endpoints, _ = open_warm(known, Credentials(tokens, headers), options.timeout, requests[0]["prompt"], 0, 1, first)
     with Shadow(
-        endpoints, options.out, options.share, options.order_seed, options.limit, options.window, replay=True
+        endpoints, options.out, options.share, options.order_seed, options.most, options.window, replay=True
     ) as running:
         for request in requests:
             running.offer(request, wait=True)
@@ -70,7 +82,7 @@ def shadow(options: argparse.Namespace) -> None:
     )
 
 
-def _comparison(options: argparse.Namespace) -> Comparison:
+def _comparison(options: argparse.Namespace) -> tuple[Comparison, Tokens, Headers]:
     from hybridstitch.compare.comparison import Comparison
     from hybridstitch.compare.metrics import Measures
     from hybridstitch.compare.run import Load
@@ -78,18 +90,12 @@ def _comparison(options: argparse.Namespace) -> Comparison:
 
     _require(options, ("a", "b", "out"))
     problems: list[Problem] = []
-
-    def attempt(make: Any, otherwise: Any) -> Any:
-        try:
-            return make()
-        except InvalidInput as error:
-            problems.extend(error.problems)
-            return otherwise
-
-    prompts = attempt(lambda: read_prompts(options.prompts, options.count), [""])
-    load = attempt(lambda: Load(options.concurrency, options.rate, options.block, options.pause), Load())
-    limits = attempt(lambda: _limits(options.limit), {})
-    comparison = attempt(
+    prompts = _attempt(problems, lambda: read_prompts(options.prompts, options.count)) or ["any"]
+    load = _attempt(problems, lambda: Load(options.concurrency, options.rate, options.block, options.pause)) or Load()
+    limits = _attempt(problems, lambda: _limits(options.limit)) or {}
+    tokens, headers = _credentials(problems, options)
+    comparison = _attempt(
+        problems,
         lambda: Comparison(
             a=options.a,
             b=options.b,
@@ -107,10 +113,19 @@ def _comparison(options: argparse.Namespace) -> Comparison:
             alpha=options.alpha,
             until_decided=options.until_decided,
         ),
-        None,
     )
     raise_if(problems)
-    return comparison
+    assert comparison is not None
+    return comparison, tokens, headers
+
+
+def _attempt(problems: list[Problem], make: Callable[[], Made]) -> Made | None:
+    """What is made; where an input is wrong, its problems go on the list."""
+    try:
+        return make()
+    except InvalidInput as error:
+        problems.extend(error.problems)
+        return None
 
 
 def _limits(given: list[str]) -> dict[str, float]:
@@ -133,10 +148,34 @@ def _require(options: argparse.Namespace, names: tuple[str, ...]) -> None:
     raise_if(missing)
 
 
-def _tokens(options: argparse.Namespace) -> Mapping[str, str | None]:
+def _credentials(problems: list[Problem], options: argparse.Namespace) -> tuple[Tokens, Headers]:
+    """What each side is sent beside the request."""
     from hybridstitch.compare.endpoints import read_token
+    from hybridstitch.compare.headers import read_headers
 
-    return {"a": read_token("a", options.key_file_a), "b": read_token("b", options.key_file_b)}
+    tokens: dict[str, str | None] = {}
+    headers: dict[str, Mapping[str, str]] = {}
+    for side in ("a", "b"):
+        given = [*getattr(options, f"header_{side}"), *getattr(options, f"more_header_{side}", [])]
+        tokens[side] = _attempt(problems, partial(read_token, side, getattr(options, f"key_file_{side}")))
+        headers[side] = _attempt(problems, partial(read_headers, side, given)) or {}
+    return tokens, headers
+
+
+def _no_others(command: argparse.ArgumentParser, taken: tuple[str, ...]) -> Callable[[argparse.Namespace], None]:
+    """A check that no option of `compare` was given beside a companion that does not take it."""
+    own = {action.dest: action for action in command._actions if action.option_strings and action.dest not in taken}
+
+    def check(options: argparse.Namespace) -> None:
+        raise_if(
+            [
+                Problem(action.option_strings[0], "no option of `compare` alone beside this command", value)
+                for name, action in own.items()
+                if (value := getattr(options, name, action.default)) != action.default
+            ]
+        )
+
+    return check
 
 
 def add_command(commands: Any) -> None:
@@ -171,29 +210,48 @@ def add_command(commands: Any) -> None:
     command.add_argument("--until-decided", action="store_true", help="stop as soon as the answer is certain enough")
 
     companions = command.add_subparsers(metavar="rate | shadow")
+    _add_rate(companions, _no_others(command, ("help", "json")))
+    _add_shadow(companions, _no_others(command, ("help", *SHARED)))
+
+
+def _add_rate(companions: Any, check: Callable[[argparse.Namespace], None]) -> None:
     command = companions.add_parser("rate", help=rate.__doc__, description=rate.__doc__)
-    command.set_defaults(run=rate)
+    command.set_defaults(run=rate, check=check)
     command.add_argument("folder", type=Path, help="of a comparison, its --out")
     command.add_argument(
         "--port", type=whole(0), default=0, help="on this machine alone; 0 picks a free one (%(default)s)"
     )
-    command.add_argument("--json", action="store_true", help="print what people preferred")
+    command.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print what people preferred")
+
+
+def _add_shadow(companions: Any, check: Callable[[argparse.Namespace], None]) -> None:
     command = companions.add_parser("shadow", help=shadow.__doc__, description=shadow.__doc__)
-    command.set_defaults(run=shadow)
-    _add_endpoints(command)
+    command.set_defaults(run=shadow, check=check)
+    _add_endpoints(command, companion=True)
     command.add_argument("--requests", type=Path, required=True, help="a .jsonl file of requests, each with a prompt")
     command.add_argument("--share", type=float, default=0.1, help="of the requests, 0 to 1 (%(default)s)")
-    command.add_argument("--limit", type=whole(1), default=1000, help="requests that are sent at most (%(default)s)")
+    command.add_argument(
+        "--limit", dest="most", type=whole(1), default=1000, help="requests that are sent at most (%(default)s)"
+    )
     command.add_argument("--window", type=whole(2), default=20, help="pairs of one window of time (%(default)s)")
 
 
-def _add_endpoints(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--a", metavar="ENDPOINT", help="what is in use: URL or pair folder, then #field=value&…")
-    command.add_argument("--b", metavar="ENDPOINT", help="the candidate")
+def _add_endpoints(command: argparse.ArgumentParser, companion: bool = False) -> None:
+    """Options that a companion takes, too: before its name or after it, where its defaults must not replace a value."""
+
+    def add(name: str, default: Any = None, **more: Any) -> None:
+        command.add_argument(name, default=argparse.SUPPRESS if companion else default, **more)
+
+    add("--a", metavar="ENDPOINT", help="what is in use: URL or pair folder, then #field=value&…")
+    add("--b", metavar="ENDPOINT", help="the candidate")
     for side in ("a", "b"):
         words = f"key_file.json of {side.upper()}'s server, else HYBRIDSTITCH_TOKEN_{side.upper()} is its token"
-        command.add_argument(f"--key-file-{side}", type=Path, metavar="FILE", help=words)
-    command.add_argument("--out", type=Path, help="folder; an interrupted run goes on there")
-    command.add_argument("--timeout", type=float, default=600, help="seconds for one answer (%(default)s)")
-    command.add_argument("--order-seed", type=int, default=0, help="of the order, or of the sample (%(default)s)")
-    command.add_argument("--json", action="store_true", help="print the report as JSON")
+        add(f"--key-file-{side}", type=Path, metavar="FILE", help=words)
+    for side in ("a", "b"):
+        words = f"'NAME: VALUE' that {side.upper()}'s server wants, such as x-api-key; @FILE for a value in a file"
+        dest = f"more_header_{side}" if companion else f"header_{side}"
+        add(f"--header-{side}", [], dest=dest, action="append", metavar="HEADER", help=words)
+    add("--out", type=Path, help="folder; an interrupted run goes on there")
+    add("--timeout", 600.0, type=float, help="seconds for one answer (600)")
+    add("--order-seed", 0, type=int, help="of the order, or of the sample (0)")
+    add("--json", False, action="store_true", help="print the report as JSON")

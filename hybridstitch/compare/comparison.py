@@ -13,7 +13,7 @@ from typing import Any
 
 import hybridstitch
 from hybridstitch.compare.decision import Margins
-from hybridstitch.compare.endpoints import Endpoint, Spec, open_endpoint, parse_endpoint
+from hybridstitch.compare.endpoints import Credentials, Endpoint, Spec, parse_endpoint
 from hybridstitch.compare.folder import Folder
 from hybridstitch.compare.measured import MeasuredPair, Measurer, declared
 from hybridstitch.compare.metrics import Measures
@@ -21,7 +21,9 @@ from hybridstitch.compare.plan import SIDES, Cell, ordered_cells
 from hybridstitch.compare.report import write_report
 from hybridstitch.compare.run import Load, Run, check_seeds
 from hybridstitch.compare.sequential import Progress, follow
+from hybridstitch.compare.warmup import open_warm
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.texts import text_problem
 
 MOST_WARMUP = 100
 
@@ -60,6 +62,10 @@ class Comparison:
                 check()
             except InvalidInput as error:
                 problems += error.problems
+        texts = [text_problem(f"prompts[{number}]", prompt) for number, prompt in enumerate(self.prompts)]
+        problems += [problem for problem in texts if problem] or (
+            [] if self.prompts else [Problem("prompts", "at least one", self.prompts)]
+        )
         if not 0 <= self.warmup <= MOST_WARMUP:
             problems.append(Problem("warmup", f"0 to {MOST_WARMUP}", self.warmup))
         raise_if(problems)
@@ -99,19 +105,25 @@ class Comparison:
         except (TypeError, KeyError) as error:
             raise InvalidInput([Problem("folder", "one of a comparison by this version", str(error))]) from error
 
-    def run(self, out: Path, tokens: Mapping[str, str | None]) -> dict[str, Any]:
+    def run(
+        self, out: Path, tokens: Mapping[str, str | None], headers: Mapping[str, Mapping[str, str]] | None = None
+    ) -> dict[str, Any]:
         """Ask for what is missing in the folder and write the report; its JSON form.
 
-        tokens: by side; they are sent to their endpoint and kept nowhere. Raises InvalidInput for a folder of another
-        comparison, and for endpoints that do not answer the warm-up.
+        tokens, headers: by side; they are sent to their endpoint and kept nowhere. Raises InvalidInput for a folder of
+        another comparison, for endpoints that do not answer the warm-up, and for measures that fail on its pictures.
         """
-        self.measures.check()
         folder = Folder(out)
         with folder.opened(self.to_dict()):
             measurer = Measurer(folder, self.prompts, self.measures)
-            Run(self._endpoints(tokens), self.prompts, self.seeds, folder, self.load, self.warmup, self.order_seed).go(
-                session(), (lambda cells: self.progress(measurer.pairs(cells)).finished) if self.until_decided else None
-            )
+
+            def decided() -> bool:
+                return self.until_decided and self.progress(measurer.pairs(self.cells)).finished
+
+            if not (folder.complete().issuperset(self.cells) or decided()):
+                endpoints = self._endpoints(Credentials(tokens, headers or {}))
+                run = Run(endpoints, self.prompts, self.seeds, folder, self.load, self.order_seed)
+                run.go(session(), decided if self.until_decided else None)
         return self.report(folder, measurer)
 
     def report(self, folder: Folder, measurer: Measurer | None = None) -> dict[str, Any]:
@@ -119,15 +131,12 @@ class Comparison:
         measurer = measurer or Measurer(folder, self.prompts, self.measures)
         return write_report(self, folder, measurer.pairs(self.cells))
 
-    def _endpoints(self, tokens: Mapping[str, str | None]) -> dict[str, Endpoint]:
-        found: dict[str, Endpoint] = {}
-        problems: list[Problem] = []
-        for side, spec in self.specs.items():
-            try:
-                found[side] = open_endpoint(spec, tokens.get(side), self.timeout, side)
-            except InvalidInput as error:
-                problems += error.problems
-        raise_if(problems)
+    def _endpoints(self, credentials: Credentials) -> dict[str, Endpoint]:
+        """Both sides, warmed up, once the measures have had a try at their pictures."""
+        found, pictures = open_warm(self.specs, credentials, self.timeout, self.prompts[0], self.seeds[0], self.warmup)
+        self.measures.check()
+        if pictures:
+            self.measures.try_out(pictures["a"], pictures["b"], self.prompts[0])
         return found
 
     def progress(self, pairs: Sequence[MeasuredPair]) -> Progress:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,8 @@ def decide(pairs: Sequence[Pair], margins: Margins, draws: int = DRAWS) -> Verdi
     """Judge all pairs of a run.
 
     Pairs where an endpoint failed have no speed-up and no metric, but they count: B is inferior if the share of pairs
-    where it failed is higher than A's by more than `margins.extra_failures`.
+    where it failed is higher than A's by more than `margins.extra_failures`. A pair on which the measure of a metric
+    failed counts for that metric as one that B failed.
     draws: of the bootstrap and of the sign flips. Raises InvalidInput for no pairs, and for what `Pair` does not allow.
     """
     table = Table.of(pairs, margins)
@@ -45,8 +47,18 @@ def decide(pairs: Sequence[Pair], margins: Margins, draws: int = DRAWS) -> Verdi
     chances = [sign_flip(each, "greater", draws) for each in scores]
     below = holm([sign_flip(-each, "greater", draws) for each in scores])
     tests = dict(zip(margins.judged, map(Chances, chances, holm(chances), below), strict=True))
+    failures = Failures(
+        int(sum(math.isnan(pair.seconds_a) for pair in pairs)),
+        int(sum(math.isnan(pair.seconds_b) for pair in pairs)),
+        len(pairs),
+        margins.extra_failures,
+    )
     measured = {
-        name: _measured(name, limit, table.metrics[name], tests.get(name), margins, draws)
+        name: _with_failures(
+            _measured(name, limit, table.metrics[name], tests.get(name), margins, draws),
+            sum(name in pair.unmeasured for pair in pairs),
+            failures,
+        )
         for name, limit in margins.limits.items()
     }
     return Verdict(
@@ -54,12 +66,7 @@ def decide(pairs: Sequence[Pair], margins: Margins, draws: int = DRAWS) -> Verdi
         speed=_speed(table, margins, draws),
         quality=tuple(measured[name] for name in margins.quality),
         fidelity=tuple(measured[name] for name in margins.fidelity),
-        failures=Failures(
-            int(sum(math.isnan(pair.seconds_a) for pair in pairs)),
-            int(sum(math.isnan(pair.seconds_b) for pair in pairs)),
-            len(pairs),
-            margins.extra_failures,
-        ),
+        failures=failures,
         prompts=len(table.prompts),
         answered=sum(pair.answered for pair in pairs),
         identical=sum(pair.answered and pair.identical for pair in pairs),
@@ -72,7 +79,8 @@ def _speed(table: Table, margins: Margins, draws: int) -> Speed:
     gains = prompt_means(table.log_ratios) - math.log(margins.min_speedup)
     p = wilcoxon(gains, "greater")
     low, high = ratio.low - margins.min_speedup, ratio.high - margins.min_speedup
-    return Speed(ratio, p, _claim(low, high, p, wilcoxon(-gains, "greater"), margins.alpha))
+    faster = _claim(low, high, p, wilcoxon(-gains, "greater"), margins.alpha)
+    return Speed(ratio, p, faster, int((~np.isnan(gains)).sum()))
 
 
 def _measured(
@@ -101,6 +109,13 @@ def _measured(
         _claim(low, high, chances.above_adjusted, chances.below_adjusted, margins.alpha),
         *_planning(limit, means, margins),
     )
+
+
+def _with_failures(found: Measured, unmeasured: int, failures: Failures) -> Measured:
+    """What was found of a metric, beside the pairs on which its measure failed."""
+    too_often = found.judged and unmeasured > 0 and failures.too_often(unmeasured)
+    shown = False if too_often else found.non_inferior
+    return replace(found, non_inferior=shown, unmeasured=unmeasured, too_often=too_often)
 
 
 def _claim(low: float, high: float, above: float, below: float, alpha: float) -> bool | None:

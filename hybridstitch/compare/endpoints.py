@@ -19,8 +19,19 @@ from hybridstitch.serving.tokens import read_key_file, token_in
 KINDS = ("auto", *SHAPES)
 OF_THE_RUN = ("prompt", "n", "num_images", "response_format", "stream")
 """Fields that a comparison sets itself: both sides draw one picture of the same prompt at a time."""
+CAN_BE_LEFT_OUT = ("n", "response_format")
+"""Of these, the ones that a server may refuse and that an endpoint string takes out by giving them no value."""
 MAX_SECONDS = 3600.0
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """By side, its token and the headers that it wants. They are sent to that side alone and kept nowhere."""
+
+    tokens: Mapping[str, str | None]
+    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Spec:
     """An endpoint string in its parts.
 
     target: URL, or folder of a pair. fields: go into every request. kind: how to ask and what to expect, see `shapes`.
-    sends_seed: False for servers that take no seed.
+    sends_seed: False for servers that take no seed. left_out: fields of the run that this server does not take.
     """
 
     text: str
@@ -66,6 +77,7 @@ class Spec:
     fields: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "auto"
     sends_seed: bool = True
+    left_out: tuple[str, ...] = ()
 
     @property
     def is_url(self) -> bool:
@@ -76,7 +88,8 @@ class Spec:
 def parse_endpoint(text: str, side: str = "endpoint") -> Spec:
     """The parts of `TARGET#field=value&…`; a value is JSON where it can be read as such, otherwise text.
 
-    `kind=` names one of `KINDS`, `seed=off` a server that takes no seed. Raises InvalidInput with every problem.
+    `kind=` names one of `KINDS`, `seed=off` a server that takes no seed. A field of `CAN_BE_LEFT_OUT` without a value
+    is not sent. Raises InvalidInput with every problem.
     """
     target, _, fragment = text.partition("#")
     problems = _target_problems(side, target)
@@ -95,19 +108,28 @@ def parse_endpoint(text: str, side: str = "endpoint") -> Spec:
         problems.append(Problem(f"{side}#kind", "one of: " + ", ".join(KINDS), kind))
     if seed not in ("on", "off"):
         problems.append(Problem(f"{side}#seed", "off, or nothing: the seeds of the comparison are sent", seed))
-    problems += [
-        Problem(f"{side}#{name}", "a field that the comparison does not set itself", fields[name])
-        for name in OF_THE_RUN
-        if name in fields
-    ]
+    left_out = tuple(name for name in CAN_BE_LEFT_OUT if fields.get(name) == "")
+    for name in OF_THE_RUN:
+        if name in fields and name not in left_out:
+            expected = f"nothing after {name}=, which takes it out" if name in CAN_BE_LEFT_OUT else "no such field"
+            problems.append(Problem(f"{side}#{name}", f"{expected}: the comparison sets it", fields[name]))
+    fields = {name: value for name, value in fields.items() if name not in left_out}
     if kind == "text" and fields:
         problems.append(Problem(f"{side}#kind", "no fields: kind text sends the prompt alone", sorted(fields)))
     raise_if(problems)
-    return Spec(text, target, fields, kind, seed == "on" and kind != "text")
+    return Spec(text, target, fields, kind, seed == "on" and kind != "text", left_out)
 
 
-def open_endpoint(spec: Spec, token: str | None = None, timeout: float = 600, side: str = "endpoint") -> Endpoint:
+def open_endpoint(
+    spec: Spec,
+    token: str | None = None,
+    timeout: float = 600,
+    side: str = "endpoint",
+    headers: Mapping[str, str] = NO_HEADERS,
+) -> Endpoint:
     """Ready to be asked. token: sent as a bearer token, never written anywhere. timeout: seconds for one answer.
+
+    headers: sent to a URL with every request, as secret as the token.
 
     Raises InvalidInput for a folder that is no pair and for fields that a pair does not take.
     """
@@ -116,10 +138,24 @@ def open_endpoint(spec: Spec, token: str | None = None, timeout: float = 600, si
     if spec.is_url:
         from hybridstitch.compare.http_endpoint import HttpEndpoint
 
-        return HttpEndpoint(spec, token, timeout)
+        return HttpEndpoint(spec, token, timeout, headers)
     from hybridstitch.compare.pair_endpoint import PairEndpoint
 
     return PairEndpoint(spec, side)
+
+
+def open_endpoints(specs: Mapping[str, Spec], credentials: Credentials, timeout: float) -> dict[str, Endpoint]:
+    """All of these sides, see `open_endpoint`. Raises InvalidInput with the problems of all."""
+    found: dict[str, Endpoint] = {}
+    problems: list[Problem] = []
+    for side, spec in specs.items():
+        try:
+            token, headers = credentials.tokens.get(side), credentials.headers.get(side, NO_HEADERS)
+            found[side] = open_endpoint(spec, token, timeout, side, headers)
+        except InvalidInput as error:
+            problems += error.problems
+    raise_if(problems)
+    return found
 
 
 def read_token(side: str, key_file: Path | None) -> str | None:
@@ -152,8 +188,6 @@ def _target_problems(side: str, target: str) -> list[Problem]:
         if parts.username or parts.password:
             expected = "no user in the address; the token comes from a key file or the environment"
             return [Problem(side, expected, shown_address(target))]
-        if parts.query:
-            problems.append(Problem(side, "no ? in the address; fields of the request stand after #", "?…"))
     except ValueError:  # a port that is no number, brackets that do not close
         problems.append(
             Problem(side, "an address such as http://127.0.0.1:8080/predictions/hybridstitch", shown_address(target))

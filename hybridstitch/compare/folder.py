@@ -44,6 +44,7 @@ class Folder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._rows: dict[tuple[str, Cell], Row] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -59,8 +60,10 @@ class Folder:
 
         Raises InvalidInput if it holds answers to other settings, or another process runs in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / IMAGES).mkdir(exist_ok=True)
+        try:
+            (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput([Problem("out", "a folder", f"{self.path}: {error.strerror}")]) from None
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,10 +82,12 @@ class Folder:
             expected = f"an empty folder, or one of a comparison with the same {', '.join(changed)}"
             raise InvalidInput([Problem("out", expected, str(self.path))])
 
-    def rows(self) -> dict[tuple[str, Cell], Row]:
-        """The last answer of each side and cell."""
-        known = [Row(**line) for line in self._lines(ANSWERS)]
-        return {(row.side, (row.prompt, row.seed)): row for row in known}
+    def rows(self) -> Mapping[tuple[str, Cell], Row]:
+        """The last answer of each side and cell. The disk is read once; what is added later is known."""
+        if self._rows is None:
+            known = [Row(**line) for line in self._lines(ANSWERS)]
+            self._rows = {(row.side, (row.prompt, row.seed)): row for row in known}
+        return self._rows
 
     def complete(self) -> set[Cell]:
         """Cells that both sides have answered."""
@@ -108,6 +113,8 @@ class Folder:
             write_whole(self.path / name, answer.picture)
         row = Row(side, *cell, answer.seconds, started, session, name, digest, answer.report, answer.error)
         self._append(ANSWERS, asdict(row))
+        if self._rows is not None:
+            self._rows[side, cell] = row
         return row
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:

@@ -6,13 +6,13 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 
-from hybridstitch.compare.endpoints import NO_FIELDS, Answer, Spec
-from hybridstitch.compare.shapes import ANY, SHAPES, Shape, UnreadableAnswerError
+from hybridstitch.compare.endpoints import NO_FIELDS, NO_HEADERS, Answer, Spec
+from hybridstitch.compare.shapes import ANY, SHAPES, Shape, UnreadableAnswerError, checked, linked
 from hybridstitch.serving.response import HEADER_PREFIX
 
 MAX_BYTES = 2**27
@@ -20,14 +20,22 @@ MAX_BYTES = 2**27
 MAX_ERROR = 300
 """Characters that are kept of an error."""
 CHUNK = 2**16
+CONNECT_SECONDS = 10.0
+"""A server that takes no connection within this time is not there, however long its answers may take."""
+SHORTEST_SECRET = 4
+"""Characters: a value such as `2` is no secret, and hiding it would hide numbers of every error."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class RefusedError(Exception):
+    """An answer of another status than 200, with the status and the body in words."""
 
 
 class HttpEndpoint:
     """Asks a server. Where no kind was named, the first answer says whether it is one of ours, which then reports."""
 
-    def __init__(self, spec: Spec, token: str | None, timeout: float):
-        self.spec, self._token, self._timeout = spec, token, timeout
+    def __init__(self, spec: Spec, token: str | None, timeout: float, headers: Mapping[str, str] = NO_HEADERS):
+        self.spec, self._token, self._timeout, self._headers = spec, token, timeout, headers
         kind = spec.kind
         if kind == "auto" and urlsplit(spec.target).path.endswith("/images/generations"):
             kind = "openai"
@@ -36,35 +44,61 @@ class HttpEndpoint:
         self._local = threading.local()
 
     def ask(self, prompt: str, seed: int, fields: Mapping[str, Any] = NO_FIELDS) -> Answer:
-        """Send one request and read the picture in its answer."""
-        sent = {**fields, **self.spec.fields}
-        arguments = self._shape.request(prompt, seed if self.spec.sends_seed else None, sent)
+        """Send one request and read the picture in its answer, or at the address of this server that it names."""
+        arguments = self._shape.request(prompt, seed if self.spec.sends_seed else None, {**fields, **self.spec.fields})
+        for name in self.spec.left_out:
+            arguments.get("json", {}).pop(name, None)
         started = time.perf_counter()
+        deadline = started + self._timeout
         try:
-            status, headers, body = self._exchange(arguments, started + self._timeout)
+            headers, body = self._exchange("POST", self.spec.target, deadline, arguments)
+            ended = time.perf_counter()
+            try:
+                picture = self._shape.read(body)
+            except UnreadableAnswerError:
+                found = self._followed(body, deadline)
+                if found is None:
+                    raise
+                ended = time.perf_counter()
+                picture = checked(found)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            seconds = time.perf_counter() - started
-            return Answer(seconds, error=self._words(f"{type(error).__name__}: {error}"))
-        seconds = time.perf_counter() - started
-        if status != 200:
-            return Answer(seconds, error=self._words(f"{status}: {body[: 4 * MAX_ERROR].decode(errors='replace')}"))
-        try:
-            picture = self._shape.read(body)
+            return self._failure(started, f"{type(error).__name__}: {error}")
+        except RefusedError as error:
+            return self._failure(started, str(error))
         except UnreadableAnswerError as error:
-            return Answer(seconds, error=self._words(f"unreadable answer: {error}"))
-        if self.kind == "auto" and any(name.lower().startswith(HEADER_PREFIX) for name in headers):
+            return self._failure(started, f"unreadable answer: {error}")
+        ours = any(name.lower().startswith(HEADER_PREFIX) for name in headers)
+        if self.kind == "auto" and ours and "response_format" not in self.spec.left_out:
             self.kind, self._shape = "hybridstitch", SHAPES["hybridstitch"]
-        return Answer(seconds, picture.data, picture.extension, picture.report)
+        return Answer(ended - started, picture.data, picture.extension, picture.report)
 
     def describe(self) -> dict[str, Any]:
-        """Its kind, as named or recognised."""
-        return {"kind": self.kind, "sends_seed": self.spec.sends_seed}
+        """Its kind, as named or recognised, and the names of the headers that it is sent."""
+        return {"kind": self.kind, "sends_seed": self.spec.sends_seed, "headers": sorted(self._headers)}
 
-    def _exchange(self, arguments: dict[str, Any], deadline: float) -> tuple[int, Any, bytes]:
-        with self._session().post(
-            self.spec.target,
+    def _failure(self, started: float, error: str) -> Answer:
+        return Answer(time.perf_counter() - started, error=self._words(error))
+
+    def _followed(self, body: bytes, deadline: float) -> bytes | None:
+        """What lies at the address that an answer names instead of its picture; None if it names none."""
+        address = linked(body) if self._shape.links else None
+        if address is None:
+            return None
+        if _origin(self.spec.target, address) != _origin(self.spec.target):
+            # The token and the headers are for this server alone.
+            raise UnreadableAnswerError(f"its picture lies at another server, which is not asked: {address[:200]}")
+        return self._exchange("GET", urljoin(self.spec.target, address), deadline)[1]
+
+    def _exchange(
+        self, method: str, address: str, deadline: float, arguments: Mapping[str, Any] = NO_FIELDS
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Headers and body of an answer. Raises RefusedError if its status is not 200."""
+        left = max(0.001, deadline - time.perf_counter())
+        with self._session().request(
+            method,
+            address,
             **arguments,
-            timeout=self._timeout,
+            timeout=(min(CONNECT_SECONDS, left), left),
             stream=True,
             allow_redirects=False,  # the token is for this address alone
         ) as response:
@@ -74,9 +108,15 @@ class HttpEndpoint:
                 body += chunk
                 if len(body) > MAX_BYTES:
                     raise OSError(f"the answer is longer than {MAX_BYTES} bytes")
-                if time.perf_counter() > deadline:
+                left = deadline - time.perf_counter()
+                if left <= 0:
                     raise TimeoutError(f"no whole answer in {self._timeout:g} s")
-            return response.status_code, response.headers, bytes(body)
+                connection = response.raw.connection
+                if connection and connection.sock:
+                    connection.sock.settimeout(left)
+            if response.status_code != 200:
+                raise RefusedError(f"{response.status_code}: {body[: 4 * MAX_ERROR].decode(errors='replace')}")
+            return response.headers, bytes(body)
 
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
@@ -89,10 +129,21 @@ class HttpEndpoint:
     def _authorise(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._token:
             request.headers["Authorization"] = f"Bearer {self._token}"
+        request.headers.update(self._headers)
         return request
 
     def _words(self, text: str) -> str:
-        """An error to be kept: short, and without the token, should a server echo it."""
-        if self._token:
-            text = text.replace(self._token, "[token]")
-        return " ".join(text.split())[:MAX_ERROR]
+        """An error to be kept: short, and without the token or a header's value, should a server echo it."""
+        for secret in filter(None, (self._token, *self._headers.values())):
+            text = text.replace(secret, "[hidden]") if len(secret) >= SHORTEST_SECRET else text
+        text = " ".join(text.split())
+        return text if len(text) <= MAX_ERROR else text[: MAX_ERROR - 1] + "…"
+
+
+def _origin(base: str, address: str = "") -> tuple[str, str | None, int | None] | None:
+    """Scheme, host and port of an address that may be relative to another; None if it cannot be read."""
+    try:
+        parts = urlsplit(urljoin(base, address))
+        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None

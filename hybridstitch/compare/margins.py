@@ -126,6 +126,13 @@ class Margins:
         """The level of two-sided intervals of which each end errs with chance alpha."""
         return 1 - 2 * self.alpha
 
+    def fewest_prompts(self, claims: int = 1) -> int:
+        """With fewer prompts no test can show anything: its p is at least 2 to the power of minus their number.
+
+        claims: how many share alpha.
+        """
+        return math.ceil(math.log2(claims / self.alpha))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return asdict(self)

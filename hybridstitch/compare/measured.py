@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from hybridstitch.compare.decision import Fidelity, Margins, Pair, Quality
 from hybridstitch.compare.folder import Folder, Row
-from hybridstitch.compare.metrics import BOUNDS, LOWER_IS_NEARER, NAMES, Measures, mask_of, read_picture
+from hybridstitch.compare.metrics import BOUNDS, LOWER_IS_NEARER, NAMES, MeasureError, Measures, mask_of, read_picture
 from hybridstitch.compare.plan import Cell
 from hybridstitch.errors import InvalidInput, Problem
 
@@ -23,7 +23,8 @@ class MeasuredPair:
     """Both answers to one prompt and seed, and what was measured on them.
 
     fidelity: by name, see `metrics.FIDELITY`; empty if one failed or the sizes differ. quality_a, quality_b: of each
-    picture on its own. note: why there is no fidelity, if both answered.
+    picture on its own. note: why there is no fidelity, if both answered. unmeasured: `distance` or `quality`, where the
+    operator's function failed, and how.
     """
 
     prompt: int
@@ -36,6 +37,7 @@ class MeasuredPair:
     quality_b: float | None = None
     identical: bool = False
     note: str | None = None
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def answered(self) -> bool:
@@ -48,7 +50,7 @@ class MeasuredPair:
         if self.quality_a is not None and self.quality_b is not None:
             metrics["quality"] = self.quality_b - self.quality_a
         first, second = (row.seconds if row.error is None else math.nan for row in (self.a, self.b))
-        return Pair(self.prompt, self.seed, first, second, metrics, self.identical)
+        return Pair(self.prompt, self.seed, first, second, metrics, self.identical, tuple(self.unmeasured))
 
 
 class Measurer:
@@ -78,18 +80,30 @@ class Measurer:
         reference, picture = (read_picture(self.folder.path / name) for name in (a.picture, b.picture))
         note: str | None = None
         fidelity: dict[str, float] = {}
+        unmeasured: dict[str, str] = {}
         identical = False
+
+        def attempt(name: str, whose: str, measure: Callable[[], float | None]) -> float | None:
+            try:
+                return measure()
+            except MeasureError as error:
+                unmeasured.setdefault(name, f"{whose}: {error}")
+                return None
+
         if picture.shape == reference.shape:
             identical = bool(np.array_equal(picture, reference))
             mask = mask_of(b.report, picture.shape[:2])
             if mask is None:
                 mask = mask_of(a.report, picture.shape[:2])
             fidelity = self.measures.fidelity(picture, reference, mask)
+            far = attempt("distance", "both pictures", lambda: self.measures.how_far(picture, reference))
+            fidelity |= {} if far is None else {"distance": far}
         else:
             sizes = [f"{each.shape[1]}x{each.shape[0]}" for each in (reference, picture)]
             note = f"A's picture has {sizes[0]} pixels, B's {sizes[1]}: no fidelity"
-        first, second = (self.measures.on_its_own(each, text) for each in (reference, picture))
-        return MeasuredPair(a.prompt, text, a.seed, a, b, fidelity, first, second, identical, note)
+        first = attempt("quality", "A's picture", lambda: self.measures.on_its_own(reference, text))
+        second = attempt("quality", "B's picture", lambda: self.measures.on_its_own(picture, text))
+        return MeasuredPair(a.prompt, text, a.seed, a, b, fidelity, first, second, identical, note, unmeasured)
 
 
 def declared(

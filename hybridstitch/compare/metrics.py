@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -28,8 +30,19 @@ NAMES = (*FIDELITY, "seam_contrast", "quality")
 BOUNDS = {"ssim": 0.5, "distance": 0.5, "quality": 1.0, "seam_contrast": 0.2}
 """Of a prompt's distance from a limit in the sequential mode, 15 dB for PSNR."""
 
+LONGEST_ERROR = 300
+"""Characters that are kept of an error of a function of the operator's."""
+
 Distance = Callable[[np.ndarray, np.ndarray], float]
 Quality = Callable[[np.ndarray, str], float]
+
+
+class MeasureError(Exception):
+    """A function of the operator's has no value for a picture: what it raised or returned, in words."""
+
+
+class NoFiniteNumberError(MeasureError):
+    """It returned NaN or an infinite number."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +78,33 @@ class Measures:
     def _quality(self) -> Quality | None:
         return None if self.quality is None else self._imported("quality", self.quality)
 
+    def try_out(self, a: bytes, b: bytes, prompt: str) -> None:
+        """Use the functions on two pictures, before hours of generation. Raises InvalidInput if one fails.
+
+        A number that is not finite is none: a function may have no value for one prompt.
+        """
+        reference, picture = (read_picture(io.BytesIO(each)) for each in (a, b))
+        problems = []
+        for name, function in (
+            ("distance", lambda: self.how_far(picture if picture.shape == reference.shape else reference, reference)),
+            ("quality", lambda: self.on_its_own(reference, prompt)),
+            ("quality", lambda: self.on_its_own(picture, prompt)),
+        ):
+            try:
+                function()
+            except NoFiniteNumberError:
+                continue
+            except MeasureError as error:
+                problems.append(Problem(name, "a function that measures the warm-up's pictures", str(error)))
+        raise_if(list(dict.fromkeys(problems)))
+
     def fidelity(self, picture: np.ndarray, reference: np.ndarray, mask: np.ndarray | None) -> dict[str, float]:
-        """How near B's picture is to A's, both `(height, width, 3)` in 0..1.
+        """How near B's picture is to A's by what is built in, both `(height, width, 3)` in 0..1.
 
         mask: bool `(height, width)`, the pixels that B's large model rendered more often; None without such a report.
         """
         similar = similarity(picture, reference)
         found = {"psnr_db": psnr(picture, reference), "ssim": mean_similarity(similar)}
-        if self._distance:
-            found["distance"] = float(self._distance(picture, reference))
         if mask is not None:
             for region, where in zip(REGIONS, (mask, ~mask, seam(mask)), strict=True):
                 found[f"{region}_psnr_db"] = psnr(picture, reference, where)
@@ -81,9 +112,13 @@ class Measures:
             found["seam_contrast"] = step_across(picture, mask) - step_across(reference, mask)
         return found
 
+    def how_far(self, picture: np.ndarray, reference: np.ndarray) -> float | None:
+        """The perceptual distance, None without a measure of it. Raises MeasureError."""
+        return None if self._distance is None else _number(self._distance, picture.copy(), reference.copy())
+
     def on_its_own(self, picture: np.ndarray, prompt: str) -> float | None:
-        """The quality of one picture, None without a measure of it."""
-        return float(self._quality(picture, prompt)) if self._quality else None
+        """The quality of one picture, None without a measure of it. Raises MeasureError."""
+        return None if self._quality is None else _number(self._quality, picture.copy(), prompt)
 
     def _imported(self, field: str, path: str) -> Any:
         missing = [each for each in self.modules if not Path(each).is_file()]
@@ -99,6 +134,20 @@ class Measures:
         if not callable(found):
             raise InvalidInput([Problem(field, "module:function", path)])
         return found
+
+
+def _number(function: Callable[..., Any], *arguments: Any) -> float:
+    """What a function of the operator's returns, if that is a finite number. Raises MeasureError."""
+    try:
+        returned = function(*arguments)
+        if isinstance(returned, str | bytes):
+            raise TypeError(f"it returned {returned!r}, which is no number")
+        value = float(returned)
+    except Exception as error:  # whatever it raises is a failure of this picture alone
+        raise MeasureError(" ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_ERROR]) from error
+    if not math.isfinite(value):
+        raise NoFiniteNumberError(f"it returned {value}, which is no finite number")
+    return value
 
 
 def seam(mask: np.ndarray) -> np.ndarray:
@@ -129,7 +178,7 @@ def mask_of(report: Mapping[str, Any] | None, size: tuple[int, int]) -> np.ndarr
     return more_often(grid, size) if grid.ndim == 2 and grid.size and np.isfinite(grid).all() else None
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_picture(path: Path | BinaryIO) -> np.ndarray:
     """`(height, width, 3)` in 0..1."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"), np.float64) / 255

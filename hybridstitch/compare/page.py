@@ -39,9 +39,8 @@ def _section(title: str, body: str) -> str:
 
 
 def _head(report: Mapping[str, Any]) -> str:
-    verdict = report["verdict"]
-    answers = [report["sequential"]["passed"]] if report["sequential"] else [verdict["faster"], verdict["non_inferior"]]
-    tone = "good" if report["passed"] else "bad" if False in answers else "open"
+    against = {"not faster", "inferior"} & set(report["summary"].split(", "))
+    tone = "good" if report["passed"] else "bad" if against else "open"
     gate = "B passes" if report["passed"] else "B does not pass"
     sides = "".join(
         f'<div><dt><span class="chip {side}">{side.upper()}</span> {role}</dt>'
@@ -50,7 +49,7 @@ def _head(report: Mapping[str, Any]) -> str:
     )
     return (
         f'<header class="{tone}"><p class="eyebrow">A/B comparison · {gate}</p>'
-        f"<h1>{escape(report['summary'].capitalize())}</h1>"
+        f"<h1>{escape(report['summary'][0].upper() + report['summary'][1:])}</h1>"
         f'<p class="lead">{escape(report["sentence"])}</p><dl class="sides">{sides}</dl></header>\n'
     )
 

@@ -20,6 +20,7 @@ class Pair:
     metrics: by name, finite or NaN. Quality: B minus A, turned so that above 0 is better. Fidelity: how near B's
         picture is to A's. Empty where an endpoint failed.
     identical: whether both pictures are the same in every pixel.
+    unmeasured: metrics whose measure failed on this pair, which counts against B as a failed answer does.
     """
 
     prompt: str | int
@@ -28,6 +29,7 @@ class Pair:
     seconds_b: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     identical: bool = False
+    unmeasured: tuple[str, ...] = ()
 
     @property
     def answered(self) -> bool:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of report.json; raised when a key changes its meaning."""
-SEQUENTIAL = {True: "faster, non-inferior", False: "not both faster and non-inferior", None: "undecided"}
-"""The answer of a run until it is decided."""
 MADE = ("recipe", "num_inference_steps", "guidance_scale", "width", "height", "flops_share", "large_token_share")
 """What is shown of an endpoint's own report."""
 COLUMNS = ("seconds", "started", "session", "picture", "sha256", "error")
@@ -53,7 +51,7 @@ def make_report(comparison: Comparison, folder: Folder, pairs: Sequence[Measured
     report = {
         "format": FORMAT,
         "passed": progress.passed is True if progress else verdict.passed,
-        "summary": SEQUENTIAL[progress.passed] if progress else verdict.summary(),
+        "summary": (progress or verdict).summary(),
         "sentence": progress.sentence() if progress else verdict.sentence(),
         "verdict": verdict.to_dict(),
         "sequential": progress and progress.to_dict(),
@@ -89,7 +87,8 @@ def pairs_csv(pairs: Sequence[MeasuredPair]) -> str:
         own = [_csv_number(pair.quality_a), _csv_number(pair.quality_b)]
         rest = [_csv_text(getattr(getattr(pair, side), column)) for side in SIDES for column in COLUMNS]
         cells = [pair.prompt, _csv_text(pair.text), pair.seed, int(pair.identical), *measured, *own, *rest]
-        writer.writerow([*cells, pair.note])
+        notes = [pair.note, *(f"{name} failed: {error}" for name, error in pair.unmeasured.items())]
+        writer.writerow([*cells, _csv_text("; ".join(filter(None, notes)))])
     return buffer.getvalue()
 
 
@@ -141,6 +140,10 @@ def _warnings(comparison: Comparison, pairs: Sequence[MeasuredPair]) -> list[str
         )
     if notes := [pair.note for pair in pairs if pair.note]:
         found.append(f"{len(notes)} of {len(pairs)} pairs have no fidelity: {notes[0]}.")
+    for name in ("distance", "quality"):
+        if errors := [pair.unmeasured[name] for pair in pairs if name in pair.unmeasured]:
+            counts = " Each counts against B." if name in comparison.margins.judged else ""
+            found.append(f"The measure of {name} failed on {len(errors)} of {len(pairs)} pairs ({errors[0]}).{counts}")
     if len(pairs) < len(comparison.cells):
         found.append(f"The run ended after {len(pairs)} of {len(comparison.cells)} pairs.")
     if comparison.until_decided:
@@ -159,7 +162,8 @@ def _pair(pair: MeasuredPair) -> dict[str, Any]:
     sides = {side: {name: getattr(getattr(pair, side), name) for name in COLUMNS} for side in SIDES}
     own = {"quality_a": pair.quality_a, "quality_b": pair.quality_b}
     known = {"prompt": pair.prompt, "text": pair.text, "seed": pair.seed, "identical": pair.identical}
-    return {**known, "fidelity": {**dict.fromkeys(pair.fidelity), **figures}, **own, **sides, "note": pair.note}
+    notes = {"note": pair.note, "unmeasured": dict(pair.unmeasured)}
+    return {**known, "fidelity": {**dict.fromkeys(pair.fidelity), **figures}, **own, **sides, **notes}
 
 
 def _shown(pair: MeasuredPair, name: str) -> float | None:

@@ -12,15 +12,15 @@ from tqdm import tqdm
 
 from hybridstitch.compare.endpoints import Answer, Endpoint
 from hybridstitch.compare.folder import Folder
-from hybridstitch.compare.plan import SIDES, Block, Cell, make_plan, ordered_cells
+from hybridstitch.compare.plan import Block, Cell, make_plan
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 
 BLOCK_AT_RATE = 8
 MOST_AT_ONCE = 256
 MOST_PAUSE = 60.0
 
-Decided = Callable[[list[Cell]], bool]
-"""Whether what these cells say, in the order in which they came, is enough."""
+Decided = Callable[[], bool]
+"""Whether what the answers so far say is enough."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Load:
 
 
 class Run:
-    """One process that asks. endpoints: by side. warmup: requests to each side before any that counts."""
+    """One process that asks. endpoints: by side, warmed up."""
 
     def __init__(
         self,
@@ -71,11 +71,10 @@ class Run:
         seeds: list[int],
         folder: Folder,
         load: Load,
-        warmup: int = 2,
         order_seed: int = 0,
     ):
         self.endpoints, self.prompts, self.seeds = endpoints, prompts, seeds
-        self.folder, self.load, self.warmup, self.order_seed = folder, load, warmup, order_seed
+        self.folder, self.load, self.order_seed = folder, load, order_seed
 
     def missing(self) -> list[Block]:
         """Blocks that are still to be sent. A pair of which one answer is there is asked for as a whole again: its
@@ -87,12 +86,8 @@ class Run:
         """Ask for all that is missing, or until it is decided.
 
         described: what to note of this process. decided: asked after each block of pairs.
-        Raises InvalidInput if an endpoint does not answer the warm-up.
         """
         blocks = self.missing()
-        if not blocks or (decided and self._is_decided(decided)):
-            return
-        self._warm_up()
         told = {side: endpoint.describe() for side, endpoint in self.endpoints.items()}
         session = self.folder.begin_session({**described, "endpoints": told})
         with tqdm(total=sum(len(block.cells) for block in blocks), desc="requests", disable=None) as progress:
@@ -100,22 +95,8 @@ class Run:
                 for cell, answer, started in self._send(block):
                     self.folder.add(block.side, cell, answer, started, session)
                     progress.update()
-                if decided and number % 2 and self._is_decided(decided):
+                if decided and number % 2 and decided():
                     return
-
-    def _is_decided(self, decided: Decided) -> bool:
-        complete = self.folder.complete()
-        cells = ordered_cells(len(self.prompts), self.seeds, self.order_seed)
-        return bool(complete) and decided([cell for cell in cells if cell in complete])
-
-    def _warm_up(self) -> None:
-        problems = []
-        for side in SIDES:
-            answers = [self.endpoints[side].ask(self.prompts[0], self.seeds[0]) for _ in range(self.warmup)]
-            errors = [answer.error for answer in answers if answer.error]
-            if errors and len(errors) == len(answers):
-                problems.append(Problem(side, "an endpoint that draws the first prompt as a warm-up", errors[0]))
-        raise_if(problems)
 
     def _send(self, block: Block) -> Iterator[tuple[Cell, Answer, float]]:
         time.sleep(self.load.pause)

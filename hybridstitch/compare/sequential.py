@@ -14,8 +14,9 @@ What is claimed, of prompts such as these, which must come in random order:
 
 Decided for B: the wealth of every claim has reached 1 / alpha. If only one claim is false, its wealth has done so with
 a chance of at most alpha, so all claims together need no correction. Decided against B: of one of m claims the opposite
-bet has reached m / alpha; that any of them does although all claims are true has a chance of at most alpha. B failing
-too often is counted, not betted on: it only keeps a run from being decided for B, and decides against it at the end.
+bet has reached m / alpha; that any of them does although all claims are true has a chance of at most alpha. Failures of
+B, and of the measures of its pictures, are counted, not betted on: too many of them only keep a run from being decided
+for B, and decide against it at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from hybridstitch.bench.intervals import Interval, without_nan
-from hybridstitch.compare.findings import Failures, interval_dict
+from hybridstitch.compare.findings import SPEED_WORDS, Failures, interval_dict, picture_word
 from hybridstitch.compare.margins import Margins
 from hybridstitch.compare.pairs import Pair, Table
 from hybridstitch.compare.statistics import prompt_means
@@ -95,6 +96,16 @@ class Progress:
         """Whether there is an answer, or no prompt is left."""
         return self.passed is not None or self.prompts == self.most
 
+    def summary(self) -> str:
+        """The answer in a few words, "undecided" without one."""
+        if self.passed is None:
+            return "undecided"
+        shown = {claim.name: claim.shown for claim in self.claims}
+        quality, fidelity = (
+            [shown[name] for name in part if name in shown] for part in (self.margins.quality, self.margins.fidelity)
+        )
+        return f"{SPEED_WORDS[shown[FASTER]]}, {picture_word(self.failures.inferior, quality, fidelity)}"
+
     def sentence(self) -> str:
         """The state in one sentence."""
         count = f"after {self.prompts} of at most {self.most} prompts"
@@ -134,8 +145,8 @@ def follow(pairs: Sequence[Pair], order: Sequence[str | int], seeds: int, margin
     counted = [of_prompt[prompt] for prompt in takewhile(lambda prompt: len(of_prompt[prompt]) == seeds, order)]
     if not counted:
         return Progress(margins, None, 0, len(order), (), Failures(0, 0, 0, margins.extra_failures))
-    failed = np.cumsum([[_failures(each, name) for each in counted] for name in ("seconds_a", "seconds_b")], axis=1)
-    too_many = [Failures(a, b, (n + 1) * seeds, margins.extra_failures) for n, (a, b) in enumerate(failed.T.tolist())]
+    failed = np.cumsum([_failures(each, margins) for each in counted], axis=0).tolist()
+    too_many = [Failures(a, b, (n + 1) * seeds, margins.extra_failures) for n, (a, b) in enumerate(failed)]
     scores = _scores(Table.of([pair for each in counted for pair in each], margins), margins)
     held, lost = _shown(scores, margins.alpha)
     may_pass = np.array([not each.inferior for each in too_many])
@@ -189,8 +200,10 @@ def _check(pairs: Sequence[Pair], of_prompt: Collection[str | int], prompts: int
     raise_if(problems)
 
 
-def _failures(pairs: Sequence[Pair], name: str) -> int:
-    return sum(math.isnan(getattr(pair, name)) for pair in pairs)
+def _failures(pairs: Sequence[Pair], margins: Margins) -> tuple[int, int]:
+    """How many A and B failed; a pair that could not be measured by a limit counts as one that B failed."""
+    of_b = sum(math.isnan(pair.seconds_b) or not margins.judged.keys().isdisjoint(pair.unmeasured) for pair in pairs)
+    return sum(math.isnan(pair.seconds_a) for pair in pairs), of_b
 
 
 def _scores(table: Table, margins: Margins) -> np.ndarray:

@@ -43,10 +43,12 @@ class Shape:
 
     request: the arguments of `requests.post` for a prompt, a seed (None: do not send one) and fields.
     read: the picture in the bytes of an answer. Raises UnreadableAnswerError.
+    links: whether an answer may name the address of the picture instead, see `linked`.
     """
 
     request: Callable[[str, int | None, Fields], dict[str, Any]]
     read: Callable[[bytes], Picture]
+    links: bool = False
 
 
 def checked(data: bytes) -> Picture:
@@ -70,6 +72,22 @@ def recognised(body: bytes) -> Picture:
         return checked(body)
     document = _json(body)
     return _pixels(document) if isinstance(document, list) and _is_nested(document) else _from_base64(document)
+
+
+def linked(body: bytes) -> str | None:
+    """The one address that a JSON answer gives as `url`, or as any text that is one; None where there is no such.
+
+    Raises UnreadableAnswerError for several.
+    """
+    try:
+        document = _json(body)
+    except UnreadableAnswerError:
+        return None
+    found = dict.fromkeys(text for text in _strings(document, "url") if text and not _decoded(text))
+    found = found or dict.fromkeys(text for text in _strings(document) if text.startswith(("http://", "https://")))
+    if len(found) > 1:
+        raise UnreadableAnswerError(f"{len(found)} addresses of pictures where one picture was asked for")
+    return next(iter(found), None)
 
 
 def _json_request(prompt: str, seed: int | None, fields: Fields) -> dict[str, Any]:
@@ -106,15 +124,20 @@ def _from_base64(document: Document) -> Picture:
     return Picture(picture.data, picture.extension, report if isinstance(report, dict) else None)
 
 
-def _strings(document: Document) -> Iterator[str]:
-    waiting, seen = [document], 0
+def _strings(document: Document, key: str | None = None) -> Iterator[str]:
+    """Every text in a document, or those alone that stand under a key."""
+    waiting: list[tuple[str | None, Document]] = [(None, document)]
+    seen = 0
     while waiting and seen < MAX_WALK:
-        value = waiting.pop()
+        name, value = waiting.pop()
         seen += 1
         if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict | list):
-            waiting += value.values() if isinstance(value, dict) else value
+            if key in (None, name):
+                yield value
+        elif isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(name, each) for each in value]
 
 
 def _decoded(text: str) -> bytes | None:
@@ -122,7 +145,7 @@ def _decoded(text: str) -> bytes | None:
     if text.startswith("data:image/"):
         text = text.partition(";base64,")[2]
     try:
-        data = base64.b64decode(text, validate=True)
+        data = base64.b64decode("".join(text.split()), validate=True)  # some break the lines
     except (binascii.Error, ValueError):
         return None
     return data if any(data.startswith(magic) for magic in MAGIC) else None
@@ -163,13 +186,13 @@ def _json(body: bytes) -> Document:
 SHAPES: dict[str, Shape] = {
     "hybridstitch": Shape(_ours_request, _read_base64),
     "image": Shape(_json_request, checked),
-    "base64": Shape(_json_request, _read_base64),
+    "base64": Shape(_json_request, _read_base64, links=True),
     "pixels": Shape(_json_request, _read_pixels),
-    "text": Shape(_text_request, recognised),
-    "openai": Shape(_openai_request, _read_base64),
+    "text": Shape(_text_request, recognised, links=True),
+    "openai": Shape(_openai_request, _read_base64, links=True),
 }
 """By kind. hybridstitch: JSON with the report, of both archives of this project. image: bytes of a picture. base64:
 JSON with one picture anywhere in it. pixels: nested lists of channels. text: the prompt alone is sent, and the answer
 may have any shape, as TorchServe's diffusers example wants it. openai: `POST /v1/images/generations`."""
-ANY = Shape(_json_request, recognised)
+ANY = Shape(_json_request, recognised, links=True)
 """What is asked with where no kind was named: JSON, and an answer of any shape."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridstitch.bench.intervals import Interval, without_nan
-from hybridstitch.compare.findings import Failures, Measured, Speed, interval_dict
+from hybridstitch.compare.findings import SPEED_WORDS, Failures, Measured, Speed, interval_dict, picture_word
 from hybridstitch.compare.margins import Margins
 
 
@@ -54,17 +54,16 @@ class Verdict:
         return self.faster is True and self.non_inferior is True
 
     def summary(self) -> str:
-        """The answer in two or three words, such as "faster, inferior"."""
+        """The answer in a few words, such as "faster, non-inferior"."""
         if self.no_difference:
             speed = {True: "faster, ", False: "not faster, ", None: ""}[self.faster]
             return f"{speed}no difference" + (" in the pictures" if speed else "")
-        speed = {True: "faster", False: "not faster", None: "speed undecided"}[self.faster]
-        pictures = {True: "non-inferior", False: "inferior", None: "pictures undecided"}[self.non_inferior]
-        return f"{speed}, {pictures}"
+        shown = [[each.non_inferior for each in part if each.judged] for part in (self.quality, self.fidelity)]
+        return f"{SPEED_WORDS[self.faster]}, {picture_word(self.failures.inferior, *shown)}"
 
     def sentence(self) -> str:
         """The answer in one sentence with its numbers: speed, and what decides about the pictures."""
-        return f"{self.summary().capitalize()}: {self._speed_clause()}, and {self._picture_clause()}."
+        return _sentence(f"{self.summary()}: {self._speed_clause()}, and {self._picture_clause()}")
 
     def quality_sentence(self) -> str:
         """What is known of the pictures on their own."""
@@ -106,7 +105,16 @@ class Verdict:
         if math.isnan(ratio.value):
             return "no pair was answered by both, so there is no speed to compare"
         clause = f"B is {ratio.value:.2f} times as fast as A ({_range(ratio, '.2f', self.margins)})"
-        return clause if asked == 1 else f"{clause}, where more than {asked:g} times was asked"
+        clause += "" if asked == 1 else f", where more than {asked:g} times was asked"
+        return clause if self.faster is not None else f"{clause}, but that is not shown: {self._why_undecided()}"
+
+    def _why_undecided(self) -> str:
+        ratio, asked, fewest = self.speed.ratio, self.margins.min_speedup, self.margins.fewest_prompts()
+        if self.speed.prompts < fewest:
+            return _too_few(self.speed.prompts, fewest)
+        if ratio.low <= asked <= ratio.high:
+            return f"the interval does not exclude {asked:g}"
+        return "Wilcoxon's test of the prompts does not agree with the interval"
 
     def _picture_clause(self) -> str:
         """The gravest finding, of quality or of fidelity."""
@@ -136,10 +144,12 @@ def _quality_clause(measured: Sequence[Measured], margins: Margins) -> str:
         False: "its pictures are worse than allowed",
         None: "it is not shown that its pictures are as good",
     }
+    if gravest.too_often:
+        return _unmeasured_clause(gravest)
     clause = f"{words[gravest.non_inferior]} ({_detail(gravest, margins)})"
     if gravest.non_inferior is None and gravest.prompts_needed and gravest.prompts_needed > gravest.prompts:
-        clause += f"; if they are, about {gravest.prompts_needed} prompts would show it"
-    return clause
+        return f"{clause}; if they are, about {gravest.prompts_needed} prompts would show it"
+    return clause + _too_few_to_judge(gravest, margins)
 
 
 def _fidelity_clause(measured: Sequence[Measured], margins: Margins) -> str:
@@ -151,7 +161,27 @@ def _fidelity_clause(measured: Sequence[Measured], margins: Margins) -> str:
         False: "its pictures are further from A's than allowed",
         None: "it is not shown that its pictures are as near to A's as asked",
     }
-    return f"{words[gravest.non_inferior]} ({_detail(gravest, margins)})"
+    if gravest.too_often:
+        return _unmeasured_clause(gravest)
+    return f"{words[gravest.non_inferior]} ({_detail(gravest, margins)}){_too_few_to_judge(gravest, margins)}"
+
+
+def _unmeasured_clause(measured: Measured) -> str:
+    pairs = f"{measured.unmeasured} {'pair' if measured.unmeasured == 1 else 'pairs'}"
+    return f"the measure of {measured.name} failed on {pairs}, which counts against B"
+
+
+def _too_few_to_judge(measured: Measured, margins: Margins) -> str:
+    fewest = margins.fewest_prompts(len(margins.judged))
+    if measured.non_inferior is not None or measured.prompts >= fewest:
+        return ""
+    return f"; {_too_few(measured.prompts, fewest)}"
+
+
+def _too_few(prompts: int, fewest: int) -> str:
+    if not prompts:
+        return f"no prompt has a value, and {fewest} are needed at least"
+    return f"{prompts} {'prompt is' if prompts == 1 else 'prompts are'} too few, {fewest} are needed at least"
 
 
 def _gravity(measured: Measured) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +11,13 @@ from torch import Tensor
 
 from hybridstitch.arguments import checked
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.exclusive import exclusive
 from hybridstitch.explain.drawing import Drawing, draw
 from hybridstitch.explain.effects import RESTS, Effects
 from hybridstitch.explain.explanation import Explanation
 from hybridstitch.explain.meter import Meter
 from hybridstitch.explain.targets import Choice, Prediction, Target, Texts
 from hybridstitch.explain.words import MAX_WORDS, words_of
-from hybridstitch.mmdit import cached_attention
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.region import Region, region_problems
 
@@ -36,7 +35,7 @@ def explain(
     target: str = "mask",
     method: str = "ablation",
     region: Region | None = None,
-    steps_explained: int = STEPS_EXPLAINED,
+    steps_explained: int | None = None,
     seed: int = 0,
     negative_prompt: str = "",
     num_inference_steps: int = 28,
@@ -58,7 +57,8 @@ def explain(
         "integrated_gradients" (arXiv 1703.01365): the effect is divided among the words, so the scores add up to it.
     region: with target "region" the question; otherwise, as in a prediction, tokens that are always the large model's.
     steps_explained: how many of the steps that can be are asked, evenly spread over them, 1 to num_inference_steps;
-        the cost grows with it. The picture before each of them is held as it was.
+        the cost grows with it. By default 4, or num_inference_steps if that is less. The picture before each of them
+        is held as it was.
     gradient_steps: points on the way of integrated gradients; more bring `convergence_delta` down.
     perturbations_per_eval: prompts in one forward; more are faster and take more memory.
     check: called at every step and forward; an exception in it ends everything.
@@ -76,6 +76,8 @@ def explain(
         "recipe": recipe, "speed": speed, "region": None if target == "region" else region, "width": width,
         "height": height, "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale,
     }  # fmt: skip
+    if steps_explained is None:
+        steps_explained = default_steps_explained(num_inference_steps)
     problems = _problems(prompt, target, method, region, steps_explained, num_inference_steps, width, height)
     try:
         checked(pipeline.catalogue, pipeline.size_limits, sigmas=None, output_type="pil", **generation)
@@ -85,9 +87,7 @@ def explain(
 
     meter = Meter(check)
     drawing = draw(pipeline, prompt, seed, meter.check, negative_prompt=negative_prompt, **generation)
-    with ExitStack() as stack:
-        for transformer in (pipeline.large, pipeline.small):
-            stack.enter_context(cached_attention(transformer))
+    with exclusive(pipeline.large, pipeline.small):
         if target == "mask":
             asked: Target = _choice(pipeline, drawing, meter, steps_explained, negative_prompt, guidance_scale)
         else:
@@ -113,6 +113,12 @@ def explain(
         convergence_delta=delta,
         report=drawing.report,
     )
+
+
+def default_steps_explained(num_inference_steps: Any) -> int:
+    """How many steps are explained where nobody says it; the steps may be anything that a caller gave."""
+    is_number = type(num_inference_steps) is int and num_inference_steps > 0
+    return min(STEPS_EXPLAINED, num_inference_steps) if is_number else STEPS_EXPLAINED
 
 
 def _problems(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
@@ -17,11 +18,13 @@ from torch import Tensor
 from hybridstitch.sampler import Step
 from hybridstitch.serving.explain import Question
 from hybridstitch.serving.request import GenerationRequest
-from hybridstitch.serving.response import Answer, DeadlineExceeded, event
+from hybridstitch.serving.response import Answer, DeadlineExceeded, Rendering, event
 
 Preview = Callable[[Tensor], Sequence[Image.Image]]
 """Turns latents `(pictures, channels, height, width)` into pictures."""
 PREVIEW_QUALITY = 80
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,6 +35,10 @@ class Job:
     queued: seconds that it waited before; None if the client does not say when it sent it.
     send_piece: sends a part of a streamed answer at once.
     question: what to explain of the generation; None for a prediction.
+    started: when its generation began, on the clock of `time.perf_counter`.
+    sent_steps, sent_tokens: for each of its pictures, how many steps the stream has reported and the last mask. They
+        outlive a batch that fails, so that a request that is retried alone reports no step twice.
+    warnings: for the report, about what its stream left out.
     """
 
     index: int
@@ -42,6 +49,9 @@ class Job:
     question: Question | None = None
     has_begun: bool = False
     has_expired: bool = False
+    started: float | None = None
+    sent_steps: dict[int, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     sent_tokens: dict[int, list[int]] = field(default_factory=dict)
 
     @property
@@ -61,6 +71,12 @@ class Job:
         self.check_deadline()
         if self.has_expired:
             raise self.expired_error()
+
+    def with_warnings(self, result: Rendering | Answer) -> Rendering | Answer:
+        """The rendering with this job's warnings in its report."""
+        if isinstance(result, Answer) or not self.warnings:
+            return result
+        return replace(result, report=result.report | {"warnings": [*result.report["warnings"], *self.warnings]})
 
     def emit(self, name: str, **content: Any) -> None:
         """Send an event of the stream."""
@@ -93,23 +109,26 @@ class Progress:
         self._jobs = [(job, range(end - job.request.num_images, end)) for job, end in zip(jobs, ends, strict=True)]
         self._cell = cell
         self._preview = preview
-        self._started = time.perf_counter()
+        for job in jobs:
+            job.started = job.started or time.perf_counter()
 
     def __call__(self, pictures: range, step: Step) -> None:
         """After a step of these pictures of the group. Raises DeadlineExceeded if every job's deadline has passed."""
         for job, own in self._jobs:
             job.check_deadline()
             drawn = [picture for picture in pictures if picture in own]
-            if drawn and job.request.stream and not job.has_expired:
-                rows = [picture - pictures.start for picture in drawn]
-                self._tell(job, step, [picture - own.start for picture in drawn], rows)
+            news = [each for each in drawn if job.sent_steps.get(each - own.start, 0) <= step.index]
+            if news and job.request.stream and not job.has_expired:
+                rows = [picture - pictures.start for picture in news]
+                self._tell(job, step, [picture - own.start for picture in news], rows)
         if all(job.has_expired for job, _ in self._jobs):
             raise DeadlineExceeded
 
     def _tell(self, job: Job, step: Step, images: list[int], rows: list[int]) -> None:
         """images: numbers of the pictures within their request. rows: their places in the step's tensors."""
         request, done = job.request, step.index + 1
-        elapsed = round(1000 * (time.perf_counter() - self._started), 1)
+        elapsed = round(1000 * (time.perf_counter() - (job.started or 0)), 1)
+        job.sent_steps.update(dict.fromkeys(images, done))
         job.emit(
             "progress", step=done, steps=step.steps, images=images, large_share=round(step.share, 6), elapsed_ms=elapsed
         )
@@ -117,8 +136,19 @@ class Progress:
             self._tell_masks(job, step.tokens, done, images, rows)
         is_due = done * (request.previews + 1) // step.steps > step.index * (request.previews + 1) // step.steps
         if self._preview and is_due and done < step.steps:
-            for image, picture in zip(images, self._preview(step.clean[rows]), strict=True):
-                job.emit("preview", step=done, image=image, format="jpeg", b64_json=_jpeg(picture))
+            for image, row in zip(images, rows, strict=True):
+                self._send_preview(job, done, image, step.clean[row : row + 1])
+
+    def _send_preview(self, job: Job, done: int, image: int, clean: Tensor) -> None:
+        """A preview that is not finite is left out: an early estimate may overflow where the picture does not."""
+        assert self._preview is not None
+        try:
+            (picture,) = self._preview(clean)
+        except FloatingPointError as error:
+            logger.warning("request %s: preview of image %d at step %d: %s", job.request_id, image, done, error)
+            job.warnings.append(f"preview of image {image} at step {done}: left out, its estimate was not finite")
+            return
+        job.emit("preview", step=done, image=image, format="jpeg", b64_json=_jpeg(picture))
 
     def _tell_masks(self, job: Job, tokens: Tensor, done: int, images: list[int], rows: list[int]) -> None:
         grid = [job.request.height // self._cell, job.request.width // self._cell]

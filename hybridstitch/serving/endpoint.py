@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import traceback
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+from torch import nn
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
@@ -16,6 +20,7 @@ import hybridstitch
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pair import SizeLimits, describe_pair
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.serving.batch import Job, Preview, Progress, groups
 from hybridstitch.serving.drain import PROCESS
 from hybridstitch.serving.explain import (
@@ -24,10 +29,13 @@ from hybridstitch.serving.explain import (
     explanation_in,
     explanation_schema,
     parse_explanation,
+    question_fields,
 )
 from hybridstitch.serving.explain_answer import Explainer, encode_explanation
 from hybridstitch.serving.fields import request_schema
+from hybridstitch.serving.limit import OutOfTime, TimeLimit, response_timeout
 from hybridstitch.serving.metrics import Metrics
+from hybridstitch.serving.proof import WORKER_HEADER
 from hybridstitch.serving.request import GenerationRequest, parse_request
 from hybridstitch.serving.response import Answer, Rendering, attempt, encode, error_answer, fitting, last_event
 from hybridstitch.serving.settings import Settings, check_defaults, read_settings
@@ -38,6 +46,9 @@ from hybridstitch.serving.torchserve import (
     send,
     send_piece,
 )
+from hybridstitch.serving.warm_up import warm_up
+
+logger = logging.getLogger(__name__)
 
 
 class Endpoint(BaseHandler):
@@ -61,21 +72,40 @@ class Endpoint(BaseHandler):
         """Load the models as `self.settings` say and set `self.size_limits`."""
 
     @abstractmethod
-    def draw(self, requests: Sequence[GenerationRequest], progress: Progress) -> list[Rendering]:
+    def draw(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
         """The pictures of requests that are alike in all that `together` compares; `progress` watches each step."""
 
     def initialize(self, context: Context) -> None:
-        """Load everything; a wrong setting, a wrong default or models that do not fit end the start by name."""
+        """Load everything and generate one picture: READY means that all models work.
+
+        Wrong settings, wrong defaults, models that do not fit and models whose output is not finite end the start by
+        name.
+        """
         self.context = context
         self.settings = read_settings(context)
         with logged_step(f"load the models onto {self.settings.device}"):
             self.load()
         with logged_step("check the defaults"):
             check_defaults(self.settings.defaults, self.size_limits, self.catalogue)
+        with logged_step("generate a first picture by all models"):
+            warm_up(self.draw, self.size_limits, self.catalogue)
+        if self.explainer is not None:
+            with logged_step("import what explains"):
+                question_fields()  # imports Captum: seconds that the first explanation would lack
+        self.pair = describe_pair(self.settings.folder)
+        self.limit = TimeLimit(response_timeout(context.model_yaml_config))
+        self.limit.watch(self.models())
         self.initialized = True
+
+    def models(self) -> Sequence[nn.Module]:
+        """What computes the pictures: the time limit of a batch is checked after each of their blocks."""
+        pipeline = getattr(self, "pipeline", None)
+        parts = [*getattr(pipeline, "components", {}).values(), getattr(pipeline, "small", None)]
+        return [part for part in parts if isinstance(part, nn.Module)]
 
     def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Answer]:
         """TorchServe's rows to jobs."""
+        self.limit.begin()
         return [attempt(self.read, numbered) for numbered in enumerate(rows)]
 
     def inference(self, items: list[Job | Answer]) -> list[Answer]:
@@ -87,16 +117,19 @@ class Endpoint(BaseHandler):
         jobs = [item for item in items if isinstance(item, Job)]
         for job in jobs:
             if job.queued is not None:
-                metrics.waited(_recipe_name(job.request), job.queued)
+                metrics.waited(self.recipe_name(job.request), job.queued)
         for job, answer in self.answer(jobs, metrics):
             answer = fitting(answer, self.settings.max_response_bytes)
             kind = "explanation" if job.question else "prediction"
-            metrics.answered(kind, _recipe_name(job.request), answer.outcome)
+            metrics.answered(kind, self.recipe_name(job.request), answer.outcome)
             answers[job.index] = last_event(answer) if job.has_begun else answer
         return [answers[index] for index in range(len(items))]
 
     def postprocess(self, answers: list[Answer]) -> list[bytes]:
         """Answers to what goes over the wire."""
+        worker = {WORKER_HEADER: str(os.getpid())}
+        answers = [replace(answer, headers=answer.headers | worker) for answer in answers]
+        self.limit.end()
         return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
 
     def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Answer]]:
@@ -132,7 +165,7 @@ class Endpoint(BaseHandler):
         return [
             error_answer(job.expired_error(), job.request_id)
             if job.has_expired
-            else attempt(encode, results[job.index])
+            else attempt(encode, job.with_warnings(results[job.index]))
             for job in group
         ]
 
@@ -140,11 +173,15 @@ class Endpoint(BaseHandler):
         """A rendering for each job, or the answer that says why there is none."""
         progress = Progress(jobs, self.size_limits.multiple_of, self.preview)
         try:
+            self.limit.check()
             return self.draw([job.request for job in jobs], progress)
         except Exception as error:
-            if len(jobs) > 1 and not all(job.has_expired for job in jobs):
-                return [result for job in jobs for result in self.draw_group([job])]
-            return [error_answer(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
+            if len(jobs) == 1 or isinstance(error, OutOfTime) or all(job.has_expired for job in jobs):
+                return [error_answer(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
+            # As text: a log record that kept the exception would keep the tensors of its frames.
+            logger.error("%d requests failed together, each is retried alone:\n%s", len(jobs), traceback.format_exc())
+        # Outside of the handler the exception is gone, and the failed batch's memory with it.
+        return [result for job in jobs for result in self.draw_group([job])]
 
     def read(self, numbered: tuple[int, Mapping[str, Any]]) -> Job:
         """The job of one row and its number. Raises InvalidInput that names everything wrong with it."""
@@ -168,6 +205,12 @@ class Endpoint(BaseHandler):
             raise InvalidInput([Problem(IN_BAND, "a prediction: this endpoint explains nothing", "an explanation")])
         return parse_explanation(payload, self.settings.defaults, self.size_limits, self.catalogue)
 
+    def recipe_name(self, request: GenerationRequest) -> str:
+        """The name in the report of the request's picture: few enough names for a label of a metric."""
+        if request.speed is not None and self.catalogue is not None:
+            return self.catalogue.at_speed(request.speed, request.guidance_scale).recipe.name
+        return request.recipe.name if request.recipe else "plain"
+
     def describe_handle(self) -> dict[str, Any]:
         """What this endpoint is and takes: the answer to `GET /models/<model>?customized=true`."""
         packages = ("torch", "diffusers", "transformers", "torchserve")
@@ -183,13 +226,7 @@ class Endpoint(BaseHandler):
             **schemas,
             "limits": vars(self.size_limits),
             "defaults": defaults,
-            "pair": describe_pair(self.settings.folder),
+            "pair": self.pair,
+            "copy_on_disk": self.settings.folder.is_dir(),
             **(self.catalogue.describe() if self.catalogue else {}),
         }
-
-
-def _recipe_name(request: GenerationRequest) -> str:
-    """Few enough names for a label of a metric."""
-    if request.speed is not None:
-        return "tuned"
-    return request.recipe.name if request.recipe else "plain"

@@ -35,6 +35,7 @@ class Question:
 def question_fields() -> dict[str, Schema]:
     """The fields that an explanation has beside those of a prediction."""
     from hybridstitch.explain import METHODS, TARGETS, explain
+    from hybridstitch.explain.explain import STEPS_EXPLAINED
 
     schemas: dict[str, Schema] = {
         "target": {"enum": list(TARGETS)},
@@ -43,7 +44,8 @@ def question_fields() -> dict[str, Schema]:
         "gradient_steps": integer(1, MAX_GRADIENT_STEPS),
     }
     defaults = signature(explain).parameters
-    return {name: {**schema, "default": defaults[name].default} for name, schema in schemas.items()}
+    values = {name: defaults[name].default for name in schemas} | {"steps_explained": STEPS_EXPLAINED}
+    return {name: {**schema, "default": values[name]} for name, schema in schemas.items()}
 
 
 def explanation_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue) -> Schema:
@@ -77,7 +79,9 @@ def parse_explanation(
     """
     raise_if_shapeless(payload)
     schemas = question_fields()
-    asked = {name: payload.get(name, schema["default"]) for name, schema in schemas.items()}
+    asked = {
+        name: schema["default"] if payload.get(name) is None else payload[name] for name, schema in schemas.items()
+    }
     problems = [
         Problem(name, rule, asked[name]) for name, schema in schemas.items() if (rule := mismatch(schema, asked[name]))
     ]
@@ -91,6 +95,8 @@ def parse_explanation(
     generation = {name: value for name, value in payload.items() if name not in asked} | dict(FIXED)
     try:
         request = parse_request(generation, defaults, limits, catalogue, others=tuple(asked))
+        if payload.get("steps_explained") is None:
+            asked["steps_explained"] = min(asked["steps_explained"], request.num_inference_steps)
         problems += _problems_between(request, asked, {problem.field for problem in problems})
     except InvalidInput as error:
         problems += error.problems

@@ -41,7 +41,8 @@ def draw_together(
     renderings, start = [], 0
     for request in requests:
         stop = start + request.num_images
-        report = out.report.of(start, stop, pipeline.prompts.warnings(request.prompt)).to_dict()
+        texts = {"prompt": [request.prompt], "negative_prompt": [request.negative_prompt]}
+        report = out.report.of(start, stop, pipeline.prompts.warnings(request.guidance_scale > 1, texts)).to_dict()
         made = replace(request, recipe=out.report.recipe, speed=None)  # a speed may mean another recipe tomorrow
         renderings.append(Rendering(made, out.images[start:stop], report | {"seed": request.seed}))
         start = stop

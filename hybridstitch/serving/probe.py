@@ -13,12 +13,12 @@ from PIL import Image, UnidentifiedImageError
 
 from hybridstitch.serving.answers import ServiceError, ServiceTimeout
 from hybridstitch.serving.client import Client
+from hybridstitch.serving.proof import WORKER_HEADER, smallest_request
 from hybridstitch.serving.worker import Sighting
 
 POLL_SECONDS = 0.2
 _HEAL = "--heal scales it to no workers and back"
 SPARE_ROUNDS = 2  # a round may find a worker at the work of somebody else
-EXIT_SECONDS = 1.0  # a worker whose connection was closed wakes up, too: to end
 
 
 class NoAnswer(RuntimeError):  # noqa: N818 - named for what was seen, not that it is an error
@@ -83,51 +83,55 @@ def describe(client: Client, version: Version) -> dict[str, Any] | None:
     try:
         found = _in_time(client, version, lambda: client.describe(f"{version.model}/{version.number}"))
         custom = found[0]["customizedMetadata"]
-        return custom if "hybridstitch" in custom["versions"] and "minimum" in custom["limits"] else None
+        if "hybridstitch" not in custom["versions"] or "minimum" not in custom["limits"]:
+            return None
     except (ServiceError, KeyError, TypeError):
         return None
+    if not custom.get("copy_on_disk", True):
+        advice = "register the archive again, and keep cleaners away from the server's temporary folder"
+        raise NoAnswer("its unpacked copy was deleted: a worker that restarts cannot load its models", advice, False)
+    return custom
 
 
 def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -> str:
-    """Let every worker draw the smallest picture in one step, and say what that proves.
+    """Let every worker generate the smallest picture with all of its models, and say what that proves.
 
-    Raises NoAnswer if a prediction fails or takes longer than the client's timeout, or if a worker took none.
+    Idle workers take turns, and the header of an answer names the worker. Raises NoAnswer if a prediction fails or
+    takes longer than the client's timeout, or if a worker answered none.
     """
     side = description["limits"]["minimum"]
-    payload = {"prompt": "x", "seed": 0, "num_inference_steps": 1, "width": side, "height": side}
-    if "small" in description.get("recipes", ()):
-        payload["recipe"] = "small"
-    seen = Sighting.of(version.pids)
-    _check_alive(version, seen)
-    silent, sent, slowest = set(seen.doings), 0, 0.0
-    for _ in range(version.wanted + SPARE_ROUNDS if silent else 1):
-        slowest = max(slowest, _draw_at_once(client, version, payload))
-        sent += version.wanted
-        silent -= seen.active_until(Sighting.of(version.pids))
-        if not silent:
+    payload = smallest_request(side, recipes=bool(description.get("recipes")))
+    silent, sent, slowest, named = set(version.pids), 0, 0.0, True
+    for _ in range(version.wanted + SPARE_ROUNDS):
+        drawn = _draw_at_once(client, version, payload)
+        slowest = max(slowest, *(each.seconds for each in drawn))
+        sent += len(drawn)
+        named = all(each.worker is not None for each in drawn)
+        silent -= {each.worker for each in drawn}
+        if not (silent and named):
             break
-    if silent:
+    if silent and named:
         raise NoAnswer(f"READY, but {_processes(silent)} took none of {sent} predictions", _HEAL, True)
-    if seen.doings:
-        time.sleep(EXIT_SECONDS)
-        _check_alive(version, Sighting.of(version.pids))
-    drawn = f"drew {side}x{side} in one step, the slowest in {slowest:.2f} s"
-    if seen.doings:
-        return f"each of {version.wanted} workers {drawn}"
+    models = "by both models" if "recipe" in payload else "in two steps"
+    found = f"drew {side}x{side} {models}, the slowest in {slowest:.2f} s"
+    if named:
+        return f"each of {version.wanted} workers {found}"
     which = "" if version.wanted == 1 else "; which worker drew which cannot be seen from here"
-    return f"{version.wanted} of {version.wanted} predictions at once: {drawn}{which}"
+    return f"{version.wanted} of {version.wanted} predictions at once: {found}{which}"
 
 
-def _check_alive(version: Version, seen: Sighting) -> None:
-    gone = set(version.pids) - seen.doings.keys()
-    if seen.doings and gone:
-        raise NoAnswer(f"READY, but {_processes(gone)} ended", _HEAL, True)
+@dataclass(frozen=True)
+class _Drawn:
+    """A prediction that was answered: the seconds it took, and the process id of the worker if the answer has it."""
+
+    seconds: float
+    worker: int | None
 
 
-def _draw_at_once(client: Client, version: Version, payload: dict[str, Any]) -> float:
-    """As many predictions at once as there are workers; the seconds that the slowest took."""
+def _draw_at_once(client: Client, version: Version, payload: dict[str, Any]) -> list[_Drawn]:
+    """As many predictions at once as there are workers."""
 
-    def draw(_: int) -> float:
+    def draw(_: int) -> _Drawn:
         started = time.monotonic()
         try:
             answer = _in_time(client, version, lambda: client.predict(payload, f"{version.model}/{version.number}"))
@@ -136,10 +140,11 @@ def _draw_at_once(client: Client, version: Version, payload: dict[str, Any]) -> 
                 raise
             raise NoAnswer(str(error), f"model_log.log of the server says why; {_HEAL}", True) from error
         _check_picture(answer.content, payload)
-        return time.monotonic() - started
+        worker = answer.headers.get(WORKER_HEADER, "")
+        return _Drawn(time.monotonic() - started, int(worker) if worker.isdecimal() else None)
 
     with ThreadPoolExecutor(version.wanted) as threads:
-        return max(threads.map(draw, range(version.wanted)))
+        return list(threads.map(draw, range(version.wanted)))
 
 
 def _check_picture(content: bytes, payload: dict[str, Any]) -> None:

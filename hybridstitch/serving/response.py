@@ -51,7 +51,7 @@ class Answer:
 
 
 class DeadlineExceeded(Exception):  # noqa: N818 - the name that clients read
-    """A request's own `deadline_ms` passed before its picture was done."""
+    """A request's own `deadline_ms`, or the server's limit, passed before its picture was done."""
 
 
 def attempt(step: Callable[[Any], Any], item: Any) -> Any:
@@ -126,6 +126,7 @@ def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
 def error_answer(error: Exception, request_id: str | None = None) -> Answer:
     """The error document: 400 with every problem for a refused input, 504 after a deadline, else 500."""
     if isinstance(error, DeadlineExceeded):
+        logger.info("request %s: %s", request_id, error)
         return _error("deadline_exceeded", str(error), 504, request_id=request_id)
     if isinstance(error, InvalidInput):
         problems = [problem.to_dict() for problem in error.problems[:MAX_PROBLEMS]]

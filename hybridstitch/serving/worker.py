@@ -1,4 +1,4 @@
-"""What can be seen of a server's worker processes from outside: which of them did something."""
+"""What can be seen of a server's worker processes from outside: which of them are at work."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WORKER_MODULE = "model_service_worker"
 class Sighting:
     """The workers of a server at one moment.
 
-    TorchServe does not let a client choose its worker, but idle workers take turns, and one without work sleeps in its
-    socket: it took something if it was woken up. Workers on another machine or in a container cannot be seen.
+    The main thread of a worker handles the requests, and sleeps in its socket while there are none. Other threads of
+    the process say nothing. Workers on another machine or in a container cannot be seen.
     """
 
     doings: dict[int, tuple[int, float]]
-    """How often each process that is seen began to wait, and how many seconds it has worked."""
+    """How often the main thread of each process that is seen began to wait, and its CPU time in seconds."""
 
     @classmethod
     def of(cls, pids: Iterable[int]) -> Self:
@@ -30,11 +30,11 @@ class Sighting:
             return cls({})
         doings = {}
         for pid in pids:
-            with suppress(psutil.Error, ValueError):
+            with suppress(psutil.Error, ValueError, StopIteration):
                 process = psutil.Process(pid)
                 if any(WORKER_MODULE in argument for argument in process.cmdline()):
-                    times = process.cpu_times()
-                    doings[pid] = (process.num_ctx_switches().voluntary, times.user + times.system)
+                    main = next(thread for thread in process.threads() if thread.id == pid)
+                    doings[pid] = (process.num_ctx_switches().voluntary, main.user_time + main.system_time)
         return cls(doings)
 
     def active_until(self, later: Sighting) -> set[int]:

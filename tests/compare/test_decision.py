@@ -13,6 +13,7 @@ from hybridstitch.compare.decision import decide
 from hybridstitch.compare.margins import Fidelity, Margins, Quality
 from hybridstitch.compare.pairs import Pair
 from hybridstitch.compare.power import power, prompts_needed
+from hybridstitch.compare.sequential import follow
 from hybridstitch.errors import InvalidInput
 from tests.compare.simulated import at_most, run
 
@@ -42,8 +43,43 @@ def test_large_against_small_is_faster_and_inferior():
     assert worse.sentence().startswith("Faster, inferior: B is")
     assert "worse than allowed (clip -0.3" in worse.sentence()
     far = decide(simulated(nearness=17), MARGINS)
-    assert far.sentence().startswith("Faster, inferior: B is")
+    assert far.sentence().startswith("Faster, not close enough to A: B is")
     assert "further from A's than allowed (psnr 1" in far.sentence()
+
+
+@pytest.mark.parametrize(
+    ("truth", "words"),
+    [
+        ({}, "non-inferior"),
+        ({"quality": -0.3}, "inferior"),
+        ({"quality": -0.3, "nearness": 17.0}, "inferior"),
+        ({"nearness": 17.0}, "not close enough to A"),
+        ({"nearness": 25.0}, "pictures undecided"),
+    ],
+)
+def test_inferior_is_said_of_quality_alone(truth, words):
+    pairs = simulated(**truth)
+    assert decide(pairs, MARGINS).summary() == f"faster, {words}"
+    sequential = follow(
+        pairs,
+        list(dict.fromkeys(pair.prompt for pair in pairs)),
+        2,
+        Margins({"clip": Quality(0.05, 0.1)}, {"psnr": Fidelity(25, bound=5)}),
+    )
+    if sequential.passed is not None:
+        assert sequential.summary().split(", ")[-1] == words
+
+
+def test_what_is_undecided_says_why():
+    few = decide(simulated(prompts=3), MARGINS)
+    assert few.sentence().startswith("Speed undecided, pictures undecided: B is ")
+    assert "but that is not shown: 3 prompts are too few, 5 are needed at least" in few.sentence()
+    assert "3 prompts are too few, 6 are needed at least" in few.fidelity_sentence()
+    assert "5 are needed" not in decide(simulated(prompts=5), MARGINS).sentence()
+    same = decide(simulated(speedup=1.0), MARGINS)
+    assert "but that is not shown: the interval does not exclude 1" in same.sentence()
+    strict = decide(simulated(prompts=6), replace(MARGINS, alpha=0.01))
+    assert "6 prompts are too few, 7 are needed at least" in strict.sentence()
 
 
 def test_quality_and_fidelity_never_share_a_sentence():

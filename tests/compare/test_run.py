@@ -69,7 +69,7 @@ class Watched:
 def test_loads_are_kept(load: Load, tmp_path: Path):
     folder, endpoints = Folder(tmp_path), {"a": Watched(), "b": Watched()}
     with folder.opened({}):
-        Run(endpoints, ["one", "two", "three"], [0, 1], folder, load, warmup=0).go({})
+        Run(endpoints, ["one", "two", "three"], [0, 1], folder, load).go({})
     assert len(folder.rows()) == 12
     expected = {1: (1, 1), 3: (2, 3), 6: (2, 6)}[load.block_size]
     assert all(expected[0] <= each.most <= expected[1] for each in endpoints.values())
@@ -141,6 +141,23 @@ def test_a_run_that_was_killed_goes_on_to_the_same_report(tiny: Path, tmp_path: 
     assert "seeds" in capsys.readouterr().err
 
 
+def test_answers_are_read_from_the_disk_once(tiny: Path, tmp_path: Path):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
+    prompts.write_text("".join(f"prompt {number}\n" for number in range(4)))
+    opened: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open" and str(arguments[0]).endswith("answers.jsonl") and arguments[1] == "r":
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(watch)  # it stays, so it is told when to look away
+    main([*command(tiny, prompts, out), "--until-decided", "--warmup", "1"])
+    watching = False
+    assert len(Folder(out).rows()) == 16
+    assert len(opened) <= 1
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path):
     with Folder(tmp_path).opened({}), pytest.raises(InvalidInput, match="no other run"), Folder(tmp_path).opened({}):
         pass
@@ -152,10 +169,10 @@ def test_an_endpoint_that_never_answers_is_named_before_the_run(
     (tmp_path / "p.txt").write_text("one\n")
     ask = ["compare", "--a", str(tiny), "--b", "http://127.0.0.1:9/predictions/x", "--prompts", str(tmp_path / "p.txt")]
     assert main([*ask, "--out", str(tmp_path / "out")]) == 2
-    assert "error: b: expected an endpoint that draws" in capsys.readouterr().err
+    assert "error: b: expected an endpoint that generates" in capsys.readouterr().err
 
 
-def test_every_problem_of_the_command_is_named(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_every_problem_of_the_command_is_named(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     wrong = [
         "--a",
         "nowhere",
@@ -175,11 +192,16 @@ def test_every_problem_of_the_command_is_named(tmp_path: Path, capsys: pytest.Ca
     assert all(f"error: {name}: expected" in said for name in ("a", "b", "prompts", "seeds", "rate", "limit", "alpha"))
     assert main(["compare"]) == 2
     assert "error: a: expected" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["compare", "--a", str(tiny), "--b", str(tiny), "--out", str(tmp_path / "file")]) == 2
+    assert "error: out: expected a folder" in capsys.readouterr().err
 
 
 def test_settings_survive_the_disk(tiny: Path):
     comparison = Comparison(str(tiny), str(tiny), ["one"], "p.txt", [0], Load(rate=2.0), limits={"ssim": 0.5})
     written = json.dumps(comparison.to_dict())
     assert json.dumps(Comparison.from_dict(json.loads(written)).to_dict()) == written
+    with pytest.raises(InvalidInput, match="prompts"):
+        Comparison(str(tiny), str(tiny), ["one", "\u200b \u200b"], "p.txt", [0])
     with pytest.raises(InvalidInput, match="this version"):
         Comparison.from_dict({"a": "x"})

@@ -107,3 +107,27 @@ def test_drift_is_told_from_noise():
 def test_bounds_that_make_no_sense(tiny: Path, tmp_path: Path, wrong: dict):
     with pytest.raises(InvalidInput):
         Shadow(sides(tiny), tmp_path, **wrong)
+
+
+def test_options_of_a_companion_stand_before_its_name_or_after_it(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    (tmp_path / "requests.jsonl").write_text(json.dumps({**request(0), "seed": 1}) + "\n")
+    shared = ["--a", f"{tiny}#recipe=large", "--b", f"{tiny}#recipe=small", "--order-seed", "5", "--json"]
+    own = ["--requests", str(tmp_path / "requests.jsonl"), "--share", "1"]
+    found = []
+    for before in (shared, [], shared[:2]):
+        out = ["--out", str(tmp_path / f"out-{len(found)}")]
+        given = [*before, *out, "shadow", *own, *[word for word in shared if word not in before]]
+        given = [*given, "--order-seed", "5"] if before == shared[:2] else given
+        assert main(["compare", *given]) == 0
+        report = json.loads(capsys.readouterr().out)
+        found.append((report["asked"], report["counts"]))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0]["seed"] == 5
+    assert found[0][1]["sent"] == 1
+    for wrong in (["--seeds", "3"], ["--limit", "psnr_db=3"], ["--until-decided"]):
+        assert main(["compare", *wrong, *shared, "--out", str(tmp_path / "x"), "shadow", *own]) == 2
+        assert f"error: {wrong[0]}: expected no option of `compare` alone" in capsys.readouterr().err
+        assert main(["compare", *wrong, "rate", str(tmp_path)]) == 2
+        assert f"error: {wrong[0]}: " in capsys.readouterr().err

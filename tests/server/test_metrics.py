@@ -46,6 +46,17 @@ def wait_for(server: Server, name: str, value: float, **labels: str) -> Samples:
         time.sleep(0.1)
 
 
+def by_recipe(samples: Samples, name: str) -> dict[str, float]:
+    """The samples of a metric of the shared model by their label Recipe."""
+    own = {labels: value for (found, labels), value in samples.items() if found == name}
+    labelled = [(dict(labels), value) for labels, value in own.items()]
+    return {
+        labels["Recipe"]: value
+        for labels, value in labelled
+        if labels["Model"] == "hybridstitch" and labels.get("Outcome", "ok") == "ok"
+    }
+
+
 @pytest.fixture(scope="module")
 def counted(server: Server, store: Path, tiny: Path) -> Iterator[str]:
     """A model that nobody else asks."""
@@ -83,6 +94,24 @@ def test_metrics_are_what_the_reports_say(server: Server, counted: str) -> None:
     assert total(samples, "HybridStitchLargeTokenShare_sum", **stitched) == pytest.approx(shares, abs=1e-3)
     assert total(samples, "HybridStitchBatchSize_sum", Model=counted) == 1 + 1 + 1 + 3
     assert total(samples, "ts_inference_requests_total", model_name=counted) == 6
+
+
+def test_a_request_has_one_recipe_in_all_metrics(server: Server) -> None:
+    """The name in its report, also where the request names a speed and the tuned pair chooses the recipe."""
+    asked = QUICK | {"num_inference_steps": 4, "response_format": "json"}
+    headers = {"Authorization": f"Bearer {server.token()}", "x-request-start": f"t={time.time() - 1:.3f}"}
+    names = ("HybridStitchRequests", "HybridStitchQueueSeconds_count", "HybridStitchLargeTokenShare_count")
+    names += ("HybridStitchDenoiseSeconds_count",)
+    for choice in ({"speed": 1}, {"speed": 2}, {"recipe": "large"}, {"recipe": {"plan": {"type": "all"}}}, {}):
+        before = {name: by_recipe(scrape(server), name) for name in names}
+        url = f"{server.url}/predictions/hybridstitch"
+        answer = requests.post(url, json=asked | choice, headers=headers, timeout=60)
+        recipe = answer.json()["report"]["recipe"]["name"]
+        wait_for(server, names[0], sum(before[names[0]].values()) + 1, Model="hybridstitch", Outcome="ok")
+        after = scrape(server)
+        for name in names:
+            grown = {label for label, value in by_recipe(after, name).items() if value > before[name].get(label, 0)}
+            assert grown == {recipe}, (name, choice)
 
 
 def test_queue_time_counts_from_the_clients_start(server: Server, counted: str) -> None:
