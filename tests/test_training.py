@@ -13,8 +13,8 @@ from training import retrieval, text
 from training.data import _unambiguous
 from training.models import load_tokenizer
 from training.muon import orthogonalise
+from training.noise import noise_levels
 from training.scenes import Batch, SceneSource, batches, compose, place
-from training.stages import noise_levels
 from training.train import Stage, hold, load_average, run
 from training.vocabulary import COLOURS, CONCEPTS, STYLES, HeldOut, Scene, article, caption, held_out
 

@@ -26,6 +26,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads to use")
     parser.add_argument("--runs", type=Path, help="folder of the checkpoints (runs, with --all runs-all)")
     parser.add_argument("--output", type=Path, default=PAIR, help="folder of the exported pair")
+    parser.add_argument("--start", type=Path, help="folder of a small transformer that small-distil goes on from")
+    parser.add_argument("--compile", action="store_true", help="small-distil: compile, for minutes, for faster steps")
+    parser.add_argument("--count", type=int, help="evaluate: so many held-out scenes, for a quick look")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if dist.is_torchelastic_launched():
@@ -39,7 +42,8 @@ def main() -> None:
     if arguments.stage == "fetch":
         return
     library = data.load_library(HERE / "data", arguments.all)
-    _once(lambda: stages.prepare(library, runs))
+    if arguments.stage not in ("small-distil", "export", "evaluate"):
+        _once(lambda: stages.prepare(library, runs))
     for name in [arguments.stage] if arguments.stage else [*stages.MINUTES, "export", "evaluate"]:
         random.seed(0)
         torch.manual_seed(0)
@@ -47,11 +51,14 @@ def main() -> None:
             export(runs, library, arguments.output)
         elif name == "evaluate":
             sheet = SHEET if arguments.output == PAIR else arguments.output / "sheet.png"
-            evaluate(runs, library, arguments.output, sheet)
+            evaluate(runs, library, arguments.output, sheet, arguments.count)
         else:
             usual = stages.MINUTES[name] * (stages.GPU_SHARE if device.type == "cuda" else 1)
             minutes = arguments.minutes or usual
-            train.run(stages.make(name, minutes, library, runs, device), runs, device)
+            stage = stages.make(
+                name, minutes, library, runs, device, arguments.output, arguments.start, arguments.compile
+            )
+            train.run(stage, runs, device)
     if dist.is_initialized():
         dist.destroy_process_group()
 

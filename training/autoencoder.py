@@ -80,6 +80,17 @@ def write_encoder(encoder: Encoder, projection: Projection) -> None:
     encoder.conv_out.bias[CHANNELS:] = LOG_VARIANCE
 
 
+def read_projection(autoencoder: AutoencoderKL) -> Projection:
+    """The projection that `build` wrote into an encoder; half precision has rounded it."""
+    project = autoencoder.encoder.down_blocks[1].downsamplers[0].conv
+    kernel = project.weight[:CHANNELS, :12, :2, :2].detach().float()
+    blocks = kernel.reshape(CHANNELS, 3, 2, 2, 2, 2).permute(0, 1, 4, 2, 5, 3)  # of write_encoder, turned back
+    forward = blocks.reshape(CHANNELS, 48)
+    backward = torch.linalg.pinv(forward)
+    mean = -(backward @ project.bias[:CHANNELS].detach().float())
+    return Projection(mean, forward, backward, torch.tensor(float(autoencoder.config.scaling_factor)))
+
+
 def reconstruction_loss(autoencoder: AutoencoderKL, projection: Projection, pixels: torch.Tensor) -> torch.Tensor:
     """L1 plus squared error of decoding slightly noisy latents of `(batch, 3, side, side)` pixels."""
     latents = projection.encode(pixels)

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
+from hybridstitch import HybridStitchPipeline
 from hybridstitch.bench.intervals import Interval
 from training import retrieval, stages
 from training.autoencoder import psnr
-from training.models import encode_prompts
 from training.scenes import Library, compose, held_out_pictures
 from training.sheet import SHEET_PROMPTS, draw_sheet
 from training.speed import decode_milliseconds, forward_gflops, forward_milliseconds
+from training.velocities import velocity_errors
 from training.vocabulary import COLOURS, Scene, caption, held_out
 
 STEPS = 28
@@ -24,6 +25,8 @@ SIDE = 128
 BATCH = 8
 FOLDS = 20
 """Of the jackknife."""
+RECIPES = ("two-stage", "hybridstitch", "t-stitch")
+"""Both models at work."""
 STEPS_PROMPTS = 32
 """Held-out prompts that show how hard the large model is to integrate."""
 
@@ -71,18 +74,17 @@ def background_hits(pictures: np.ndarray, scenes: list[Scene]) -> np.ndarray:
     return np.array(hits)
 
 
-@torch.no_grad()
-def velocity_error(pipeline: StableDiffusion3Pipeline, pixels: torch.Tensor, prompts: list[str]) -> float:
-    """The training loss on held-out scenes, without dropped prompts, with the same noise for every model."""
-    torch.manual_seed(0)
-    vae, device = pipeline.vae, pipeline.vae.device
-    encoders = torch.nn.ModuleList([pipeline.text_encoder, pipeline.text_encoder_2])
-    losses = []
-    for start in range(0, len(prompts), 16):
-        clean = vae.encode(pixels[start : start + 16].to(device)).latent_dist.mode() * vae.config.scaling_factor
-        context, pooled = encode_prompts(pipeline.tokenizer, encoders, prompts[start : start + 16])
-        losses.append(stages.velocity_loss(pipeline.transformer, clean, context, pooled, stages.SHIFTS["fine"]))
-    return torch.stack(losses).mean().item()
+def sample_recipe(pipe: HybridStitchPipeline, prompts: list[str], recipe: str) -> np.ndarray:
+    """What `sample` gives, drawn by a recipe: the same seeds."""
+    pictures = []
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
+        seeds = [torch.Generator().manual_seed(start + offset) for offset in range(len(part))]
+        drawn = pipe(
+            part, recipe=recipe, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=seeds, output_type="np"
+        ).images
+        pictures.append((drawn * 255).round().astype(np.uint8))
+    return np.concatenate(pictures)
 
 
 class Judge:
@@ -146,12 +148,17 @@ def decibels(first: np.ndarray, second: np.ndarray) -> float:
     return float((-10 * np.log10(np.maximum(error, 1e-10))).mean())
 
 
-def evaluate(runs: Path, library: Library, folder: Path, sheet: Path) -> None:
-    """Print all figures of the exported pair in `folder` and draw its `sheet`."""
+def evaluate(runs: Path, library: Library, folder: Path, sheet: Path, count: int | None = None) -> None:
+    """Print all figures of the exported pair in `folder` and draw its `sheet`.
+
+    count: so many held-out scenes, spread over all of them, instead of all, and no sheet: a quick look.
+    """
     pipelines = open_pair(folder)
-    scenes = held_out()
+    kept_back = held_out()
+    chosen = [place * len(kept_back) // (count or len(kept_back)) for place in range(count or len(kept_back))]
+    scenes = [kept_back[index] for index in chosen]
     prompts = [caption(scene) for scene in scenes]
-    pixels = held_out_pictures(library)
+    pixels = held_out_pictures(library)[chosen]
     coding = psnr(pipelines["large"].vae, pixels)
     figures: dict[str, object] = {
         "autoencoder_psnr": [coding.mean().item(), coding.min().item()],
@@ -162,10 +169,17 @@ def evaluate(runs: Path, library: Library, folder: Path, sheet: Path) -> None:
             "parameters": pipeline.transformer.num_parameters(),
             "forward_ms": forward_milliseconds(pipeline.transformer),
             "forward_gflops": forward_gflops(pipeline.transformer),
-            "velocity_error": velocity_error(pipeline, pixels, prompts),
         }
-    draw_sheet([sample(pipeline, list(SHEET_PROMPTS)) for pipeline in pipelines.values()], sheet)
+    figures["velocity_error"] = velocity_errors(pipelines, pixels, prompts)
+    if count is None:
+        draw_sheet([sample(pipeline, list(SHEET_PROMPTS)) for pipeline in pipelines.values()], sheet)
     drawn = {size: sample(pipeline, prompts) for size, pipeline in pipelines.items()}
+    stitched = HybridStitchPipeline.from_pretrained(folder).to(pipelines["large"].device)
+    stitched.set_progress_bar_config(disable=True)
+    drawn |= {recipe: sample_recipe(stitched, prompts, recipe) for recipe in RECIPES}
+    figures["decibels_to_large"] = {
+        name: decibels(pictures, drawn["large"]) for name, pictures in drawn.items() if name != "large"
+    }
     subset = range(0, len(prompts), -(-len(prompts) // STEPS_PROMPTS))
     few = [prompts[index] for index in subset]
     reference = sample(pipelines["large"], few)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from training import models, stages
 from training.autoencoder import build
@@ -27,15 +27,21 @@ LICENCES = {
 
 
 def export(runs: Path, library: Library, output: Path) -> None:
-    """Collect the newest averaged weights of every part under `runs` into the folder `output`."""
+    """Collect the newest averaged weights of every part under `runs` into the folder `output`.
+
+    Where `runs` holds the small transformer alone, all else that is in `output` stays as it is.
+    """
+    small, small_stage = stages.newest_transformer("small", runs)
+    if not stages.has_large(runs):
+        _write_small(small, output)
+        print(f"small from {small_stage}, all else as it was")
+        return
     autoencoder = build(stages.projection(runs, library))
     load_average(runs, "autoencoder", autoencoder)
     tokenizer = models.load_tokenizer(runs, library)
     encoders = stages.load_encoders(runs, models.build_text_encoders(tokenizer))
     large, large_stage = stages.newest_transformer("large", runs)
-    small, small_stage = stages.newest_transformer("small", runs)
-    for transformer in (large, small):
-        models.set_grid(transformer, models.GRID)
+    models.set_grid(large, models.GRID)
     pipeline = StableDiffusion3Pipeline(
         transformer=large,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=stages.SHIFTS["fine"]),
@@ -49,7 +55,7 @@ def export(runs: Path, library: Library, output: Path) -> None:
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(output)
-    small.to(dtype=torch.float16).save_pretrained(output / "transformer_small")
+    _write_small(small, output)
     facts = {
         "format": 1,
         "name": "emoji",
@@ -64,6 +70,10 @@ def export(runs: Path, library: Library, output: Path) -> None:
         path.chmod(0o644)  # transformers leaves them to their owner alone
         print(f"{path.relative_to(output)}: {path.stat().st_size / 1e6:.1f} MB")
     print(f"large from {large_stage}, small from {small_stage}")
+
+
+def _write_small(small: SD3Transformer2DModel, output: Path) -> None:
+    small.to(dtype=torch.float16).save_pretrained(output / "transformer_small")
 
 
 def calibration_prompts(library: Library) -> list[str]:

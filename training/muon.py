@@ -1,6 +1,7 @@
-"""Muon for the matrices of the transformer blocks, in float32 and over stacks of equal shapes.
+"""Muon for the matrices of the transformer blocks, over stacks of equal shapes.
 
-`torch.optim.Muon` orthogonalises in bfloat16, one matrix at a time, which is slow on processors without bfloat16.
+`torch.optim.Muon` orthogonalises in bfloat16, one matrix at a time, which is slow on processors that multiply no
+bfloat16 matrices; there float32 is used.
 """
 
 from collections import defaultdict
@@ -73,9 +74,15 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
     """Push all singular values of each of `(count, rows, columns)` matrices towards one (Newton-Schulz)."""
     tall = matrices.shape[1] > matrices.shape[2]
     result = matrices.mT if tall else matrices
-    result = result / result.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    result = (result / result.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)).to(_fast_type(matrices.device))
     first, third, fifth = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = result @ result.mT
         result = first * result + (third * gram + fifth * gram @ gram) @ result
-    return result.mT if tall else result
+    return (result.mT if tall else result).to(matrices.dtype)
+
+
+def _fast_type(device: torch.device) -> torch.dtype:
+    """What the iterations are done in: they need little precision."""
+    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32

@@ -1,4 +1,4 @@
-"""The stages: the decoder, the text encoders, then large and small, each at 64 tokens first and then at all 256."""
+"""The stages: the decoder, the text encoders, the large transformer at 64 tokens and at all 256, then the small one."""
 
 import random
 from functools import partial
@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from training import latents, models
 from training.autoencoder import build, reconstruction_loss
+from training.distil import Check, Lesson, Parts, exported_parts, noised, prune, read_start, velocity
 from training.muon import Muon
+from training.noise import noise_levels
 from training.scenes import Batch, Library, batches
 from training.text import Reader, text_stage
 from training.train import Stage, fall, hold, hold_then_fall, load_average
@@ -21,19 +23,20 @@ MINUTES = {
     "text": 16.0,
     "large-coarse": 124.0,
     "large-fine": 485.0,
-    "small-coarse": 16.0,
-    "small-fine": 10.0,
+    "small-distil": 120.0,
 }
 """Time budget of each stage on two CPU cores, in the order they run."""
 GPU_SHARE = 1 / 15
 """Of that time on a GPU: three quarters of an hour for all, an estimate."""
 SIDES = {"coarse": 64, "fine": 128}
 """Pixels a side: 64 tokens, then 256. What a word looks like is learned where a step costs less."""
-BATCHES = {"autoencoder": 8, "text": 48, "coarse": 32, "fine": 12}
+BATCHES = {"autoencoder": 8, "text": 48, "coarse": 32, "fine": 12, "distil": 16}
 """Scenes a step, in each process on a CPU."""
 GPU_BATCH = 8
 """On a GPU this many times as many, or it would wait for its own launches."""
-PHASE_BEFORE = {"large-fine": "large-coarse", "small-fine": "small-coarse"}
+PHASE_BEFORE = {"large-fine": "large-coarse"}
+STAGES_OF = {"large": ("large-fine", "large-coarse"), "small": ("small-distil",)}
+"""The stages of a transformer, the last one first."""
 SHIFTS = {"coarse": 2.0, "fine": 3.0}
 """Move the noise levels up, as in SD3, further for more pixels: under much noise the prompt decides."""
 DROP_PROMPT = 0.1
@@ -57,11 +60,28 @@ def prepare(library: Library, folder: Path) -> None:
     models.load_tokenizer(folder, library)
 
 
-def make(name: str, minutes: float, library: Library, folder: Path, device: torch.device) -> Stage:
-    """Build a stage by its name, from the results of the stages before it."""
+def make(
+    name: str,
+    minutes: float,
+    library: Library,
+    folder: Path,
+    device: torch.device,
+    pair: Path | None = None,
+    start: Path | None = None,
+    compiled: bool = False,
+) -> Stage:
+    """Build a stage by its name, from the results of the stages before it.
+
+    Args:
+        pair: an exported pair, for `small-distil`, where `folder` holds no large transformer.
+        start: a small transformer that `small-distil` goes on from, instead of the large one's blocks.
+        compiled: whether `small-distil` compiles its transformers.
+    """
     size = BATCHES[name.split("-")[-1]] * (GPU_BATCH if device.type == "cuda" else 1)
     if name == "text":
         return text_stage(minutes, library, folder, size)
+    if name == "small-distil":
+        return _distil_stage(minutes, library, frozen_parts(folder, library, pair).to(device), size, start, compiled)
     space = projection(folder, library).to(device)
     if name == "autoencoder":
         return _autoencoder_stage(minutes, library, space, size, device)
@@ -118,6 +138,31 @@ def _transformer_stage(
     return Stage(name, minutes, transformer, _optimizers(transformer), loss, rate, source)
 
 
+def frozen_parts(folder: Path, library: Library, pair: Path | None) -> Parts:
+    """What the small transformer learns from: the trained parts of `folder`, or else those of an exported pair."""
+    if pair is not None and not has_large(folder):
+        return exported_parts(pair)
+    tokenizer = models.load_tokenizer(folder, library)
+    large = newest_transformer("large", folder)[0]
+    models.set_grid(large, models.GRID)
+    return Parts(
+        large.requires_grad_(False).eval(),
+        load_encoders(folder, models.build_text_encoders(tokenizer)),
+        tokenizer,
+        projection(folder, library),
+    )
+
+
+def _distil_stage(
+    minutes: float, library: Library, parts: Parts, size: int, start: Path | None, compiled: bool
+) -> Stage:
+    small = read_start(start) if start else prune(parts.large)
+    lesson = Lesson(parts, SHIFTS["fine"], DROP_PROMPT, compiled)
+    source = partial(batches, library, SIDES["fine"], size)
+    check = Check(parts, library, SHIFTS["fine"])
+    return Stage("small-distil", minutes, small, _optimizers(small), lesson, hold_then_fall, source, check)
+
+
 def load_encoders(folder: Path, encoders: nn.ModuleList) -> nn.ModuleList:
     """The text encoders as their stage left them, frozen."""
     load_average(folder, "text", Reader(encoders))
@@ -132,22 +177,17 @@ def load_transformer(name: str, folder: Path) -> SD3Transformer2DModel:
     return transformer
 
 
+def has_large(folder: Path) -> bool:
+    """Whether a large transformer was trained in `folder`; without, that of an exported pair is meant."""
+    return any((folder / f"{name}.pt").exists() for name in STAGES_OF["large"])
+
+
 def newest_transformer(size: str, folder: Path) -> tuple[SD3Transformer2DModel, str]:
     """The most advanced weights of the large or the small model, and the stage they are of."""
     transformer = models.build_transformer(size)
-    stage = f"{size}-fine" if (folder / f"{size}-fine.pt").exists() else f"{size}-coarse"
+    stage = next(name for name in STAGES_OF[size] if (folder / f"{name}.pt").exists())
     load_average(folder, stage, transformer)
     return transformer, stage
-
-
-def noise_levels(count: int, shift: float, device: torch.device) -> torch.Tensor:
-    """Sigmas of SD3's shifted logit-normal distribution, in random order: one from each of `count` equal shares of it.
-
-    Levels drawn one by one would bunch up in a small batch, and its loss would tell more of them than of the model.
-    """
-    quantiles = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
-    sigma = torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6)).sigmoid()
-    return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def velocity_loss(
@@ -156,15 +196,8 @@ def velocity_loss(
     """Squared error of the velocity `noise - clean` at the noise levels of `noise_levels`, for encoded prompts."""
     noise = torch.randn_like(clean)
     sigma = noise_levels(len(clean), shift, clean.device)
-    mix = sigma.view(-1, 1, 1, 1)
-    (velocity,) = transformer(
-        (1 - mix) * clean + mix * noise,
-        encoder_hidden_states=context,
-        pooled_projections=pooled,
-        timestep=1000 * sigma,
-        return_dict=False,
-    )
-    return functional.mse_loss(velocity.float(), noise - clean)
+    found = velocity(transformer, noised(clean, sigma, noise), context, pooled, sigma)
+    return functional.mse_loss(found, noise - clean)
 
 
 def _optimizers(transformer: SD3Transformer2DModel) -> list[torch.optim.Optimizer]:
@@ -174,4 +207,4 @@ def _optimizers(transformer: SD3Transformer2DModel) -> list[torch.optim.Optimize
     for name, parameter in transformer.named_parameters():
         inside = "transformer_blocks." in name and parameter.ndim == 2 and not models.is_modulation(name)
         (matrices if inside else others).append(parameter)
-    return [Muon(matrices), torch.optim.AdamW(others, 1.5e-3, (0.9, 0.98), weight_decay=0.0)]
+    return [Muon(matrices), torch.optim.AdamW(others, 1.5e-3, (0.9, 0.98), weight_decay=0.0, fused=True)]

@@ -20,6 +20,7 @@ WARM_UP_STEPS = 20
 EMA_DECAY = 0.995
 CHECKPOINT_SECONDS = 150
 REPORT_SECONDS = 30
+CHECK_SECONDS = 120
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Stage:
     loss: Callable[[nn.Module, Batch, float], torch.Tensor]
     rate: Callable[[float], float]
     batches: Callable[[int], Iterator[Batch]]
+    check: Callable[[nn.Module], float] | None = None
+    """A figure of the averaged model on held-out scenes, printed beside the counters."""
 
 
 class Feeder(IterableDataset[Batch]):
@@ -134,6 +137,13 @@ class Trainer:
         torch.save(state, self.checkpoint.with_suffix(".part"))
         self.checkpoint.with_suffix(".part").replace(self.checkpoint)
 
+    def check(self) -> None:
+        """Print the stage's figure of the averaged model."""
+        if self.stage.check is not None and self.rank == 0:
+            with autocast(self.device):
+                figure = self.stage.check(self.average)
+            print(f"{self.stage.name} check {figure:.5f} after {self.counters.samples} samples", flush=True)
+
     def _restore(self) -> Counters:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.stage.model.load_state_dict(state["model"])
@@ -151,7 +161,8 @@ def run(stage: Stage, folder: Path, device: torch.device) -> None:
     counters = trainer.counters
     workers = max(1, min(12, len(os.sched_getaffinity(0)) - 2)) if device.type == "cuda" else 1
     feeder = iter(DataLoader(Feeder(stage.batches, trainer.seed), batch_size=None, num_workers=workers))
-    last_report = last_checkpoint = clock = time.monotonic()
+    last_report = last_checkpoint = last_check = clock = time.monotonic()
+    trainer.check()
     while trainer.progress < 1:
         trainer.step(next(feeder))
         now = time.monotonic()
@@ -159,9 +170,13 @@ def run(stage: Stage, folder: Path, device: torch.device) -> None:
         if trainer.rank == 0 and now - last_report > REPORT_SECONDS:
             print(f"{stage.name} {trainer.progress:6.1%} {json.dumps(vars(counters))}", flush=True)
             last_report = now
+        if now - last_check > CHECK_SECONDS:
+            trainer.check()
+            last_check = now
         if trainer.rank == 0 and now - last_checkpoint > CHECKPOINT_SECONDS:
             trainer.save()
             last_checkpoint = now
+    trainer.check()
     if trainer.rank == 0:
         trainer.save()
         print(f"{stage.name} done {json.dumps(vars(counters))}", flush=True)
