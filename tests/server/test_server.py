@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_is_named_with_its_holder_and_a_free_one(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        held = f"taken: {port} (inference) by .*, process {os.getpid()}"
+        held = f"taken: {port} \\(inference\\) by .*, process {os.getpid()}"
         with pytest.raises(InvalidInput, match=f"{held}.*got {port}") as refused, Server(store, port=port):
             pass
         assert main(["serve", "--store", str(store), "--port", str(port)]) == 2
@@ -133,11 +133,12 @@ def test_no_address_of_an_archive_is_allowed(server: Server) -> None:
     headers = {"Authorization": f"Bearer {server.token('management')}"}
     for address in ADDRESSES:
         assert not re.fullmatch(settings["allowed_urls"], address)
-        for api in ("models", "workflows") if ":" in address else ():
+        for api in ("models", "workflows") if address.startswith(("file:", "http:")) else ():
             query = {"url": address, "model_name": "x", "workflow_name": "x"}
             answer = requests.post(f"{server.management_url}/{api}", params=query, headers=headers, timeout=60)
             assert not answer.ok
-            assert "does not match any allowed URL" in answer.text or ".." in address, answer.text
+            is_refused_elsewhere = api == "models" and ".." in address
+            assert is_refused_elsewhere or "does not match any allowed URL" in answer.text
 
 
 def test_one_client_serves_the_server_and_takes_nothing_from_the_environment(
