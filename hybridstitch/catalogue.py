@@ -14,15 +14,13 @@ from typing import Any
 from hybridstitch import fills, masks, plans
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.recipe import AXES, Recipe, TunedRecipe, recipes, step_share_problems
+from hybridstitch.recipe_names import TUNED_FILE as TUNED_FILE
+from hybridstitch.recipe_names import UNNAMED as UNNAMED
 from hybridstitch.strategy import Strategy
 
-UNNAMED = ("custom", "tuned")
-"""What reports call recipes that have no name: they are their axes."""
 DEFAULTS = ("hybridstitch-plus", "hybridstitch")
 """Of requests that name no recipe, the first one that is there: the first comes with a pair that was tuned."""
 DEEPEST = 8
-TUNED_FILE = "recipes.json"
-"""What `hybridstitch tune` writes into a pair's folder."""
 
 
 @dataclass(frozen=True)

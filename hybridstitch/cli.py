@@ -1,4 +1,4 @@
-"""The command line: pack, serve, doctor, generate, explain, compare, bench, tune, recipes, demo.
+"""Serves Stable Diffusion 3 faster: a large and a small model share each picture, on TorchServe or in this process.
 
 Exit codes: 0 it worked, 1 it failed or something is wrong, 2 the command or an input is wrong.
 """
@@ -7,34 +7,46 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from hybridstitch import __version__
 from hybridstitch.bench import command as bench_command
 from hybridstitch.bench import recipes_command, tune_command
+from hybridstitch.command_parser import CommandParser
 from hybridstitch.compare import command as compare_command
-from hybridstitch.errors import InvalidInput
+from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.option_paths import folder_to_write, packed_pair
+from hybridstitch.option_values import readable, unreadable
+from hybridstitch.quiet import silence_libraries
 from hybridstitch.serving import doctor_command, explain_command, generate_command, pack_command, serve_command
+
+POSITIONAL = ("prompt", "folder")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code. All options are checked before the work and its imports begin."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(message)s")
+    if not options.verbose:
+        silence_libraries()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        _check(options)
         return options.run(options) or 0
     except InvalidInput as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {_named(problem, options)}", file=sys.stderr)
         return 2
     except (OSError, RuntimeError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if getattr(error, "problems", None) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
+        print(str(interruption) or "interrupted", file=sys.stderr)
         return 130
 
 
@@ -45,10 +57,31 @@ def demo(options: argparse.Namespace) -> None:
     run_demo(print, options.out, options.pair)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every option that is wrong."""
+    problems = unreadable(options)
+    if check := getattr(options, "check", None):
+        try:
+            check(argparse.Namespace(**{name: readable(value) for name, value in vars(options).items()}))
+        except InvalidInput as error:
+            problems += error.problems
+    raise_if(problems)
+
+
+def _named(problem: Problem, options: argparse.Namespace) -> Problem:
+    """The problem under the name of the option that it is about, where it is about one."""
+    head = re.match(r"[\w-]*", problem.field)[0]  # type: ignore[index]  # it matches every text
+    name = head.replace("_", "-")
+    is_option = head.replace("-", "_") in vars(options) and name not in POSITIONAL
+    rest = problem.field[len(head) :]
+    return Problem(f"--{name}{rest}", problem.expected, problem.got) if is_option else problem
+
+
+def _parser() -> CommandParser:
     pair = Path(__file__).resolve().parents[1] / "models" / "emoji"
-    parser = argparse.ArgumentParser(prog="hybridstitch", description=__doc__.splitlines()[0])
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what happens")
+    parser = CommandParser(prog="hybridstitch", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"hybridstitch {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what happens, also inside of libraries")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (pack_command, serve_command, doctor_command, compare_command):
         module.add_command(commands)
@@ -56,8 +89,12 @@ def _parser() -> argparse.ArgumentParser:
         module.add_command(commands, pair)
     command = commands.add_parser("demo", help=demo.__doc__, description=demo.__doc__)
     command.set_defaults(run=demo)
-    command.add_argument("--out", type=Path, default="demo", help="where the picture goes (%(default)s)")
-    command.add_argument("--pair", type=Path, default=pair, help="the pair to pack (%(default)s)")
+    command.add_argument("--out", type=folder_to_write, default="demo", help="where the picture goes (%(default)s)")
+    command.add_argument("--pair", type=packed_pair, default=pair, help="the pair to pack (%(default)s)")
+    for command in commands.choices.values():
+        command.add_argument(
+            "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show what happens"
+        )
     return parser
 
 

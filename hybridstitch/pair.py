@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from diffusers import (
 )
 
 from hybridstitch.errors import Problem, raise_if
-from hybridstitch.schema import Schema, integer, mismatch
+from hybridstitch.size_limits import SizeLimits as SizeLimits
 
 SMALL_FOLDER = "transformer_small"
 """Where a packed pair keeps its small transformer, beside the folders of the large model's SD3 pipeline."""
@@ -42,34 +41,6 @@ _LOADERS = {
     "vae": AutoencoderKL,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
-
-
-@dataclass(frozen=True)
-class SizeLimits:
-    """Which picture sizes a pair can draw, in pixels: width and height are multiples of `multiple_of` in the range."""
-
-    multiple_of: int
-    minimum: int
-    maximum: int
-    default: tuple[int, int]
-
-    @property
-    def side(self) -> Schema:
-        """What a width or height must be, as JSON Schema."""
-        return integer(self.minimum, self.maximum) | {"multipleOf": self.multiple_of}
-
-    def problems(self, width: Any, height: Any) -> list[Problem]:
-        """What is wrong with a size."""
-        sides = {"width": width, "height": height}
-        return [Problem(name, rule, side) for name, side in sides.items() if (rule := mismatch(self.side, side))]
-
-    @classmethod
-    def of(cls, pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> SizeLimits:
-        """The limits of a loaded pair: the position tables bound the size; below 4 tokens a side nothing is drawn."""
-        cell = pipeline.vae_scale_factor * pipeline.patch_size
-        largest = min(pipeline.transformer.config.pos_embed_max_size, small.config.pos_embed_max_size)
-        default = min(pipeline.default_sample_size * pipeline.vae_scale_factor, largest * cell)
-        return cls(cell, 4 * cell, largest * cell, (default, default))
 
 
 def load_pair(

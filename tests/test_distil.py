@@ -143,6 +143,7 @@ def test_the_stage_goes_on_where_it_stopped_and_is_exported_alone(library, quick
         "transformer_small/diffusion_pytorch_model.safetensors",
     ]
     assert (output / "transformer" / "config.json").read_text() == "{}"
+    assert (output / written[-1]).stat().st_mode & 0o777 == 0o644
 
     average, _ = stages.newest_transformer("small", tmp_path / "runs")
     stage = stages.make("small-distil", 1, library, tmp_path / "again", CPU, EMOJI, output / "transformer_small")

@@ -34,6 +34,7 @@ def export(runs: Path, library: Library, output: Path) -> None:
     small, small_stage = stages.newest_transformer("small", runs)
     if not stages.has_large(runs):
         _write_small(small, output)
+        _list_weights(output / "transformer_small")
         print(f"small from {small_stage}, all else as it was")
         return
     autoencoder = build(stages.projection(runs, library))
@@ -66,14 +67,18 @@ def export(runs: Path, library: Library, output: Path) -> None:
     (output / "pair.json").write_text(json.dumps(facts, indent=2) + "\n")
     (output / "heldout_prompts.txt").write_text("".join(f"{caption(scene)}\n" for scene in held_out()))
     (output / "calibration_prompts.txt").write_text("".join(f"{prompt}\n" for prompt in calibration_prompts(library)))
-    for path in sorted(output.rglob("*.safetensors")):
-        path.chmod(0o644)  # transformers leaves them to their owner alone
-        print(f"{path.relative_to(output)}: {path.stat().st_size / 1e6:.1f} MB")
+    _list_weights(output)
     print(f"large from {large_stage}, small from {small_stage}")
 
 
 def _write_small(small: SD3Transformer2DModel, output: Path) -> None:
     small.to(dtype=torch.float16).save_pretrained(output / "transformer_small")
+
+
+def _list_weights(folder: Path) -> None:
+    for path in sorted(folder.rglob("*.safetensors")):
+        path.chmod(0o644)  # both libraries leave them to their owner alone
+        print(f"{path.relative_to(folder)}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def calibration_prompts(library: Library) -> list[str]:

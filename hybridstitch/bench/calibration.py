@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ _of_this_process: list[Drawing] = []
 
 
 def _begin(open_pair: OpenPair, prompts: list[str], steps: int, processes: int, size: Size) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that began them ends them
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     _of_this_process[:] = [Drawing(open_pair(), prompts, steps, size)]
 

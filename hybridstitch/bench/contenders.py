@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+from hybridstitch.bench.specs import read_spec
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pipeline import HybridStitchPipeline
@@ -34,7 +34,6 @@ SD3 pipeline does; `even` is Euler with steps of equal length before the shift, 
 `_uncut`."""
 
 Match = Callable[[Recipe, float], Recipe]
-_SPEC = re.compile(r"(?P<recipe>[^~@/]+)(~(?P<speed>[\d.]+)|@(?P<steps>\d+))?(/(?P<solver>.+))?")
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,17 @@ class Contender:
         less than the large model, or `speed=2.5`, what the pair was tuned to. steps: where the spec names none.
         guidance_scale: that a speed's recipe is to be good at. match: finds the variant. Raises InvalidInput.
         """
-        parts = _SPEC.fullmatch(spec)
-        name, solver = (parts["recipe"], parts["solver"] or "euler") if parts else (spec, "euler")
-        if solver not in SOLVERS:
-            raise InvalidInput([Problem("recipes", "after the slash, one of: " + ", ".join(SOLVERS), spec)])
-        if solver not in ("euler", "even") and name not in ("large", "small"):
-            raise InvalidInput([Problem("recipes", "large or small with another solver", spec)])
-        recipe, origin = _found(name, catalogue, guidance_scale)
-        if parts and parts["steps"]:
-            steps = int(parts["steps"])
-        elif parts and parts["speed"]:
-            recipe, steps = _at_cost(recipe, solver, steps, _number(parts["speed"]), match)
+        read = read_spec(spec, [*catalogue.recipes])
+        solver = read.solver
+        if read.dial is None:
+            recipe, origin = catalogue.recipes[read.recipe], None
+        else:
+            tuned = catalogue.at_speed(read.dial, guidance_scale)
+            recipe, origin = tuned.recipe, tuned.origin
+        if read.steps:
+            steps = read.steps
+        elif read.speed:
+            recipe, steps = _at_cost(recipe, solver, steps, read.speed, match)
         if solver == "even" and recipe.step_share < 1:
             raise InvalidInput([Problem("recipes", "all steps of a schedule of its own", spec)])
         return cls(spec, recipe, steps, solver, origin)
@@ -95,17 +94,6 @@ class Contender:
         }
 
 
-def _found(name: str, catalogue: Catalogue, guidance_scale: float) -> tuple[Recipe, str | None]:
-    """A recipe by name, or that of a speed and where it comes from."""
-    if name.startswith("speed="):
-        tuned = catalogue.at_speed(_number(name.removeprefix("speed=")), guidance_scale)
-        return tuned.recipe, tuned.origin
-    if name not in catalogue.recipes:
-        expected = f"one of: {', '.join(catalogue.recipes)}, each also with ~SPEED or @STEPS; or speed=NUMBER"
-        raise InvalidInput([Problem("recipes", expected, name)])
-    return catalogue.recipes[name], None
-
-
 def _at_cost(recipe: Recipe, solver: str, steps: int, speed: float, match: Match) -> tuple[Recipe, int]:
     """The variant, and its steps, that costs `speed` times less than the large model at `steps`."""
     if recipe.plan != AllSteps():
@@ -113,13 +101,6 @@ def _at_cost(recipe: Recipe, solver: str, steps: int, speed: float, match: Match
     affordable = steps / speed / recipe.step_share
     # n steps of Heun's method ask the model 2 n - 1 times.
     return recipe, max(1, round((affordable + 1) / 2 if solver == "heun" else affordable))
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidInput([Problem("recipes", "a number as the speed", text)]) from None
 
 
 def with_solver(pipe: HybridStitchPipeline, solver: str) -> HybridStitchPipeline:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from hybridstitch.errors import InvalidInput, Problem
-from hybridstitch.pipeline import HybridStitchPipeline
+from hybridstitch.errors import Problem, raise_if
+
+if TYPE_CHECKING:
+    from hybridstitch.pipeline import HybridStitchPipeline
 
 
 @dataclass(frozen=True)
@@ -59,28 +62,42 @@ class Result:
 class BenchFolder:
     """A bench's folder: `settings.json`, `results-N.jsonl` with a line for each picture, and `pictures/`.
 
-    settings: what all contenders share. contenders: what each of them is, by name. part: of a bench that several
-    processes share, each writes a file of its own. Raises InvalidInput if the folder holds results of other settings,
-    or of another contender under one of these names.
+    Args:
+        folder: its path.
+        settings: what all contenders share.
+        contenders: what each of them is, by name.
+        part: of a bench that several processes share, each writes a file of results of its own.
+        writes_settings: False for the processes that only draw: the one that began them has written the settings.
+
+    Raises:
+        InvalidInput: if the folder holds results of other settings, or of another contender under one of these names.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], contenders: dict[str, dict[str, Any]], part: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        contenders: dict[str, dict[str, Any]],
+        part: int = 0,
+        writes_settings: bool = True,
+    ):
         self.path = folder
         self._lines = folder / f"results-{part}.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "settings.json"
-        begun = path.exists() and any(folder.glob("results-*.jsonl"))  # not one that failed before its first picture
-        old = json.loads(path.read_text()) if begun else {"settings": settings, "contenders": {}}
         settings, contenders = json.loads(json.dumps([settings, contenders]))
-        changed = [name for name, value in settings.items() if old["settings"].get(name) != value]
-        changed += [name for name, value in contenders.items() if old["contenders"].get(name, value) != value]
-        if changed:
-            expected = f"an empty folder, or one of a bench with the same {', '.join(changed)}"
-            raise InvalidInput([Problem("out", expected, str(folder))])
         self.settings: dict[str, Any] = settings
         self.contenders: dict[str, Any] = contenders
-        if not begun or not contenders.items() <= old["contenders"].items():
-            path.write_text(json.dumps({"settings": settings, "contenders": old["contenders"] | contenders}, indent=1))
+        if writes_settings:
+            self._begin()
+
+    def _begin(self) -> None:
+        raise_if(changed_settings(self.path, self.settings, self.contenders))
+        old = _begun(self.path)
+        everyone = (old["contenders"] if old else {}) | self.contenders
+        if not old or everyone != old["contenders"]:
+            self.path.mkdir(parents=True, exist_ok=True)
+            draft = self.path / "settings.json.part"
+            draft.write_text(json.dumps({"settings": self.settings, "contenders": everyone}, indent=1))
+            draft.replace(self.path / "settings.json")
 
     def results(self) -> list[Result]:
         """Those of all contenders so far."""
@@ -105,6 +122,26 @@ class BenchFolder:
         path = self.picture_path(contender, prompt, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
+
+
+def changed_settings(
+    folder: Path, settings: Mapping[str, Any], contenders: Mapping[str, Any] = MappingProxyType({})
+) -> list[Problem]:
+    """What keeps a folder from taking more results: these settings or contenders are not those of its results."""
+    old = _begun(folder)
+    if not old:
+        return []
+    changed = [name for name, value in settings.items() if old["settings"].get(name) != value]
+    changed += [name for name, value in contenders.items() if old["contenders"].get(name, value) != value]
+    expected = f"an empty folder, or one of a bench with the same {', '.join(changed)}"
+    return [Problem("out", expected, str(folder))] if changed else []
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """The settings of a folder with results; None for one whose bench failed before its first picture."""
+    path = folder / "settings.json"
+    has_results = path.is_file() and any(folder.glob("results-*.jsonl"))
+    return json.loads(path.read_text()) if has_results else None
 
 
 def contenders_of(folder: Path) -> dict[str, dict[str, Any]]:

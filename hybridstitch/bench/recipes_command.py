@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hybridstitch.option_paths import INDEX, folder_to_read
+from hybridstitch.recipe_names import TUNED_FILE
+
 
 def recipes(options: argparse.Namespace) -> None:
     """List the named recipes, those that a pair was tuned to among them."""
@@ -33,4 +36,6 @@ def add_command(commands: Any, pair: Path) -> None:
     command = commands.add_parser("recipes", help=recipes.__doc__, description=recipes.__doc__)
     command.set_defaults(run=recipes)
     command.add_argument("--json", action="store_true", help="fully resolved")
-    command.add_argument("--pair", type=Path, default=pair, help="the pair (%(default)s)")
+    command.add_argument(
+        "--pair", type=folder_to_read("a pair", INDEX, TUNED_FILE), default=pair, help="the pair (%(default)s)"
+    )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from hybridstitch.bench.contenders import Contender, with_solver
 from hybridstitch.bench.folder import BenchFolder, Fidelity, Result
@@ -48,25 +48,41 @@ class Bench:
         self._pipes = {"euler": pipe, "even": pipe}
         self._perceptual, self._size = perceptual, size
 
-    def run(self) -> list[Result]:
-        """Draw what is not there yet; all results of these contenders, prompts and seeds."""
-        found = {(each.prompt, each.seed, each.contender): each for each in self.folder.results()}
-        todo = {
-            (prompt, seed): [name for name in self.contenders if (prompt, seed, name) not in found]
-            for prompt in range(self.part[0], len(self.prompts), self.part[1])
-            for seed in self.seeds
-        }
+    def run(self, on_pictures: Callable[[int], object] = lambda count: None) -> list[Result]:
+        """Draw what is not there yet; all results of these contenders, prompts and seeds.
+
+        on_pictures: called with the number of pictures whenever some were drawn and kept.
+        """
+        todo = self._todo()
         if any(todo.values()):
             self._warm_up()
-        with tqdm(total=sum(map(len, todo.values())), desc="pictures", disable=None) as progress:
-            for (prompt, seed), missing in todo.items():
-                if missing:
-                    results = self._measure(prompt, seed, missing)
-                    self.folder.add(results)
-                    found |= {(prompt, seed, each.contender): each for each in results}
-                    progress.update(len(missing))
-        wanted = {(prompt, seed, name) for prompt, seed in todo for name in self.contenders}
-        return [result for key, result in found.items() if key in wanted]
+        for (prompt, seed), missing in todo.items():
+            if missing:
+                self.folder.add(self._measure(prompt, seed, missing))
+                on_pictures(len(missing))
+        return [each for each in self.folder.results() if self._is_wanted(each)]
+
+    def counts(self) -> tuple[int, int]:
+        """How many of its pictures are missing, and how many are there."""
+        todo = self._todo()
+        missing = sum(map(len, todo.values()))
+        return missing, len(todo) * len(self.contenders) - missing
+
+    def _todo(self) -> dict[tuple[int, int], list[str]]:
+        """Contenders whose picture is missing, for each prompt and seed."""
+        found = {(each.prompt, each.seed, each.contender) for each in self.folder.results()}
+        return {
+            (prompt, seed): [name for name in self.contenders if (prompt, seed, name) not in found]
+            for prompt in self._own_prompts
+            for seed in self.seeds
+        }
+
+    @property
+    def _own_prompts(self) -> range:
+        return range(self.part[0], len(self.prompts), self.part[1])
+
+    def _is_wanted(self, result: Result) -> bool:
+        return result.prompt in self._own_prompts and result.seed in self.seeds and result.contender in self.contenders
 
     def _measure(self, prompt: int, seed: int, missing: list[str]) -> list[Result]:
         """Draw these contenders and the reference, in an order of this picture's own: drift hits all alike."""

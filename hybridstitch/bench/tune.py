@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,15 +17,16 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from hybridstitch.bench.calibration import Case, Drawers, Drawing
 from hybridstitch.bench.candidates import Candidate, Rival, drawn, even, idea, rivals, stitched, varied
 from hybridstitch.bench.disagreement import disagreement
 from hybridstitch.bench.folder import fingerprint
 from hybridstitch.plans import Routed
+from hybridstitch.progress import Progress, counted
 from hybridstitch.recipe import Recipe, recipes
 
+Draw = Callable[[Recipe], object]
 SPEEDS = (1.25, 1.5, 1.83, 2.2, 2.5, 3.0, 3.5, 4.0, 5.0)
 """Classes of cost: a candidate belongs to the fastest of these that it reaches."""
 PLUS_SPEED = 1.83
@@ -82,6 +83,7 @@ class Tuner:
 
     drawing: on calibration prompts, never those that evaluate. drawers: processes that draw for it, None for this one.
     trials: a file of what was drawn so far; a search that was interrupted does not draw it again.
+    bar: whether a progress bar may be shown.
     """
 
     def __init__(
@@ -91,8 +93,10 @@ class Tuner:
         trials: Path,
         seed: int = 0,
         drawers: Drawers | None = None,
+        bar: bool = True,
     ):
         self.drawing, self._drawers, self.scales = drawing, drawers, guidance_scales
+        self._bar = bar
         self._rng = random.Random(seed)
         self._trials = trials
         self._known: dict[str, Sequence[float]] = {}
@@ -105,7 +109,7 @@ class Tuner:
 
     def search(
         self,
-        first: int = 100,
+        first: int = 208,
         rounds: int = 3,
         others: Sequence[Rival] = (),
         earlier: Sequence[Rival] = (),
@@ -113,27 +117,49 @@ class Tuner:
     ) -> list[Trial]:
         """All that are worth their cost at one of the guidance scales, the dearest first.
 
-        first: candidates that are drawn at random for the first round, half of them stitched. others: recipes that
-        take part beside them, evenly placed ones and the methods of the field. earlier: what an earlier search found;
-        it joins the last round, so that another search does not lose it. speed: slower ones are drawn once, to learn
-        their cost, and leave.
+        Args:
+            first: recipes of the first round: evenly placed ones, the methods of the field, and random ones, half of
+                them stitched. At least a third are random.
+            rounds: how often the best are tried again, each time with twice the prompts.
+            others: recipes that take part beside them.
+            earlier: what an earlier search found. It joins the last round, so that another search does not lose it.
+            speed: slower ones are drawn once, to learn their cost, and leave.
         """
-        trials = [self._trial(drawn(self._rng, index % 2 == 1)) for index in range(first)]
-        trials += [self._trial(candidate) for candidate in even()]
-        trials += [self._trial(rival) for rival in (*rivals(self._disagreement()), *others)]
+        fixed: list[Candidate | Rival] = [*even(), *rivals(self._disagreement())]
+        chance = max(first - len(fixed), first // 3)
+        placed = first - chance
+        trials = [self._trial(drawn(self._rng, index % 2 == 1)) for index in range(chance)]
+        trials += [self._trial(fixed[index * len(fixed) // placed]) for index in range(placed)]
+        trials += [self._trial(rival) for rival in others]
         for number in range(rounds):
-            prompts = max(1, len(self.drawing.prompts) >> (rounds - 1 - number))
-            self._try(trials, product(self.scales[:1], range(1)), f"round {number + 1} of {rounds}, costs")
+            prompts = self._prompts(number, rounds)
+            named = f"round {number + 1} of {rounds}"
+            later = self._most(len(trials), number, rounds, len(earlier))
+            self._try(trials, product(self.scales[:1], range(1)), f"{named}, costs", later)
             trials = [trial for trial in trials if trial.speed >= max(speed, SPEEDS[0])]
             trials += [self._trial(rival) for rival in earlier if number == rounds - 1]
-            self._try(
-                trials, product(self.scales, range(prompts)), f"round {number + 1} of {rounds}, {prompts} prompts"
-            )
+            later = self._most(len(trials), number + 1, rounds, len(earlier))
+            self._try(trials, product(self.scales, range(prompts)), named, later)
             if number < rounds - 1:
                 trials = self._best(trials, KEPT[min(number, len(KEPT) - 1)])
                 candidates = [trial.candidate for trial in trials if isinstance(trial.candidate, Candidate)]
                 trials += [self._trial(varied(candidate, self._rng)) for candidate in candidates]
         return front([trial for trial in trials if trial.speed >= max(speed, SPEEDS[0])], self.scales)
+
+    def _prompts(self, number: int, rounds: int) -> int:
+        """How many prompts a round takes."""
+        return max(1, len(self.drawing.prompts) >> (rounds - 1 - number))
+
+    def _most(self, trials: int, number: int, rounds: int, earlier: int) -> int:
+        """How many pictures the rounds from this one on may need at most."""
+        pictures = 0
+        for each in range(number, rounds):
+            if each:
+                kept = KEPT[min(each - 1, len(KEPT) - 1)]
+                trials = 2 * min(trials, 2 * len(SPEEDS) * len(self.scales) * kept)
+            trying = trials + (earlier if each == rounds - 1 else 0)
+            pictures += trying * len(self.scales) * self._prompts(each, rounds)
+        return pictures
 
     def routed(self) -> Recipe:
         """Recipe `track` with this pair's own disagreement."""
@@ -148,7 +174,9 @@ class Tuner:
         if key not in self._known:
             cases = product(self.scales, range(len(prompts)))
             draws = [partial(self._watch, scale, prompt) for scale, prompt in cases]
-            self._remember(key, disagreement(tqdm(draws, desc="disagreement", disable=None)))
+            what = f"distance of the models on {counted(len(prompts), 'prompt')}"
+            with Progress(what, len(draws), bar=self._bar) as progress:
+                self._remember(key, disagreement(_watched(draws, progress)))
         return tuple(self._known[key])
 
     def _watch(self, guidance_scale: float, prompt: int, recipe: Recipe) -> object:
@@ -163,14 +191,19 @@ class Tuner:
             kept += [each for each in best if each not in kept]
         return kept
 
-    def _try(self, trials: list[Trial], where: Iterable[tuple[float, int]], what: str) -> None:
-        """Draw every trial at these guidance scales and prompts, unless that is known."""
+    def _try(self, trials: list[Trial], where: Iterable[tuple[float, int]], what: str, later: int) -> None:
+        """Draw every trial at these guidance scales and prompts, unless that is known.
+
+        later: how many pictures may come after these.
+        """
         cases = {
             (index, scale, prompt): Case(trial.recipe, scale, prompt)
             for (scale, prompt), (index, trial) in product(where, enumerate(trials))
         }
         missing = {key: case for case in cases.values() if (key := self._key(case)) not in self._known}
-        with tqdm(total=len(missing), desc=what, disable=None) as progress:
+        scales, prompts = len({scale for _, scale, _ in cases}), len({prompt for _, _, prompt in cases})
+        size = f"{counted(len(trials), 'recipe')}, {counted(prompts, 'prompt')}, {counted(scales, 'guidance scale')}"
+        with Progress(f"{what}: {size}", len(missing), len(cases) - len(missing), later, self._bar) as progress:
             for number, numbers in self._measure([*missing.values()]):
                 self._remember([*missing][number], numbers)
                 progress.update()
@@ -191,6 +224,14 @@ class Tuner:
         self._known[key] = numbers
         with self._trials.open("a") as lines:
             lines.write("\n" + json.dumps([key, numbers]))
+
+
+def _watched(draws: Iterable[Draw], progress: Progress) -> Iterator[Draw]:
+    """The draws; each one that is asked for tells that the one before it is done."""
+    for number, draw in enumerate(draws):
+        progress.update(int(number > 0))
+        yield draw
+    progress.update()
 
 
 def front(trials: list[Trial], scales: list[float]) -> list[Trial]:

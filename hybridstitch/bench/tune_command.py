@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -13,50 +14,36 @@ from hybridstitch.bench.options import (
     CALIBRATION_FILE,
     HELD_OUT_FILE,
     add_common,
+    common_problems,
     defined,
     find_prompts,
     open_pipe,
     several,
     whole,
 )
-from hybridstitch.errors import Problem, raise_if
-from hybridstitch.prompt_files import read_prompts
+from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.option_paths import file_to_read, file_to_write, make_folders
+from hybridstitch.option_values import number
+from hybridstitch.pair_options import pair_folder
+from hybridstitch.prompt_files import KINDS, read_prompts
+from hybridstitch.recipe_names import TUNED_FILE
 
 if TYPE_CHECKING:
     from hybridstitch.bench.candidates import Rival
+    from hybridstitch.bench.tune import Trial
     from hybridstitch.catalogue import Catalogue
 
 
 def tune(options: argparse.Namespace) -> None:
     """Search the recipes that are worth their cost on a pair, for the speed dial, and write them to a file."""
-    from hybridstitch.bench.calibration import Drawers, Drawing
-    from hybridstitch.bench.candidates import Rival
-    from hybridstitch.bench.tune import Tuner, write
-    from hybridstitch.catalogue import TUNED_FILE
-
-    prompts = find_prompts(options, CALIBRATION_FILE)
-    two = options.large or options.small
-    own = None if two else options.pair / HELD_OUT_FILE
-    held_out = options.held_out or (own if own and own.is_file() else None)
-    problems = []
-    evaluating = read_prompts(held_out, field="held-out") if held_out else []
-    if shared := sorted(set(prompts) & set(evaluating)):
-        problems.append(Problem("prompts", f"none of those that evaluate, {held_out}", shared[:3]))
-    if options.out is None and two:
-        problems.append(Problem("out", "a file: two folders have none of their own", None))
-    raise_if(problems)
-    out, size = options.out or options.pair / TUNED_FILE, (options.width, options.height)
-    with ExitStack() as stack:
-        drawers = None
-        if options.processes > 1:
-            opened = partial(open_pipe, options)
-            drawers = stack.enter_context(Drawers(opened, prompts, options.steps, options.processes, size))
-        drawing = Drawing(open_pipe(options), prompts, options.steps, size)
-        others = [Rival(recipe, name) for name, recipe in defined(drawing.pipe.catalogue, options.define).items()]
-        tuner = Tuner(drawing, options.guidance_scales, out.with_suffix(".trials.jsonl"), options.seed, drawers)
-        earlier = _earlier(drawing.pipe.catalogue)
-        found = tuner.search(options.candidates, options.rounds, others, earlier, options.speed)
-    write(found, tuner, out)
+    out = _out(options)
+    make_folders(out)
+    try:
+        found = _search(options, out)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: what was drawn is kept in {_trials(out)}, and the same command goes on from there"
+        ) from None
     print(out.read_text() if options.json else out)
     for trial in [] if options.json else found:
         kind = "stitched" if trial.stitched else ""
@@ -64,6 +51,55 @@ def tune(options: argparse.Namespace) -> None:
         print(f"{trial.speed:6.2f}x  {reached}  {trial.origin}  {kind}")
     if not all(any(trial.fidelity(scale) >= options.floor for trial in found) for scale in options.guidance_scales):
         raise RuntimeError(f"nothing found at {options.speed:g}x and {options.floor:g} dB; see {out}")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every option that is wrong."""
+    problems = common_problems(options)
+    folder = pair_folder(options)
+    try:
+        prompts = find_prompts(options, CALIBRATION_FILE)
+        own = folder and folder / HELD_OUT_FILE
+        held_out = options.held_out or (own if own and own.is_file() else None)
+        evaluating = read_prompts(held_out, field="held-out") if held_out else []
+        if shared := sorted(set(prompts) & set(evaluating)):
+            problems.append(Problem("prompts", f"none of those that evaluate, {held_out}", shared[:3]))
+    except InvalidInput as error:
+        problems += error.problems
+    if options.out is None and folder is None:
+        problems.append(Problem("out", "a file: two folders have none of their own", None))
+    elif options.out is None and not os.access(_out(options).parent, os.W_OK):
+        problems.append(Problem("out", "a file: the folder of the pair cannot be written", None))
+    raise_if(problems)
+
+
+def _search(options: argparse.Namespace, out: Path) -> list[Trial]:
+    from hybridstitch.bench.calibration import Drawers, Drawing
+    from hybridstitch.bench.candidates import Rival
+    from hybridstitch.bench.tune import Tuner, write
+
+    prompts, size = find_prompts(options, CALIBRATION_FILE), (options.width, options.height)
+    with ExitStack() as stack:
+        drawers = None
+        if options.processes > 1:
+            plain = argparse.Namespace(**{**vars(options), "run": None, "check": None})
+            opened = partial(open_pipe, plain)
+            drawers = stack.enter_context(Drawers(opened, prompts, options.steps, options.processes, size))
+        drawing = Drawing(open_pipe(options), prompts, options.steps, size)
+        others = [Rival(recipe, name) for name, recipe in defined(drawing.pipe.catalogue, options.define).items()]
+        tuner = Tuner(drawing, options.guidance_scales, _trials(out), options.seed, drawers, bar=not options.json)
+        earlier = _earlier(drawing.pipe.catalogue)
+        found = tuner.search(options.candidates, options.rounds, others, earlier, options.speed)
+    write(found, tuner, out)
+    return found
+
+
+def _out(options: argparse.Namespace) -> Path:
+    return options.out or Path(pair_folder(options) or "", TUNED_FILE)
+
+
+def _trials(out: Path) -> Path:
+    return out.with_suffix(".trials.jsonl")
 
 
 def _earlier(catalogue: Catalogue) -> list[Rival]:
@@ -80,20 +116,29 @@ def _earlier(catalogue: Catalogue) -> list[Rival]:
 def add_command(commands: Any, pair: Path) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("tune", help=tune.__doc__, description=tune.__doc__)
-    command.set_defaults(run=tune)
+    command.set_defaults(run=tune, check=check)
     add_common(command, pair, CALIBRATION_FILE)
-    command.add_argument("--held-out", type=Path, help="prompts that evaluate, which may not take part (the pair's)")
     command.add_argument(
-        "--guidance-scales", type=several(float), default=[3.5, 4.5, 7.0], help="comma-separated (3.5,4.5,7)"
+        "--held-out",
+        type=file_to_read(f"a {KINDS} file of prompts"),
+        help="prompts that evaluate, which may not take part (the pair's)",
     )
-    command.add_argument("--candidates", type=whole(0), default=100, help="drawn for the first round (%(default)s)")
+    command.add_argument(
+        "--guidance-scales",
+        type=several(float, 0, 20),
+        default=[3.5, 4.5, 7.0],
+        help="separated by commas (3.5,4.5,7)",
+    )
+    command.add_argument(
+        "--candidates", type=whole(0), default=208, help="recipes that the first round tries (%(default)s)"
+    )
     command.add_argument("--rounds", type=whole(1), default=3, help="each with twice the prompts (%(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="of the search (%(default)s)")
+    command.add_argument("--seed", type=whole(), default=0, help="of the search (%(default)s)")
     command.add_argument(
-        "--speed", type=float, default=1.0, help="by FLOPs; slower ones are not searched (%(default)s)"
+        "--speed", type=number(1), default=1.0, help="by FLOPs; slower ones are not searched (%(default)s)"
     )
     command.add_argument(
-        "--floor", type=float, default=0.0, help="fail unless one reaches this PSNR in dB (%(default)s)"
+        "--floor", type=number(0), default=0.0, help="fail unless one reaches this PSNR in dB (%(default)s)"
     )
     command.add_argument("--json", action="store_true", help="print the recipe file instead of a list")
-    command.add_argument("--out", type=Path, help="the recipe file (recipes.json in the pair)")
+    command.add_argument("--out", type=file_to_write(".json"), help="the recipe file (recipes.json in the pair)")

@@ -73,7 +73,9 @@ def _opened(folder: Path) -> tuple[Any, threading.Lock]:
     import torch
 
     from hybridstitch.pipeline import HybridStitchPipeline
+    from hybridstitch.quiet import hide_loading
 
+    hide_loading()
     pipeline = HybridStitchPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, threading.Lock()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hybridstitch.catalogue import UNNAMED, Catalogue
-from hybridstitch.pair import SizeLimits
-from hybridstitch.recipe import AXES
+from hybridstitch.recipe_names import AXES, UNNAMED
 from hybridstitch.schema import Schema, integer
-from hybridstitch.strategy import Parameter
+from hybridstitch.size_limits import SizeLimits
 from hybridstitch.texts import text_schema
+
+if TYPE_CHECKING:
+    from hybridstitch.catalogue import Catalogue
+    from hybridstitch.strategy import Parameter
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_IMAGES = 8

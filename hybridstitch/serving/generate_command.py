@@ -9,26 +9,29 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.errors import raise_if
+from hybridstitch.option_paths import PICTURES, clashes, file_to_write, make_folders
+from hybridstitch.option_values import whole
 from hybridstitch.serving.request_options import (
     FIELDS,
     add_request_options,
     add_server_options,
     given_fields,
     open_client,
+    open_for,
+    request_problems,
 )
 
-FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+GENERATED = (*FIELDS, "num_images")
 
 
 def generate(options: argparse.Namespace) -> None:
     """Draw pictures of one prompt, in this process or by a server."""
     from hybridstitch.serving.show import report_lines
 
-    if options.out.suffix.lower() not in FORMATS:
-        raise InvalidInput([Problem("out", f"a file name ending in {', '.join(FORMATS)}", str(options.out))])
-    payload = given_fields(options, (*FIELDS, "num_images"))
-    payload["output_format"] = FORMATS[options.out.suffix.lower()]
+    make_folders(options.out, options.report, options.mask_overlay)
+    payload = given_fields(options, GENERATED)
+    payload["output_format"] = PICTURES[options.out.suffix.lower()]
     pictures, report = _ask_server(payload, options) if options.url else _draw_here(payload, options)
     for path, picture in zip(_numbered(options.out, len(pictures)), pictures, strict=True):
         path.write_bytes(picture)
@@ -37,6 +40,11 @@ def generate(options: argparse.Namespace) -> None:
     if options.mask_overlay:
         _write_overlays(pictures, report, options.mask_overlay)
     print(json.dumps(report) if options.json else "\n".join(report_lines(report)))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every option that is wrong."""
+    raise_if(request_problems(options, GENERATED) + clashes(options, ("out", "report", "mask_overlay")))
 
 
 def _numbered(path: Path, count: int) -> list[Path]:
@@ -52,12 +60,11 @@ def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[l
 
 
 def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
-    from hybridstitch import HybridStitchPipeline
     from hybridstitch.serving.local import draw
     from hybridstitch.serving.request import parse_request
     from hybridstitch.serving.response import encode_picture
 
-    pipeline = HybridStitchPipeline.from_pretrained(options.pair)
+    pipeline = open_for(options, payload)
     request = parse_request(payload, {}, pipeline.size_limits, pipeline.catalogue)
     drawn = draw(pipeline, request)
     pictures = [encode_picture(image, drawn.request.of_image(index)) for index, image in enumerate(drawn.images)]
@@ -76,13 +83,17 @@ def _write_overlays(pictures: list[bytes], report: dict[str, Any], path: Path) -
 def add_command(commands: Any, pair: Path) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("generate", help=generate.__doc__, description=generate.__doc__)
-    command.set_defaults(run=generate)
+    command.set_defaults(run=generate, check=check)
     add_request_options(
         command, seed="of the first picture; each next one has the next seed", region="the large model draws all of it"
     )
-    command.add_argument("--num-images", type=int, help="so many pictures, to OUT-1, OUT-2 and so on")
-    command.add_argument("--out", type=Path, default="picture.png", help=".png, .jpg or .webp (%(default)s)")
-    command.add_argument("--report", type=Path, help="write the report as JSON")
-    command.add_argument("--mask-overlay", type=Path, help="write the picture with the large model's tokens tinted")
+    command.add_argument("--num-images", type=whole(), help="1 to 8 pictures, to OUT-1, OUT-2 and so on")
+    command.add_argument(
+        "--out", type=file_to_write(*PICTURES), default="picture.png", help=".png, .jpg or .webp (%(default)s)"
+    )
+    command.add_argument("--report", type=file_to_write(), help="write the report as JSON")
+    command.add_argument(
+        "--mask-overlay", type=file_to_write(*PICTURES), help="write the picture with the large model's share of it"
+    )
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     add_server_options(command, pair)

@@ -119,6 +119,6 @@ def test_a_measure_that_expects_another_picture_is_refused_before_the_run(
 ):
     assert main(compare(tiny, tmp_path, module, *option)) == 2
     said = capsys.readouterr().err
-    assert f"error: {option[0][2:]}: expected a function that measures the warm-up's pictures" in said
+    assert f"error: {option[0]}: expected a function that measures the warm-up's pictures" in said
     assert said.count("error:") == 1
     assert not (tmp_path / "out" / "answers.jsonl").exists()

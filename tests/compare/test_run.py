@@ -169,7 +169,7 @@ def test_an_endpoint_that_never_answers_is_named_before_the_run(
     (tmp_path / "p.txt").write_text("one\n")
     ask = ["compare", "--a", str(tiny), "--b", "http://127.0.0.1:9/predictions/x", "--prompts", str(tmp_path / "p.txt")]
     assert main([*ask, "--out", str(tmp_path / "out")]) == 2
-    assert "error: b: expected an endpoint that generates" in capsys.readouterr().err
+    assert "error: --b: expected an endpoint that generates" in capsys.readouterr().err
 
 
 def test_every_problem_of_the_command_is_named(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -189,12 +189,14 @@ def test_every_problem_of_the_command_is_named(tiny: Path, tmp_path: Path, capsy
     ]
     assert main(["compare", *wrong, "--out", str(tmp_path), "--alpha", "0.9"]) == 2
     said = capsys.readouterr().err
-    assert all(f"error: {name}: expected" in said for name in ("a", "b", "prompts", "seeds", "rate", "limit", "alpha"))
+    assert all(
+        f"error: --{name}: expected" in said for name in ("a", "b", "prompts", "seeds", "rate", "limit", "alpha")
+    )
     assert main(["compare"]) == 2
-    assert "error: a: expected" in capsys.readouterr().err
+    assert "error: --a: expected" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert main(["compare", "--a", str(tiny), "--b", str(tiny), "--out", str(tmp_path / "file")]) == 2
-    assert "error: out: expected a folder" in capsys.readouterr().err
+    assert "error: --out: expected a folder" in capsys.readouterr().err
 
 
 def test_settings_survive_the_disk(tiny: Path):

@@ -128,9 +128,9 @@ def test_the_command_prints_words_with_bars(tiny: Path, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--target", "why", "--method", "magic"], 2, ["error: target", "error: method"]),
-        (["--target", "region"], 2, ["error: region"]),
-        (["--out", "why.png"], 2, ["error: out"]),
+        (["--target", "why", "--method", "magic"], 2, ["error: --target", "error: --method"]),
+        (["--target", "region"], 2, ["error: --region"]),
+        (["--out", "why.png"], 2, ["error: --out"]),
         (["--deadline-ms", "1"], 1, ["deadline_ms"]),
     ],
 )

@@ -39,7 +39,7 @@ def test_wrong_input_names_every_field_and_exits_with_2(
     out = str(tmp_path / "a.png")
     assert main(["generate", "", "--pair", str(tiny), "--seed", "-1", "--recipe", "fastest", "--out", out]) == 2
     errors = capsys.readouterr().err
-    assert all(f"error: {field}: expected" in errors for field in ("prompt", "seed", "recipe"))
+    assert all(f"error: {field}: expected" in errors for field in ("prompt", "--seed", "--recipe"))
     assert main(["generate", "x", "--out", str(tmp_path / "a.gif")]) == 2
     assert main(["pack", "--pair", str(tmp_path / "nowhere"), "--out", str(tmp_path)]) == 2
     assert main(["serve", "--store", str(tmp_path)]) == 2
@@ -95,7 +95,7 @@ def test_the_options_of_generate_are_fields_of_the_request(
     assert [each["seed"] for each in fields] == [3, 4]
     assert [each["region"] for each in fields] == [[0, 0, 16, 16]] * 2
     assert main([*arguments, "--region", "9,9,1,1"]) == 2
-    assert "error: region" in capsys.readouterr().err
+    assert "error: --region" in capsys.readouterr().err
 
 
 def test_generate_takes_its_token_from_the_environment_or_a_file(

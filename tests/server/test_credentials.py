@@ -136,6 +136,8 @@ def test_a_secret_in_an_address_is_refused_unseen(url: str, capfd: pytest.Captur
     refused(lambda: examine(url), "^url: expected")
     assert main(["doctor", "--url", url]) == 2
     assert main(["doctor", "--url", NOBODY, "--management-url", url]) == 2
+    for command in ("generate", "explain"):
+        assert main([command, "x", "--url", url]) == 2
     assert SECRET not in "".join(capfd.readouterr())
 
 

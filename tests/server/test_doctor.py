@@ -162,7 +162,7 @@ def test_no_server_and_wrong_tokens(server: Server, tmp_path: Path) -> None:
 )
 def test_wrong_usage(arguments: list[str], field: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["doctor", *arguments]) == 2
-    assert f"error: {field}: expected" in capsys.readouterr().err
+    assert f"error: --{field}: expected" in capsys.readouterr().err
 
 
 def test_a_machine_that_may_serve(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

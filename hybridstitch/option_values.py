@@ -1,0 +1,127 @@
+"""Types of command-line options. A value that cannot be read is kept, so that all wrong options are named at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hybridstitch.errors import Problem
+
+Reader = Callable[[str], Any]
+"""Returns the value of an option, or `Unreadable`."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands in for a value that is wrong, until all options are checked together."""
+
+    expected: str
+    got: Any
+
+
+def unreadable(options: argparse.Namespace) -> list[Problem]:
+    """One problem for every option whose value could not be read."""
+    return [
+        Problem(name, each.expected, each.got)
+        for name, value in vars(options).items()
+        for each in _parts(value)
+        if isinstance(each, Unreadable)
+    ]
+
+
+def readable(value: Any) -> Any:
+    """The value of an option, None if it could not be read; of several values those that could."""
+    if isinstance(value, list):
+        return [each for each in value if not isinstance(each, Unreadable)]
+    return None if isinstance(value, Unreadable) else value
+
+
+def whole(low: float = -math.inf, high: int | None = None) -> Reader:
+    """A whole number within a range, ends included."""
+
+    def read(text: str) -> int | Unreadable:
+        try:
+            value = int(text)
+        except ValueError:
+            return Unreadable(f"a whole number{_range(low, high)}", text)
+        return value if _within(value, low, high) else Unreadable(f"a whole number{_range(low, high)}", value)
+
+    return read
+
+
+def number(low: float = -math.inf, high: float | None = None) -> Reader:
+    """A finite number within a range, ends included."""
+
+    def read(text: str) -> float | Unreadable:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        fits = math.isfinite(value) and _within(value, low, high)
+        return value if fits else Unreadable(f"a number{_range(low, high)}", text)
+
+    return read
+
+
+def one_of(*names: str) -> Reader:
+    """One of these names."""
+    return lambda text: text if text in names else Unreadable(f"one of: {', '.join(names)}", text)
+
+
+def several(kind: Callable[[str], float], low: float = -math.inf, high: float = math.inf) -> Reader:
+    """A comma-separated list of different numbers within a range, ends included. kind: `int` or `float`."""
+    words = "whole numbers" if kind is int else "numbers"
+    limits = "" if low == -math.inf else f", each{_range(low, None if high == math.inf else high)}"
+
+    def read(text: str) -> list[float] | Unreadable:
+        try:
+            values = [kind(each) for each in text.split(",")]
+        except ValueError:
+            values = [math.nan]
+        fits = all(math.isfinite(value) and low <= value <= high for value in values)
+        is_fine = fits and len(set(values)) == len(values)
+        return values if is_fine else Unreadable(f"different {words}, separated by commas{limits}", text)
+
+    return read
+
+
+def corners(text: str) -> list[int] | Unreadable:
+    """A region as `X0,Y0,X1,Y1`."""
+    try:
+        values = [int(each) for each in text.split(",")]
+    except ValueError:
+        values = []
+    left, top, right, bottom = values if len(values) == 4 else (0, 0, 0, 0)
+    is_fine = 0 <= left < right and 0 <= top < bottom
+    return values if is_fine else Unreadable("X0,Y0,X1,Y1 in pixels with 0 <= X0 < X1 and 0 <= Y0 < Y1", text)
+
+
+def name_or_object(text: str) -> Any:
+    """A recipe's name, or a JSON object that describes one."""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        return text
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f"{error.msg} at character {error.pos + 1}" if isinstance(error, ValueError) else "too many brackets"
+        return Unreadable(f"a recipe's name or a JSON object; this is not JSON ({where})", text)
+    return value if isinstance(value, dict) else Unreadable("a recipe's name or a JSON object", text)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    yield from value if isinstance(value, list) else [value]
+
+
+def _within(value: float, low: float, high: float | None) -> bool:
+    return low <= value and (high is None or value <= high)
+
+
+def _range(low: float, high: float | None) -> str:
+    # Not `:g`, which shortens large whole numbers.
+    if low == -math.inf:
+        return ""
+    return f" of at least {low}" if high is None else f" within {low}..{high}"

@@ -1,0 +1,39 @@
+"""Keeps what libraries print out of the output of a command, unless `--verbose` asks for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+_SILENT = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+}
+"""Read by the libraries when they are imported, also in the processes that a command starts."""
+
+
+def silence_libraries() -> None:
+    """Hide warnings, log lines and progress bars of libraries; call it before they are imported."""
+    for name, value in _SILENT.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_ours)
+
+
+def hide_loading() -> None:
+    """Hide the bars that diffusers shows while it loads a pipeline, for which it reads no variable."""
+    if os.environ.get("DIFFUSERS_VERBOSITY") == "error":
+        from diffusers.utils import logging as diffusers_logging
+
+        diffusers_logging.disable_progress_bar()
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] == "hybridstitch" or record.levelno >= logging.ERROR
