@@ -56,7 +56,7 @@ def word_lines(document: dict[str, Any]) -> list[str]:
     widest = max(len(word["text"]) for word in words)
     largest = max(abs(word["score"]) for word in words) or 1
     return [
-        f"{word['text']:<{widest}} {word['score']:>12.4g} {'#' * round(BAR * abs(word['score']) / largest)}".rstrip()
+        f"{word['text']:<{widest}} {word['score']:>10.3g} {'#' * round(BAR * abs(word['score']) / largest)}".rstrip()
         for word in words
     ]
 

@@ -76,7 +76,7 @@ def _coloured(prompt: str, words: list[dict[str, Any]]) -> str:
     found, last = [], 0
     for word in words:
         share = round(100 * abs(word["score"]) / largest)
-        title = f"{escape(word['text'])}: {word['score']:.4g}"
+        title = f"{escape(word['text'])}: {word['score']:.3g}"
         found.append(escape(prompt[last : word["start"]]))
         found.append(
             f'<mark class="{_sign(word)}" style="--share: {share}%" title="{title}">'
@@ -168,7 +168,7 @@ def _numbers(answer: Answer) -> str:
         [
             f'<span class="{_sign(word)}">{escape(word["text"])}</span>',
             f'<span class="bar" style="--share: {100 * abs(word["score"]) / largest:.1f}%"></span>',
-            f"{word['score']:.4g}",
+            f"{word['score']:.3g}",
             f"{word['heat_max']:.3g}",
         ]
         for word in words
@@ -181,7 +181,11 @@ def _tiles(answer: Answer) -> str:
     named = ", ".join(str(step + 1) for step in steps)
     tiles = [
         ("Cost", str(answer["forwards"]), "forwards of a transformer, beyond those of the picture"),
-        ("Steps explained", str(len(steps)), f"{named} of {len(report['mask']['share_by_step'])}"),
+        (
+            "Steps explained",
+            str(len(steps)),
+            f"step{'s' * (len(steps) != 1)} {named} of {len(report['mask']['share_by_step'])}",
+        ),
         ("Large model's share", f"{100 * report['large_token_share']:.0f} %", "of the token-steps of the picture"),
     ]
     if "convergence_delta" in answer:

@@ -58,8 +58,8 @@ def test_every_word_is_there_with_its_score(page_of: Any) -> None:
     answer, text = page_of("a b")
     page = Page(text)
     for word in answer["words"]:
-        assert ("title", f"{word['text']}: {word['score']:.4g}") in page.attributes
-        assert f"{word['score']:.4g}" in page.words
+        assert ("title", f"{word['text']}: {word['score']:.3g}") in page.attributes
+        assert f"{word['score']:.3g}" in page.words
     strongest = max(answer["words"], key=lambda word: abs(word["score"]))
     assert ("style", "--share: 100%") in page.attributes
     assert f"“{strongest['text']}” " in page.words
