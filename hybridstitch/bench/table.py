@@ -17,6 +17,7 @@ import torch
 from hybridstitch.bench.folder import Fidelity, Result
 from hybridstitch.bench.intervals import Interval, by_group, without_nan
 from hybridstitch.bench.metrics import EQUAL_DB
+from hybridstitch.extras import extra
 
 Quality = Mapping[str, Interval]
 
@@ -170,7 +171,8 @@ def machine() -> str:
 
 def plot(found: list[Row], path: Path) -> None:
     """PSNR over speed-up by FLOPs, every contender a point with its interval."""
-    import matplotlib
+    with extra("bench"):
+        import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

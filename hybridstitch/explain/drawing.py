@@ -43,6 +43,19 @@ class Drawing:
             if before.share >= 1 and step.tokens is not None and step.share < 1
         ]
 
+    def has_choice(self, step: int, always: Tensor | None) -> bool:
+        """Whether the mask of a step chose some tokens and left others, beside those at `always` `(tokens,)`."""
+        chosen = self.chosen(step)
+        free = chosen if always is None else chosen[~always]
+        return bool(free.any()) and not bool(free.all())
+
+    def chosen(self, step: int) -> Tensor:
+        """The tokens that the large model rendered at a step that made a mask, bool `(tokens,)`."""
+        tokens = self.steps[step].tokens
+        assert tokens is not None  # it made a mask
+        chosen = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=tokens.device)
+        return chosen.index_fill(0, tokens[0], True)
+
     def latest_dense(self, index: int) -> int:
         """Where the last two dense steps before a step begin: all that a mask of that step looks at lies behind."""
         return [dense for dense in self.dense if dense < index][-2:][0]

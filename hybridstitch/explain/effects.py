@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 import torch
-from captum.attr import FeatureAblation, IntegratedGradients
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.explain.embeddings import Embedded
+from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Target, Texts
-from hybridstitch.explain.words import Word, without
+from hybridstitch.extras import extra
 from hybridstitch.masks.attribution import movement
+
+with extra("serve"):
+    from captum.attr import FeatureAblation, IntegratedGradients
 
 RESTS = {
     "ablation": "the prompt with the word deleted, encoded anew",
@@ -25,23 +28,23 @@ RESTS = {
 class Effects:
     """What one target does as words come and go. The whole prompt and the baseline are asked about once."""
 
-    def __init__(self, target: Target, prompt: str, words: Sequence[Word], rows: int):
+    def __init__(self, target: Target, readings: Readings, rows: int):
         """rows: how many prompts share a forward."""
         self.target = target
-        self.prompt = prompt
-        self.words = words
+        self.readings = readings
+        self.words = readings.words
         self.rows = rows
-        self.heat = torch.zeros(len(words), target.drawing.grid[0] * target.drawing.grid[1])
+        self.heat = torch.zeros(len(self.words), target.drawing.grid[0] * target.drawing.grid[1])
 
     @cached_property
     def whole(self) -> dict[int, Tensor]:
         """The responses to the prompt as it is, by step."""
-        return self._responses(self._encode([self.prompt]))
+        return self._responses(self._encode([()]))
 
     @cached_property
     def nothing(self) -> dict[int, Tensor]:
         """The responses to the prompt without any of its words."""
-        return self._responses(self._encode([without(self.prompt, self.words, range(len(self.words)))]))
+        return self._responses(self._encode([range(len(self.words))]))
 
     def ablation(self) -> list[float]:
         """For each word, how much strength is lost without it. Fills `heat` on the way."""
@@ -54,7 +57,7 @@ class Effects:
     def integrated_gradients(self, n_steps: int) -> tuple[list[float], float]:
         """For each word, what flows through its embeddings on a straight way from padding; and
         by how much their sum misses the whole effect."""
-        embedded = Embedded.of(self.target.pipeline, self.prompt, self.words)
+        embedded = Embedded.of(self.target.pipeline, self.readings, self.words)
         nothing = self._responses(embedded.encode(embedded.baselines))
 
         def strength(*embeddings: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ class Effects:
         absent = [(row == 0).nonzero().flatten().tolist() for row in present]
         if not any(absent):
             return self._mean(self.whole, self.nothing).repeat(len(absent))
-        responses = self._responses(self._encode([without(self.prompt, self.words, gone) for gone in absent]))
+        responses = self._responses(self._encode(absent))
         for step, response in responses.items():
             moved = movement(self.whole[step], response).cpu() / len(self.target.steps)
             for row, gone in enumerate(absent):
@@ -105,5 +108,7 @@ class Effects:
     def _respond(self, step: int, texts: Texts) -> Tensor:
         return self.target.respond(step, texts)
 
-    def _encode(self, prompts: list[str]) -> Texts:
-        return Texts(*self.target.pipeline.prompts.alone(prompts))
+    def _encode(self, left_out: Sequence[Collection[int]]) -> Texts:
+        """The prompt without the words of these numbers, once for each."""
+        texts = zip(*(self.readings.without(gone) if gone else self.readings.texts for gone in left_out), strict=True)
+        return Texts(*self.target.pipeline.prompts.alone(*texts))

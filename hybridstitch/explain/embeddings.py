@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Texts
 from hybridstitch.explain.words import Word
 from hybridstitch.pipeline import HybridStitchPipeline
-
-ENCODERS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"), ("tokenizer_3", "text_encoder_3"))
+from hybridstitch.prompts import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,25 @@ class Embedded:
     """
 
     pipeline: HybridStitchPipeline
-    prompt: str
+    readings: Readings
     words: int
     inputs: tuple[Tensor, ...]
     baselines: tuple[Tensor, ...]
     owners: tuple[Tensor, ...]
 
     @classmethod
-    def of(cls, pipeline: HybridStitchPipeline, prompt: str, words: Sequence[Word]) -> Self:
-        """Embed a prompt. Raises InvalidInput where a tokenizer does not say which characters a token stands for."""
+    def of(cls, pipeline: HybridStitchPipeline, readings: Readings, words: Sequence[Word]) -> Self:
+        """Embed a prompt as each encoder reads it.
+
+        Raises InvalidInput where a tokenizer does not say which characters a token stands for."""
         inputs, baselines, owners = [], [], []
-        for tokenizer, encoder in _encoders(pipeline):
+        for (tokenizer, encoder), text in zip(_encoders(pipeline), readings.texts, strict=False):
             if not tokenizer.is_fast:
                 expected = "ablation: a tokenizer of this pair does not say which characters a token stands for"
                 raise InvalidInput([Problem("method", expected, "integrated_gradients")])
             length = pipeline.prompts.text_length if encoder is pipeline.components["text_encoder_3"] else None
             tokens = tokenizer(
-                prompt,
+                text,
                 padding="max_length",
                 max_length=length or pipeline.prompts.clip_length,
                 truncation=True,
@@ -58,12 +60,13 @@ class Embedded:
             inputs.append(embed(ids).detach())
             baselines.append(embed(padding).detach())
             owners.append(owner)
-        return cls(pipeline, prompt, len(words), tuple(inputs), tuple(baselines), tuple(owners))
+        return cls(pipeline, readings, len(words), tuple(inputs), tuple(baselines), tuple(owners))
 
     def encode(self, embeddings: Sequence[Tensor]) -> Texts:
         """The prompt as the transformers read it, if its tokens were embedded so; `(prompts, tokens, width)` each."""
         with _embedded_as(self.pipeline, embeddings):
-            return Texts(*self.pipeline.prompts.alone([self.prompt] * embeddings[0].shape[0]))
+            texts = [[text] * embeddings[0].shape[0] for text in self.readings.texts]
+            return Texts(*self.pipeline.prompts.alone(*texts))
 
     def by_word(self, attributed: Sequence[Tensor]) -> list[float]:
         """The sum of what was attributed to each word's embeddings, over tokens, width and encoders."""

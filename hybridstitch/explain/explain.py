@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ from hybridstitch.explain.drawing import Drawing, draw
 from hybridstitch.explain.effects import RESTS, Effects
 from hybridstitch.explain.explanation import Explanation
 from hybridstitch.explain.meter import Meter
+from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Choice, Prediction, Target, Texts
-from hybridstitch.explain.words import MAX_WORDS, words_of
+from hybridstitch.explain.words import MAX_WORDS, Word, words_of
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.region import Region, region_problems
 
@@ -89,20 +89,23 @@ def explain(
     drawing = draw(pipeline, prompt, seed, meter.check, negative_prompt=negative_prompt, **generation)
     with exclusive(pipeline.large, pipeline.small):
         if target == "mask":
-            asked: Target = _choice(pipeline, drawing, meter, steps_explained, negative_prompt, guidance_scale)
+            always = None if region is None else _tokens(drawing, region, pipeline.size_limits.multiple_of)
+            asked: Target = _choice(pipeline, drawing, meter, steps_explained, negative_prompt, guidance_scale, always)
         else:
             where = (
                 _tokens(drawing, region, pipeline.size_limits.multiple_of) if target == "region" and region else None
             )
             asked = Prediction(pipeline, drawing, meter, _explained(drawing.dense, steps_explained, drawing), where)
-        effects = Effects(asked, prompt, words_of(prompt), perturbations_per_eval)
+        words = words_of(prompt)
+        readings = Readings.of(pipeline, prompt, words)
+        effects = Effects(asked, readings, perturbations_per_eval)
         _check_moves(effects)
         scores, delta = effects.ablation(), None
         if method == "integrated_gradients":
             scores, delta = effects.integrated_gradients(gradient_steps)
     return Explanation(
-        words=tuple(replace(word, score=score) for word, score in zip(effects.words, scores, strict=True)),
-        heatmaps=effects.heat.unflatten(1, drawing.grid),
+        words=readings.marked(words, scores),
+        heatmaps=_of_all(effects.heat, readings, words).unflatten(1, drawing.grid),
         image=drawing.image,
         mask=None if asked.where is None else asked.where.cpu().unflatten(0, drawing.grid),
         target=target,
@@ -113,6 +116,14 @@ def explain(
         convergence_delta=delta,
         report=drawing.report,
     )
+
+
+def _of_all(heat: Tensor, readings: Readings, words: Sequence[Word]) -> Tensor:
+    """The heat `(words, tokens)` of every word: none for those that are not read."""
+    places = {word.start: number for number, word in enumerate(words)}
+    found = torch.zeros(len(words), heat.shape[1])
+    found[[places[word.start] for word in readings.words]] = heat
+    return found
 
 
 def default_steps_explained(num_inference_steps: Any) -> int:
@@ -158,13 +169,17 @@ def _choice(
     wanted: int,
     negative_prompt: str,
     guidance_scale: float,
+    always: Tensor | None,
 ) -> Choice:
-    if not drawing.masked:
-        expected = f"region or image: recipe {drawing.recipe.name!r} makes no mask"
+    """always: bool `(tokens,)`, those that no mask chose, because a region asks for them."""
+    masked = [step for step in drawing.masked if drawing.has_choice(step, always)]
+    if not masked:
+        outside = "" if always is None else " outside the region"
+        expected = f"region or image: recipe {drawing.recipe.name!r} makes no mask{outside}"
         raise InvalidInput([Problem("target", expected, "mask")])
-    steps = _explained(drawing.masked, wanted, drawing)
+    steps = _explained(masked, wanted, drawing)
     negative = Texts(*pipeline.prompts.alone([negative_prompt])) if guidance_scale > 1 else None
-    return Choice(pipeline, drawing, meter, steps, negative, guidance_scale)
+    return Choice(pipeline, drawing, meter, steps, negative, guidance_scale, always)
 
 
 def _tokens(drawing: Drawing, region: Region, cell: int) -> Tensor:
@@ -176,8 +191,14 @@ def _tokens(drawing: Drawing, region: Region, cell: int) -> Tensor:
 
 
 def _check_moves(effects: Effects) -> None:
-    """Raise InvalidInput for a mask that is the same without a prompt: there is nothing to explain."""
+    """Raise InvalidInput for a mask that is the same without a prompt, or that prefers other tokens than the chosen:
+    there is nothing to explain."""
     if all(torch.equal(effects.whole[step], effects.nothing[step]) for step in effects.target.steps):
         mask = effects.target.drawing.recipe.mask.type
         expected = f"region or image: mask {mask!r} does not depend on the prompt where the picture so far is given"
+        raise InvalidInput([Problem("target", expected, "mask")])
+    target = effects.target
+    if isinstance(target, Choice) and not all(target.margin(step, effects.whole[step]) > 0 for step in target.steps):
+        mask = target.drawing.recipe.mask.type
+        expected = f"region or image: mask {mask!r} scores the tokens that it chose no higher than the others"
         raise InvalidInput([Problem("target", expected, "mask")])

@@ -97,13 +97,17 @@ class Choice(Target):
         steps: Sequence[int],
         negative: Texts | None,
         guidance_scale: float,
+        always: Tensor | None = None,
     ):
-        """negative: the prompt of the negative half; None without guidance."""
+        """negative: the prompt of the negative half; None without guidance.
+        always: bool `(tokens,)`, those of a region, which no mask chose; they are left out.
+        """
         super().__init__(pipeline, drawing, meter)
         self.steps = steps
         self._negative = negative
         self._guidance_scale = guidance_scale
-        self.where = torch.stack([self._chosen(step) for step in steps]).any(dim=0)
+        self._always = torch.zeros_like(drawing.chosen(steps[0])) if always is None else always
+        self.where = torch.stack([drawing.chosen(step) for step in steps]).any(dim=0) & ~self._always
 
     def respond(self, step: int, texts: Texts) -> Tensor:
         rows = texts.context.shape[0]
@@ -120,17 +124,13 @@ class Choice(Target):
         return drawing.recipe.mask.scores(trajectory).float().unsqueeze(-1)
 
     def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
-        return self._margin(step, response) / self._margin(step, whole).clamp(min=TINY)
+        return self.margin(step, response) / self.margin(step, whole).clamp(min=TINY)
 
-    def _margin(self, step: int, response: Tensor) -> Tensor:
-        chosen = self._chosen(step)
-        return response[:, chosen].mean(dim=(1, 2)) - response[:, ~chosen].mean(dim=(1, 2))
-
-    def _chosen(self, step: int) -> Tensor:
-        tokens = self.drawing.steps[step].tokens
-        assert tokens is not None  # it made a mask
-        chosen = torch.zeros(self.drawing.grid[0] * self.drawing.grid[1], dtype=torch.bool, device=tokens.device)
-        return chosen.index_fill(0, tokens[0], True)
+    def margin(self, step: int, response: Tensor) -> Tensor:
+        """How far the mean score of the chosen tokens is above that of the others, `(prompts,)`."""
+        chosen = self.drawing.chosen(step)
+        ours, others = response[:, chosen & ~self._always], response[:, ~chosen & ~self._always]
+        return ours.mean(dim=(1, 2)) - others.mean(dim=(1, 2))
 
     def _guided(self, transformer: torch.nn.Module, texts: Texts) -> MeteredModel:
         context, pooled = texts.context, texts.pooled

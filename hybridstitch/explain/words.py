@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 MAX_WORDS = 64
 """Every word costs forwards; no text encoder of SD3 but T5 reads more."""
-_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
+# Words are found in a string of classes, one letter a character, see `_class_of`.
+_WORD = re.compile(
+    r"(?P<weight>(?<=[wmhe]):d+(?:\.d+)?(?=\)))"  # as in "(red:1.3)"
+    r"|hm*"
+    r"|ff"
+    r"|em*(?:zem*)*"
+    r"|(?:[wd][mz]*)+(?:(?:j|(?<=d)\.(?=d))(?:[wd][mz]*)+)*"
+)
+_HAN = ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+_SIGNS = {"'": "j", "\u2019": "j", "-": "j", ".": ".", ",": ".", ":": ":", ")": ")", "\u200c": "z", "\u200d": "z"}
 
 
 @dataclass(frozen=True)
@@ -16,17 +26,29 @@ class Word:
     """A word of the prompt, its characters `start` to `end` (the first one behind it).
 
     score: its part in what is explained, see `explain`; below 0 it worked against it.
+    read: whether a text encoder reads the whole word. Otherwise the score is 0.
     """
 
     text: str
     start: int
     end: int
     score: float = 0.0
+    read: bool = True
 
 
 def words_of(prompt: str) -> list[Word]:
-    """The words in their order: letters and digits, with hyphens and apostrophes inside. Punctuation is no word."""
-    return [Word(found[0], found.start(), found.end()) for found in _WORD.finditer(prompt)]
+    """The words in their order.
+
+    A word is letters and digits, with hyphens and apostrophes inside; a number with its decimals; an emoji with its
+    modifiers; or one Chinese character, as nothing stands between Chinese words. Punctuation is no word, nor is the
+    weight in "(red:1.3)".
+    """
+    classes = "".join(map(_class_of, prompt))
+    return [
+        Word(prompt[found.start() : found.end()], found.start(), found.end())
+        for found in _WORD.finditer(classes)
+        if found["weight"] is None
+    ]
 
 
 def without(prompt: str, words: Sequence[Word], left_out: Collection[int]) -> str:
@@ -35,3 +57,21 @@ def without(prompt: str, words: Sequence[Word], left_out: Collection[int]) -> st
     for number in sorted(left_out, reverse=True):
         kept = kept[: words[number].start] + kept[words[number].end :]
     return " ".join(kept.split())
+
+
+def _class_of(character: str) -> str:
+    """d digit, w other letter, h Chinese, m mark or modifier, e emoji, f half a flag, z joiner, j hyphen, or a sign."""
+    if character in _SIGNS:
+        return _SIGNS[character]
+    code, category = ord(character), unicodedata.category(character)
+    if any(low <= code <= high for low, high in _HAN):
+        return "h"
+    if 0x1F1E6 <= code <= 0x1F1FF:
+        return "f"
+    if category[0] == "M" or 0x1F3FB <= code <= 0x1F3FF or 0xE0020 <= code <= 0xE007F:
+        return "m"
+    if category == "Nd":
+        return "d"
+    if category[0] in "LN" or category == "Pc":
+        return "w"
+    return "e" if category == "So" else " "

@@ -56,9 +56,13 @@ def word_lines(document: dict[str, Any]) -> list[str]:
     widest = max(len(word["text"]) for word in words)
     largest = max(abs(word["score"]) for word in words) or 1
     return [
-        f"{word['text']:<{widest}} {word['score']:>10.3g} {'#' * round(BAR * abs(word['score']) / largest)}".rstrip()
+        f"{word['text']:<{widest}} {_score(word):>12} {'#' * round(BAR * abs(word['score']) / largest)}".rstrip()
         for word in words
     ]
+
+
+def _score(word: dict[str, Any]) -> str:
+    return f"{word['score']:.3g}" if word.get("read", True) else "not read"
 
 
 def _ask_server(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

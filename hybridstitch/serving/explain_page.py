@@ -76,7 +76,7 @@ def _coloured(prompt: str, words: list[dict[str, Any]]) -> str:
     found, last = [], 0
     for word in words:
         share = round(100 * abs(word["score"]) / largest)
-        title = f"{escape(word['text'])}: {word['score']:.3g}"
+        title = f"{escape(word['text'])}: {_score(word)}"
         found.append(escape(prompt[last : word["start"]]))
         found.append(
             f'<mark class="{_sign(word)}" style="--share: {share}%" title="{title}">'
@@ -84,6 +84,11 @@ def _coloured(prompt: str, words: list[dict[str, Any]]) -> str:
         )
         last = word["end"]
     return "".join(found) + escape(prompt[last:])
+
+
+def _score(word: Mapping[str, Any]) -> str:
+    """Three digits; 0 without a sign."""
+    return f"{word['score']:.3g}" if word.get("read", True) else "not read"
 
 
 def _sign(word: Mapping[str, Any]) -> str:
@@ -112,7 +117,7 @@ def _maps(answer: Answer) -> str:
             answer,
             f"Where {escape(word['text'], quote=True)} acts",
             _layer(heat / hottest) + outline,
-            f"<b>{escape(word['text'])}</b> {word['score']:.3g}",
+            f"<b>{escape(word['text'])}</b> {_score(word)}",
         )
         for word, heat in zip(answer["words"], heats, strict=True)
     ]
@@ -168,7 +173,7 @@ def _numbers(answer: Answer) -> str:
         [
             f'<span class="{_sign(word)}">{escape(word["text"])}</span>',
             f'<span class="bar" style="--share: {100 * abs(word["score"]) / largest:.1f}%"></span>',
-            f"{word['score']:.3g}",
+            _score(word),
             f"{word['heat_max']:.3g}",
         ]
         for word in words
@@ -178,7 +183,7 @@ def _numbers(answer: Answer) -> str:
 
 def _tiles(answer: Answer) -> str:
     steps, report = answer["steps_explained"], answer["report"]
-    named = ", ".join(str(step + 1) for step in steps)
+    named = f"step{'s' * (len(steps) > 1)} {', '.join(str(step + 1) for step in steps)}"
     tiles = [
         ("Cost", str(answer["forwards"]), "forwards of a transformer, beyond those of the picture"),
         (

@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from hybridstitch.extras import extra
 from hybridstitch.serving.machine import find_java_home, temporary_base
+
+with extra("serve"):
+    import psutil
 
 STOP_SECONDS = 30
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
-
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.extras import extra
 from hybridstitch.serving.address import Address
 from hybridstitch.serving.answers import (
     INVALID_KEY,
@@ -25,6 +24,9 @@ from hybridstitch.serving.answers import (
 from hybridstitch.serving.protos import methods
 from hybridstitch.serving.tokens import Token, without
 from hybridstitch.serving.transport import LOOPBACK, MOST_MODELS, REQUEST_START, encode, no_management, request_start
+
+with extra("serve"):
+    import grpc
 
 MESSAGE_BYTES = 128 * 2**20
 """The largest message either way; gRPC's own limit, 4 MiB, is less than one large picture as base64."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -30,6 +32,53 @@ def test_words_and_prompts_without_them():
     assert [word.text for word in words] == ["A", "well-known", "fox's", "den", "on", "blue"]
     assert all(prompt[word.start : word.end] == word.text for word in words)
     assert without(prompt, words, [1, 5]) == "A fox's den, on !"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("(red:1.3) cat, [blue:0.5]", ["red", "cat", "blue", "0.5"]),
+        ("at 10:30, v1.5 or 1,000", ["at", "10", "30", "v1.5", "or", "1,000"]),
+        ("一只红苹果 on blue", ["一", "只", "红", "苹", "果", "on", "blue"]),
+        ("りんごと犬", ["りんごと", "犬"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("a \U0001f44d\U0001f3fd❤\ufe0f!", ["a", "\U0001f44d\U0001f3fd", "❤\ufe0f"]),
+        ("\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea\U0001f1eb\U0001f1f7", [
+            "\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\U0001f1eb\U0001f1f7"]),
+        ("café cafe\u0301", ["café", "cafe\u0301"]),
+    ],
+)  # fmt: skip
+def test_words_are_what_a_reader_would_call_one(prompt, expected):
+    assert [word.text for word in words_of(prompt)] == expected
+
+
+@pytest.mark.parametrize("method", ["ablation", "integrated_gradients"])
+def test_words_beyond_the_text_encoders_are_marked_and_have_no_part(tiny_pair, method):
+    settings = {"target": "image", "recipe": "large", "steps_explained": 1, "method": method}
+    whole = "dog on red"  # the tokenizer of this pair has a token a letter, and a window of 16
+    full, longer = (ask(tiny_pair, prompt, **settings) for prompt in (f"{whole} owl", f"{whole} owl pizza zebra"))
+    assert [word.read for word in longer.words] == [True] * 4 + [False] * 2
+    assert all(word.read for word in full.words)
+    assert [str(word.score) for word in longer.words[4:]] == ["0.0", "0.0"]
+    assert not longer.heatmaps[4:].any()
+    assert longer.heatmaps.shape[0] == 6
+    # No other word moves to the place of one that is deleted: the rest of the prompt changes nothing.
+    assert [word.score for word in longer.words[:4]] == pytest.approx([word.score for word in full.words], abs=1e-3)
+    assert longer.forwards == full.forwards
+
+
+def test_a_word_longer_than_the_window_is_read_as_far_as_it_goes(tiny_pair):
+    found = ask(tiny_pair, "a" * 40 + " dog", target="image", recipe="large", steps_explained=1)
+    assert [word.read for word in found.words] == [True, False]
+
+
+def test_tokens_of_a_region_are_no_choice_of_the_mask(tiny_pair):
+    region, cell = (0, 0, 16, 16), tiny_pair.size_limits.multiple_of
+    found = ask(tiny_pair, "red cat", recipe=HYBRID, region=region)
+    assert found.mask is not None
+    assert not found.mask[: 16 // cell, : 16 // cell].any()
+    assert found.mask.any()
+    assert all(abs(word.score) < 100 for word in found.words)
 
 
 def test_the_picture_is_the_one_that_a_prediction_gives(tiny_pair):
@@ -188,6 +237,9 @@ def test_nothing_is_left_behind_also_after_an_error(tiny_pair):
         ({"target": "mask", "recipe": {**HYBRID, "mask": {"type": "random"}}}, {"target"}),
         ({"recipe": {**HYBRID, "mask": {"type": "blend"}}, "method": "integrated_gradients"}, {"method"}),
         ({"recipe": "none such"}, {"recipe"}),
+        ({"target": "mask", "recipe": "two-stage", "region": (0, 0, 16, 16)}, {"target"}),
+        ({"target": "mask", "recipe": HYBRID, "region": (0, 0, 32, 32)}, {"target"}),
+        ({"target": "mask", "recipe": {**HYBRID, "mask": {"type": "box"}}}, {"target"}),
     ],
 )
 def test_every_wrong_argument_is_named(tiny_pair, settings, fields):
@@ -202,3 +254,14 @@ def test_the_attribution_mask_is_where_the_prompt_moves_the_small_model(tiny_pai
     assert found.mask is not None
     assert 0 < found.mask.sum() < found.mask.numel()
     assert found.report["recipe"]["mask"] == {"type": "attribution"}
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it():
+    code = (
+        "import sys; sys.modules['captum'] = sys.modules['captum.attr'] = None; "
+        "from hybridstitch.cli import main; sys.exit(main(['explain', 'a dog', '--out', 'x.html']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: captum is not installed: pip install 'hybridstitch[serve]'"
+    assert "Traceback" not in done.stderr

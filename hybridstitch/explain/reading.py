@@ -1,0 +1,63 @@
+"""What each text encoder reads of a prompt: its first tokens, which may not be all words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from hybridstitch.explain.words import Word, without
+from hybridstitch.pipeline import HybridStitchPipeline
+from hybridstitch.prompts import ENCODERS
+
+
+@dataclass(frozen=True)
+class Readings:
+    """A prompt as the three text encoders read it.
+
+    Each text ends with the last word that its encoder reads whole, so a word that is deleted moves no other word
+    into the encoder's window.
+
+    texts: one for each encoder. words: those that one of them reads.
+    """
+
+    texts: tuple[str, ...]
+    words: tuple[Word, ...]
+
+    @classmethod
+    def of(cls, pipeline: HybridStitchPipeline, prompt: str, words: Sequence[Word]) -> Self:
+        """Ask the tokenizers where the windows end."""
+        prompts = pipeline.prompts
+        windows = (prompts.clip_length, prompts.clip_length, prompts.text_length)
+        ends = []
+        for (tokenizer, encoder), window in zip(ENCODERS, windows, strict=True):
+            present = getattr(pipeline, encoder) is not None
+            ends.append(_end(getattr(pipeline, tokenizer), prompt, window, words) if present else 0)
+        texts = tuple(prompt[:end] for end in ends)
+        return cls(texts, tuple(word for word in words if word.end <= max(ends)))
+
+    def without(self, left_out: Collection[int]) -> tuple[str, ...]:
+        """The texts without the words of these numbers."""
+        return tuple(
+            without(text, self.words, [number for number in left_out if self.words[number].end <= len(text)])
+            for text in self.texts
+        )
+
+    def marked(self, words: Sequence[Word], scores: Sequence[float]) -> tuple[Word, ...]:
+        """All words of the prompt with the scores of those that are read."""
+        found = {word.start: score for word, score in zip(self.words, scores, strict=True)}
+        return tuple(replace(word, score=found.get(word.start, 0.0), read=word.start in found) for word in words)
+
+
+def _end(tokenizer: object, prompt: str, window: int, words: Sequence[Word]) -> int:
+    """Where the text ends that fits into a window; all of it if the tokenizer knows no characters."""
+    if not tokenizer.is_fast:  # type: ignore[attr-defined]
+        return len(prompt)
+    tokens = tokenizer(prompt, truncation=True, max_length=window, return_offsets_mapping=True)  # type: ignore[operator]
+    whole = len(tokenizer(prompt, verbose=False).input_ids)  # type: ignore[operator]
+    if whole <= window:
+        return len(prompt)
+    last = max(end for _, end in tokens["offset_mapping"])
+    fitting = [word.end for word in words if word.end <= last]
+    # A first word that is longer than the window is read as far as it goes: nothing can move in its place.
+    return max(fitting) if fitting else last if not words else max(last, words[0].end)
