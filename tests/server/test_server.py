@@ -18,6 +18,7 @@ from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.client import ServiceError
 from hybridstitch.serving.server import Server
+from tests.server.broken import with_settings
 from tests.server.conftest import QUICK
 
 OWN_MASK = '''
@@ -52,12 +53,9 @@ def test_a_mask_of_the_operators_own(server: Server, store: Path, tiny: Path, tm
     assert report["recipe"]["mask"] == {"type": "left-first"}
 
 
-def test_a_failed_registration_says_why_and_leaves_nothing(
-    server: Server, store: Path, tiny: Path, tmp_path: Path
-) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text("handler: {strategies: {masks: {mine: 'no_such_module:Mine'}}}")
-    pack(tiny, out=store, name="broken", config=config)
+def test_a_failed_registration_says_why_and_leaves_nothing(server: Server, store: Path, tiny: Path) -> None:
+    settings = "handler: {strategies: {masks: {mine: 'no_such_module:Mine'}}}"
+    with_settings(pack(tiny, out=store, name="broken"), settings)
     for _ in range(2):  # the second would be refused if the first had stayed
         with pytest.raises(RuntimeError, match=r"strategies\.masks\.mine.*no_such_module"):
             server.register("broken")
@@ -108,11 +106,10 @@ def test_a_server_that_cannot_start_shows_its_log(store: Path) -> None:
 
 
 def test_the_command_serves_what_it_can_until_it_is_told_to_stop(tiny: Path, tmp_path: Path) -> None:
-    store, config = tmp_path / "store", tmp_path / "config.yaml"
+    store = tmp_path / "store"
     for version in ("10.0", "1.0"):
         pack(tiny, out=store, name="m", version=version, archive_format="no-archive")
-    config.write_text("handler: {dtype: int3}")
-    failing = pack(tiny, out=store, name="failing", config=config)
+    failing = with_settings(pack(tiny, out=store, name="failing"), "handler: {dtype: int3}")
     (store / "cut.mar").write_bytes(failing.read_bytes()[:1000])
     command = [sys.executable, "-m", "hybridstitch.cli", "serve", "--store", str(store), "--port", "0", "--no-auth"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
