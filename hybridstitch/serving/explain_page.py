@@ -192,7 +192,7 @@ def _tiles(answer: Answer) -> str:
         (
             "Steps explained",
             str(len(steps)),
-            f"{named} of {len(report['mask']['share_by_step'])}",
+            f"step{'s' * (len(steps) != 1)} {named} of {len(report['mask']['share_by_step'])}",
         ),
         ("Large model's share", f"{100 * report['large_token_share']:.0f} %", "of the token-steps of the picture"),
     ]

@@ -114,7 +114,7 @@ def test_one_of_two_workers_that_stands_still_is_found_though_the_other_answers(
 def test_a_busy_worker_is_not_taken_for_one_that_stands_still(server: Server, wedging: str) -> None:
     worker = server.workers(wedging)[0]
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.client.predict, PICTURE | {"busy_seconds": 5}, wedging)
+        answer = pool.submit(server.client.predict, PICTURE | {"busy_seconds": 8}, wedging)
         time.sleep(0.5)
         found = examined(server, heal=True, timeout=2)["wedging 1.0"]
         assert answer.result().content  # healing would have ended it
