@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hybridstitch.errors import InvalidInput
+from hybridstitch.progress import counted
 from hybridstitch.serving.request import GenerationRequest
 
 MAX_PROBLEMS = 50  # bounds the error answer: one larger than TorchServe's limit would end the worker
@@ -132,7 +133,7 @@ def error_answer(error: Exception, request_id: str | None = None) -> Answer:
         problems = [problem.to_dict() for problem in error.problems[:MAX_PROBLEMS]]
         names = ", ".join(problem["field"] for problem in problems)
         logger.info("refused request %s: %r", request_id, names)
-        message = f"{len(error.problems)} problem(s) with the request: {names}"
+        message = f"{counted(len(error.problems), 'problem')} with the request: {names}"
         named = {} if request_id is None else {"request_id": request_id}
         return _error("invalid_request", message, 400, problems=problems, **named)
     logger.error("request %s failed", request_id, exc_info=error)
