@@ -13,6 +13,8 @@ from typing import Any
 
 from hybridstitch import fills, masks, plans
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.model_files import SMALL_FOLDER
+from hybridstitch.names import one_of
 from hybridstitch.recipe import AXES, Recipe, TunedRecipe, recipes, step_share_problems
 from hybridstitch.recipe_names import TUNED_FILE as TUNED_FILE
 from hybridstitch.recipe_names import UNNAMED as UNNAMED
@@ -70,9 +72,15 @@ class Catalogue:
         return next(name for name in DEFAULTS if name in self.recipes)
 
     def of_pair(self, folder: str | Path | None) -> Catalogue:
-        """This catalogue with what the pair in a folder was tuned to, if it was."""
-        path = Path(folder or "", TUNED_FILE)
-        return self.with_tuned(path) if folder is not None and path.is_file() else self
+        """This catalogue with what the pair in a folder was tuned to, if it was. Raises InvalidInput for no pair."""
+        if folder is None:
+            return self
+        path = Path(folder, TUNED_FILE)
+        if path.is_file():
+            return self.with_tuned(path)
+        if not Path(folder, SMALL_FOLDER).is_dir():
+            raise InvalidInput([Problem("pair", f"the folder of a packed pair, with {SMALL_FOLDER}", str(folder))])
+        return self
 
     def with_tuned(self, path: str | Path) -> Catalogue:
         """This catalogue with what `hybridstitch tune` wrote. Raises InvalidInput for a file that makes no sense."""
@@ -152,11 +160,8 @@ class Catalogue:
             value = {"name": value}
         if not isinstance(value, Mapping):
             raise InvalidInput([Problem(field, "a name or an object", value)])
-        problems = [
-            Problem(f"{field}.{key}", f"one of: name, {', '.join(AXES)}, step_share", value[key])
-            for key in value
-            if key not in ("name", *AXES, "step_share")
-        ]
+        known = ("name", *AXES, "step_share")
+        problems = [Problem(f"{field}.{key}", one_of(known, key), value[key]) for key in value if key not in known]
         base = self._base(value, field, problems)
         chosen: dict[str, Any] = {}
         for axis in AXES:
@@ -193,7 +198,7 @@ class Catalogue:
             return None
         if not isinstance(name, str) or name not in self.recipes:
             where = f"{field}.name" if len(value) > 1 else field
-            problems.append(Problem(where, "one of: " + ", ".join(self.recipes), name))
+            problems.append(Problem(where, one_of(self.recipes, name), name))
             return None
         return self.recipes[name]
 
@@ -215,7 +220,7 @@ class Catalogue:
             raise InvalidInput([Problem(field, f"strategies within each other at most {DEEPEST} deep", name)])
         classes = self.strategies[axis]
         if not isinstance(name, str) or name not in classes:
-            raise InvalidInput([Problem(f"{field}.type", "one of: " + ", ".join(classes), name)])
+            raise InvalidInput([Problem(f"{field}.type", one_of(classes, name), name)])
         return classes[name].build(parameters, field, lambda wrapped, where: self.strategy(axis, wrapped, where))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 LONGEST_SHOWN = 300
@@ -24,8 +25,12 @@ class Problem:
         return f"{self.field}: expected {self.expected}, got {_short(self.got, LONGEST_SHOWN)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; values that JSON has no form for (NaN, infinity, objects) become their short text."""
-        return {**asdict(self), "got": self.got if _is_plain(self.got) else _short(self.got, LONGEST_SENT)}
+        """JSON form, with the value itself; a long one, or one that JSON has no form for, becomes its short text."""
+        return {
+            "field": self.field,
+            "expected": self.expected,
+            "got": self.got if _is_plain(self.got) else _short(self.got, LONGEST_SENT),
+        }
 
 
 class InvalidInput(ValueError):  # noqa: N818 - the name users read is what went wrong, not that it is an error
@@ -43,11 +48,18 @@ def raise_if(problems: Sequence[Problem]) -> None:
 
 
 def _is_plain(value: Any) -> bool:
+    """Whether a value is its own JSON form, and a short one."""
     if isinstance(value, str):
         return len(value) <= LONGEST_SENT
-    return value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**53)
+    try:
+        return len(json.dumps(value, allow_nan=False)) <= LONGEST_SENT
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _short(value: Any, longest: int) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists in each other as deep
+        text = f"a very long {type(value).__name__}"
     return text if len(text) <= longest else text[: longest - 3] + "..."

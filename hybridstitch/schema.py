@@ -7,6 +7,8 @@ import numbers
 import re
 from typing import Any
 
+from hybridstitch.names import one_of
+
 Schema = dict[str, Any]
 
 _KINDS: dict[str, tuple[type, ...]] = {"integer": (int,), "number": (int, float), "boolean": (bool,), "array": (list,)}
@@ -38,6 +40,8 @@ def mismatch(schema: Schema, value: Any) -> str | None:
     if "multipleOf" in schema and (type(value) is int or (type(value) is float and math.isfinite(value))):
         step, low, high = schema["multipleOf"], schema["minimum"], schema["maximum"]
         words += f"; the nearest is {round(min(max(value, low), high) / step) * step}"
+    if "enum" in schema:
+        words = one_of(schema["enum"], value)
     return words
 
 

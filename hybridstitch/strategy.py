@@ -15,6 +15,7 @@ from inspect import isclass
 from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.names import one_of
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,15 @@ class Strategy:
     def build(cls, values: Mapping[str, Any], field: str, nested: Nested | None = None) -> Self:
         """The strategy with these parameters. Raises InvalidInput that names every wrong one under `field`.
 
+        values: by name; None is a parameter's default.
         nested: makes the strategies that this one wraps of their descriptions.
         """
         known = cls.parameters()
-        names = ", ".join(known) or "no parameters"
+        values = {name: value for name, value in values.items() if value is not None or name not in known}
         problems = [
-            Problem(f"{field}.{name}", f"one of: {names}", value) for name, value in values.items() if name not in known
+            Problem(f"{field}.{name}", one_of(known, name) if known else "no parameters", value)
+            for name, value in values.items()
+            if name not in known
         ]
         problems += [
             Problem(f"{field}.{name}", parameter.expected, "nothing")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybridstitch.errors import Problem, raise_if
+from hybridstitch.serving.tokens import shown_path
 
 OF_HTTP = ("host", "content-length", "content-type", "transfer-encoding", "connection")
 """Headers that are not the user's to give."""
@@ -34,7 +35,8 @@ def read_headers(side: str, given: Sequence[str]) -> dict[str, str]:
                 found[name] = value
                 if not (value and value.isascii() and value.isprintable()):
                     problems.append(Problem(field, f"{name}: printable ASCII characters", "something else"))
-            except (OSError, UnicodeDecodeError):
-                problems.append(Problem(field, f"{name}: a file that can be read after @", value[1:]))
+            except (OSError, ValueError):
+                expected = f"{name}: a file that can be read after @"
+                problems.append(Problem(field, expected, shown_path(value[1:])))
     raise_if(problems)
     return found

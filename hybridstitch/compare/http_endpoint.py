@@ -133,8 +133,8 @@ class HttpEndpoint:
         return request
 
     def _words(self, text: str) -> str:
-        """An error to be kept: short, and without the token or a header's value, should a server echo it."""
-        for secret in filter(None, (self._token, *self._headers.values())):
+        """An error to be kept: short, without the token, a header's value or the query, which a server may echo."""
+        for secret in filter(None, (self._token, *self._headers.values(), urlsplit(self.spec.target).query)):
             text = text.replace(secret, "[hidden]") if len(secret) >= SHORTEST_SECRET else text
         text = " ".join(text.split())
         return text if len(text) <= MAX_ERROR else text[: MAX_ERROR - 1] + "…"

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybridstitch.catalogue import TUNED_FILE
 from hybridstitch.errors import InvalidInput, Problem, raise_if
-from hybridstitch.pair import SMALL_FOLDER, check_folders, check_packed
+from hybridstitch.flops import forward_flops
+from hybridstitch.model_files import SMALL_FOLDER, ModelFiles
+from hybridstitch.pair import SizeLimits, check_folders, check_packed, find_files
 from hybridstitch.serving.disk import require_space, size_text
-from hybridstitch.serving.manifest import FIRST_VERSION, file_name, name_problems, read_archive
-from hybridstitch.serving.settings import read_config
+from hybridstitch.serving.extra_modules import importable, module_problems
+from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
+from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
+from hybridstitch.skeleton import build_skeleton
+
+if TYPE_CHECKING:
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMATS = ("zip-store", "no-archive", "default")
 HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+WORTHWHILE = 1.2
+"""A large model that costs less than so many times the small one leaves nothing to gain."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +48,24 @@ def pack(
     recipes: str | Path | None = None,
     config: str | Path | None = None,
     extra_modules: Sequence[str | Path] = (),
+    variant: str | None = None,
+    force: bool = False,
 ) -> Path:
     """Write the archive of a version into the folder `out` and return its path; an older one of it is replaced.
 
     It is `name`.mar for version 1.0 and `name`-`version`.mar for others; for "no-archive" a folder, without ".mar".
+    It holds the files that the loader reads and no others, under the names without a variant.
 
     The models are a packed `pair` folder, or two diffusers SD3 folders `large` and `small`; `plain` packs the
     large model alone behind diffusers' own pipeline. `recipes` is what `hybridstitch tune` wrote, by default the
     file of that name in the pair. `config` replaces handler/model-config.yaml, and `extra_modules` are Python files
-    that its dotted paths name. `name` is "hybridstitch", or "plain", by default.
-    Raises InvalidInput for a bad name, folder, format or file, and for a file name that another model has; OSError
-    with both numbers, before anything is written, if the disk is too small.
+    that its dotted paths name. `name` is "hybridstitch", or "plain", by default. `variant`, such as "fp16", takes
+    the weights of that variant from the parts that have it. `force` replaces what else holds this name and version,
+    or has the archive's file name.
+    Raises InvalidInput, under its name, for everything that a worker could not start with: a bad name, folder,
+    format, setting or file, and weights that are absent, cut off or of other shapes than their configuration says;
+    also for an archive of another kind or model that would be replaced. Raises OSError with both numbers, before
+    anything is written, if the disk is too small.
     """
     if name is None:
         name = "plain" if plain else "hybridstitch"
@@ -58,25 +73,27 @@ def pack(
     handler = ROOT / "handler" / HANDLERS[plain]
     modules = [Path(module) for module in extra_modules]
     problems = [*_name_problems(name, version, archive_format), *_file_problems(handler, config, modules)]
-    raise_if(problems)
-    sources = _model_sources(pair, large, small, plain)
-    if recipes is not None:
-        sources[TUNED_FILE] = _tuned(Path(recipes))
+    raise_if(problems + _out_problems(Path(out), file_name(name, version)))
+    found = _find_models(pair, large, small, plain, variant)
+    if recipes is not None and found.add_json(TUNED_FILE, Path(recipes)) is None:
+        raise InvalidInput([Problem("recipes", "a file that `hybridstitch tune` wrote", str(recipes))])
     destination = Path(out).resolve()
     destination.mkdir(parents=True, exist_ok=True)
     final = destination / f"{file_name(name, version)}{'' if archive_format == 'no-archive' else '.mar'}"
-    _keep_others(final, name, version)
-    needed = _needed_space(sources)
+    replaced = _replaced(final, name, version, handler.name, force)
+    needed = _needed_space([*found.files.values()])
     logger.info("packing needs %s on the disk of %s", size_text(needed), destination)
     require_space(destination, needed, "packing")
     with tempfile.TemporaryDirectory(prefix=".packing-", dir=destination) as work:
         stage = Path(work, "stage")
-        _stage(stage, handler, sources, modules)
+        _stage(stage, handler, found.files, modules)
         shutil.copy(config, stage / "model-config.yaml")
+        _check_start(stage, found, modules, plain)
         _run_archiver(Path(work), handler.name, name, version, archive_format)
         built = next(Path(work, "out").iterdir())
-        if final.is_dir():
-            shutil.rmtree(final)
+        for path in replaced:
+            logger.info("replacing %s", path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         built.replace(final)
     logger.info("packed %s", final)
     return final
@@ -89,19 +106,37 @@ def _name_problems(name: str, version: str, archive_format: str) -> list[Problem
     return problems
 
 
-def _keep_others(final: Path, name: str, version: str) -> None:
-    """Refuse to replace another model's archive: version 2.0 of `a` and version 1.0 of `a-2.0` share a file name."""
-    if not final.exists():
-        return
-    try:
-        held = read_archive(final)
-    except InvalidInput:
-        if final.is_dir():  # whatever it holds, it is no archive
-            raise
-        return
-    if (held.name, held.version) != (name, version):
-        expected = f"another: {final.name} holds version {held.version} of {held.name}"
-        raise InvalidInput([Problem("name", expected, name)])
+def _out_problems(out: Path, name: str) -> list[Problem]:
+    if not (out.is_file() or (out.suffix == ".mar" and not out.is_dir())):
+        return []
+    return [Problem("out", f"a folder, the model store; the archive in it is called {name}.mar", str(out))]
+
+
+def _replaced(final: Path, name: str, version: str, handler: str, force: bool) -> list[Path]:
+    """What the archive takes the place of: its file, or the folder of the same name, in which it was packed before.
+
+    Raises InvalidInput, without `force`, for an archive of another kind, and of another model: version 2.0 of `a` and
+    version 1.0 of `a-2.0` share a file name.
+    """
+    replaced, problems = [], []
+    plain_name = file_name(name, version)
+    for path in (final.with_name(f"{plain_name}.mar"), final.with_name(plain_name)):
+        if path != final and path not in archive_paths(final.parent):
+            continue
+        try:
+            held = read_archive(path)
+        except InvalidInput:
+            if path.is_dir():  # whatever it holds, it is no archive
+                raise
+            held = None
+        if path.exists():
+            replaced.append(path)
+        if held and (held.name, held.version, held.handler) != (name, version, handler):
+            expected = f"another: {path.name} holds version {held.version} of {held.name} behind {held.handler}"
+            problems.append(Problem("name", f"{expected}; --force replaces it", name))
+    if not force:
+        raise_if(problems)
+    return replaced
 
 
 def _file_problems(handler: Path, config: Path, modules: Sequence[Path]) -> list[Problem]:
@@ -113,88 +148,94 @@ def _file_problems(handler: Path, config: Path, modules: Sequence[Path]) -> list
         read_config(config)
     except InvalidInput as error:
         problems += error.problems
-    taken = {"hybridstitch", *(Path(file).stem for file in HANDLERS.values())}
-    for module in modules:
-        if module.suffix != ".py" or not module.stem.isidentifier() or not module.is_file():
-            problems.append(Problem("extra-module", "an existing Python file", str(module)))
-        elif module.stem in taken:
-            problems.append(Problem("extra-module", f"a name other than {module.stem}", str(module)))
-        taken.add(module.stem)
+    return problems + module_problems(modules, ["hybridstitch", *(Path(file).stem for file in HANDLERS.values())])
+
+
+def _find_models(
+    pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool, variant: str | None
+) -> ModelFiles:
+    """What the archive's pair folder shall hold: the parts of the models, and what makes them a pair."""
+    raise_if(_side_problems(pair, large, small, plain))
+    found = find_files(pair, large, small, variant, plain)
+    if pair is not None:
+        extra = [name for name in ("pair.json", TUNED_FILE) if Path(pair, name).exists()]
+        for name in extra:
+            found.add_json(name, Path(pair, name))
+        raise_if(found.problems)
+    if not plain:
+        check_packed(pair) if pair is not None else check_folders(large, small)
+    return found
+
+
+def _side_problems(
+    pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool
+) -> list[Problem]:
+    """What is wrong with the folders that the caller names."""
+    given = {"pair": pair, "large": large, "small": small}
+    ways = "--pair DIR or --large DIR" if plain else "--pair DIR, or --large DIR and --small DIR"
+    if pair is not None and (large is not None or small is not None):
+        return [Problem("pair", f"either {ways}", str(pair))]
+    if pair is None and large is None and small is None:
+        return [Problem("pair", ways, None)]
+    if plain and small is not None:
+        return [Problem("small", "nothing: --plain packs the large model alone", str(small))]
+    wanted = ["pair"] if pair is not None else ["large"] if plain else ["large", "small"]
+    problems = [
+        Problem(name, "a folder: without --pair, both --large DIR and --small DIR", None)
+        if given[name] is None
+        else Problem(name, "an existing folder (no such folder)", str(given[name]))
+        for name in wanted
+        if given[name] is None or not Path(str(given[name])).is_dir()
+    ]
+    if pair is not None and not problems and not plain and not Path(pair, SMALL_FOLDER).is_dir():
+        expected = f"a folder with {SMALL_FOLDER}; for two models give --large DIR and --small DIR, for one --plain"
+        problems.append(Problem("pair", expected, str(pair)))
     return problems
 
 
-def _model_sources(
-    pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool
-) -> dict[str, Path]:
-    """What the archive's pair folder shall hold, by name, and where each of it is now."""
-    if (pair is None) == (large is None):
-        raise InvalidInput([Problem("pair", "either a pair folder or a large model", pair and str(pair))])
-    if not plain and pair is None and small is None:
-        raise InvalidInput([Problem("small", "a folder: without a pair, both large and small", None)])
-    if small is not None and (plain or pair is not None):
-        raise InvalidInput([Problem("small", "nothing: only a large model and not --plain needs it", str(small))])
-    base = Path(pair or large or "")
-    sources = _components(base)
-    if small is not None:
-        check_folders(base, Path(small))
-        _refuse_pickles(Path(small))
-        sources[SMALL_FOLDER] = Path(small, "transformer")
-    elif plain:
-        sources.pop(SMALL_FOLDER, None)
+def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain: bool) -> None:
+    """Raise InvalidInput, by name, for what a worker would not start with; nothing large is read."""
+    pipeline, small = build_skeleton(stage / PAIR_FOLDER, found)
+    section = read_config(stage / "model-config.yaml").get(SECTION) or {}
+    catalogue = None
+    with importable(modules):
+        if not plain:
+            catalogue = load_catalogue(section.get("strategies"))
+            if TUNED_FILE in found.files:
+                catalogue = catalogue.with_tuned(found.files[TUNED_FILE])
+            _warn_of_costs(pipeline, small)
+        check_defaults(section.get("defaults") or {}, SizeLimits.of(pipeline, small), catalogue)
+
+
+def _warn_of_costs(pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> None:
+    """Say how much a forward of the small model saves, and warn if that is nothing to speak of."""
+    tokens = (SizeLimits.of(pipeline, small).default[0] // pipeline.vae_scale_factor // pipeline.patch_size) ** 2
+    words = pipeline.tokenizer_max_length
+    large_cost, small_cost = (
+        forward_flops(each.config, tokens, tokens, words) for each in (pipeline.transformer, small)
+    )
+    ratio = large_cost / small_cost
+    if ratio < WORTHWHILE:
+        logger.warning(
+            "warning: a forward of the large model takes %.2f times the FLOPs of the small one; are they the same, or "
+            "exchanged?",
+            ratio,
+        )
     else:
-        check_packed(base)
-    return sources
+        logger.info("a forward of the large model takes %.2f times the FLOPs of the small one", ratio)
 
 
-def _components(folder: Path) -> dict[str, Path]:
-    """The parts of a diffusers folder: those that its index names, and what makes it a pair."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InvalidInput([Problem("pair", "a diffusers folder with model_index.json", str(error))]) from error
-    _refuse_pickles(folder)
-    used = [part for part, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
-    missing = [part for part in used if not (folder / part).is_dir()]
-    if missing:
-        raise InvalidInput([Problem("pair", f"a folder with {', '.join(missing)}", str(folder))])
-    optional = [part for part in (SMALL_FOLDER, "pair.json", TUNED_FILE) if (folder / part).exists()]
-    return {part: folder / part for part in ["model_index.json", *used, *optional]}
-
-
-def _tuned(path: Path) -> Path:
-    """The path, if `hybridstitch tune` wrote what is there; the recipes themselves are checked when it is loaded."""
-    try:
-        if "points" in json.loads(path.read_text()):
-            return path
-    except (OSError, ValueError, TypeError):
-        pass
-    raise InvalidInput([Problem("recipes", "a file that `hybridstitch tune` wrote", str(path))])
-
-
-def _refuse_pickles(folder: Path) -> None:
-    """Loading a pickle runs what is inside it, so none gets into an archive."""
-    found = [file for file in _files(folder) if file.suffix.lower() in PICKLED]
-    raise_if([Problem("pair", "weights as safetensors only", str(file.relative_to(folder))) for file in found])
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    return [Path(root, file) for root, _, files in os.walk(path, followlinks=True) for file in files]
-
-
-def _needed_space(sources: dict[str, Path]) -> int:
+def _needed_space(files: Sequence[Path]) -> int:
     """Bytes: in every format, a folder too, the archiver gathers a copy of everything and then writes another."""
-    size = sum(file.stat().st_size for source in sources.values() for file in _files(source))
-    return 2 * size + 2**24
+    return 2 * sum(file.stat().st_size for file in files) + 2**24
 
 
-def _stage(stage: Path, handler: Path, sources: dict[str, Path], modules: Sequence[Path]) -> None:
+def _stage(stage: Path, handler: Path, files: Mapping[str, Path], modules: Sequence[Path]) -> None:
     """Lay out the archive's content; the models as links, which the archiver follows."""
-    models = stage / "pair"
-    models.mkdir(parents=True)
-    for name, source in sources.items():
-        (models / name).symlink_to(source.resolve())
+    for name, path in files.items():
+        link = stage / PAIR_FOLDER / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
     shutil.copytree(ROOT / "hybridstitch", stage / "hybridstitch", ignore=shutil.ignore_patterns("__pycache__"))
     for file in (handler, *modules):
         shutil.copy(file, stage)

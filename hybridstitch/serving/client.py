@@ -39,8 +39,8 @@ class Client:
     Args:
         url: where predictions are served, "http://127.0.0.1:8080" or what `serve` prints, with
             /predictions/MODEL at its end; for gRPC "127.0.0.1:7070", or with http:// or https:// before it.
-        token: the "inference" token of the server's key_file.json. Without it HYBRIDSTITCH_TOKEN of the environment,
-            then `key_file`, then the file that HYBRIDSTITCH_KEY_FILE names; without all these none is sent.
+        token: the "inference" token of the server's key_file.json. Without it `key_file`, then HYBRIDSTITCH_TOKEN of
+            the environment, then the file that HYBRIDSTITCH_KEY_FILE names; without all these none is sent.
         timeout: seconds for a whole call, over 0; of a stream, for each event. Connecting takes 10 s of it at most.
         management_url: the same for describe, models, register, unregister, scale and set_default.
         management_token: as `token`, with HYBRIDSTITCH_MANAGEMENT_TOKEN.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.serving.address import parse_address
 from hybridstitch.serving.client import Client
 from hybridstitch.serving.examine_machine import examine_machine
 from hybridstitch.serving.examine_server import examine_server
 from hybridstitch.serving.finding import Finding
-from hybridstitch.serving.tokens import read_key_file
+from hybridstitch.serving.machine import HIGHEST_PORT, LOWEST_PORT
+from hybridstitch.serving.tokens import read_key_file, shown_path
 
 __all__ = ["Finding", "examine", "read_tokens"]
 
@@ -33,12 +35,23 @@ def examine(
     timeout: seconds for each prediction. heal: see `examine_server`.
     Raises InvalidInput for an address, port, limit or token file that cannot be one.
     """
-    if timeout <= 0:
-        raise InvalidInput([Problem("timeout", "more than 0 seconds", timeout)])
+    problems = []
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        problems.append(Problem("timeout", "seconds, over 0 and finite", timeout))
     if url is None:
         if heal:
-            raise InvalidInput([Problem("heal", "a server to heal: --url", heal)])
+            problems.append(Problem("heal", "a server to heal: --url", heal))
+        given = {"management-url": management_url, "key-file": key_file}
+        problems += [
+            Problem(name, "--url beside it", "an address" if name == "management-url" else shown_path(value))
+            for name, value in given.items()
+            if value is not None
+        ]
+        if not LOWEST_PORT <= port <= HIGHEST_PORT:
+            problems.append(Problem("port", f"{LOWEST_PORT}..{HIGHEST_PORT}", port))
+        raise_if(problems)
         return examine_machine(Path(store), port)
+    raise_if(problems)
     address = parse_address("url", url)
     management = management_url or address.next_port()
     if management is None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hybridstitch.errors import Problem, raise_if
 from hybridstitch.serving.finding import Finding
 
 MARKS = {True: "ok", False: "FAILED", None: "-"}
@@ -18,12 +19,20 @@ def doctor(options: argparse.Namespace) -> int:
     """Say whether a server could start here or, with --url, whether every worker of one really answers."""
     from hybridstitch.serving.doctor import examine
 
+    only_without = {"store": options.store, "port": options.port}
+    given = {name: value for name, value in only_without.items() if value is not None}
+    if options.url is not None:
+        raise_if(
+            [
+                Problem(name, "nothing beside --url: it is not this machine's", str(value))
+                for name, value in given.items()
+            ]
+        )
     findings = examine(
         options.url,
         management_url=options.management_url,
         key_file=options.key_file,
-        store=options.store,
-        port=options.port,
+        **given,
         timeout=options.timeout,
         heal=options.heal,
     )
@@ -50,6 +59,6 @@ def add_command(commands: Any) -> None:
     command.add_argument("--key-file", type=Path, help="with --url: its key_file.json; not for serve --no-auth")
     command.add_argument("--timeout", type=float, default=30, help="seconds for each prediction (%(default)s)")
     command.add_argument("--heal", action="store_true", help="start the workers anew that stand still, and prove it")
-    command.add_argument("--store", type=Path, default="model_store", help="the archives to serve (%(default)s)")
-    command.add_argument("--port", type=int, default=8080, help="the first of the server's ports (%(default)s)")
+    command.add_argument("--store", type=Path, help="without --url: the archives to serve (model_store)")
+    command.add_argument("--port", type=int, help="without --url: the first of the server's ports (8080)")
     command.add_argument("--json", action="store_true", help="print JSON instead of the table")

@@ -6,7 +6,7 @@ import logging
 import os
 import traceback
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -40,13 +40,16 @@ from hybridstitch.serving.request import GenerationRequest, parse_request
 from hybridstitch.serving.response import Answer, Rendering, attempt, encode, error_answer, fitting, last_event
 from hybridstitch.serving.settings import Settings, check_defaults, read_settings
 from hybridstitch.serving.torchserve import (
-    decode_payload,
+    Row,
+    decode_row,
     logged_step,
     read_row,
     send,
     send_piece,
 )
 from hybridstitch.serving.warm_up import warm_up
+
+logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +109,8 @@ class Endpoint(BaseHandler):
     def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Answer]:
         """TorchServe's rows to jobs."""
         self.limit.begin()
-        return [attempt(self.read, numbered) for numbered in enumerate(rows)]
+        read = [attempt(partial(read_row, context=self.context), numbered) for numbered in enumerate(rows)]
+        return [attempt(self.read, attempt(decode_row, row)) for row in read]
 
     def inference(self, items: list[Job | Answer]) -> list[Answer]:
         """Jobs to answers, in the order that they came in."""
@@ -183,27 +187,26 @@ class Endpoint(BaseHandler):
         # Outside of the handler the exception is gone, and the failed batch's memory with it.
         return [result for job in jobs for result in self.draw_group([job])]
 
-    def read(self, numbered: tuple[int, Mapping[str, Any]]) -> Job:
-        """The job of one row and its number. Raises InvalidInput that names everything wrong with it."""
-        row = read_row(*numbered, self.context)
-        payload = decode_payload(row)
-        fields = explanation_in(payload, row.is_explanation)
+    def read(self, row: Row) -> Job:
+        """The job of one row. Raises InvalidInput that names everything wrong with it."""
+        fields = explanation_in(row.payload, row.is_explanation)
         if fields is None:
-            request, question = self.parse(payload, can_stream=row.is_http), None
+            request, question = self.parse(row.payload, can_stream=row.is_http, request_id=row.request_id), None
         else:
-            request, question = self.parse_explanation(fields)
+            request, question = self.parse_explanation(fields, row.request_id)
+        logger.info("request %s: TorchServe's %s", request.request_id, self.context.get_request_id(row.index))
         piece = partial(send_piece, context=self.context, index=row.index)
         return Job(row.index, request, row.sent_at, row.queued, piece, question)
 
-    def parse(self, payload: Any, can_stream: bool = True) -> GenerationRequest:
-        """The request in a decoded payload, with this endpoint's defaults."""
-        return parse_request(payload, self.settings.defaults, self.size_limits, self.catalogue, can_stream=can_stream)
+    def parse(self, payload: Any, **about: Any) -> GenerationRequest:
+        """The request in a decoded payload, with this endpoint's defaults; `about`: see `parse_request`."""
+        return parse_request(payload, self.settings.defaults, self.size_limits, self.catalogue, **about)
 
-    def parse_explanation(self, payload: Any) -> tuple[GenerationRequest, Question]:
+    def parse_explanation(self, payload: Any, request_id: str | None = None) -> tuple[GenerationRequest, Question]:
         """The request and the question in a decoded payload. Raises InvalidInput where nothing is explained."""
         if self.explainer is None or self.catalogue is None:
             raise InvalidInput([Problem(IN_BAND, "a prediction: this endpoint explains nothing", "an explanation")])
-        return parse_explanation(payload, self.settings.defaults, self.size_limits, self.catalogue)
+        return parse_explanation(payload, self.settings.defaults, self.size_limits, self.catalogue, request_id)
 
     def recipe_name(self, request: GenerationRequest) -> str:
         """The name in the report of the request's picture: few enough names for a label of a metric."""

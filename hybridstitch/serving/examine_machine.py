@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from contextlib import suppress
@@ -16,9 +15,10 @@ from hybridstitch.serving.machine import (
     LONGEST_FOLDER,
     MINIMUM_JAVA,
     find_java_home,
-    is_free,
     java_version,
+    next_free,
     ports_of,
+    taken_ports,
     temporary_base,
 )
 from hybridstitch.serving.manifest import archive_paths, read_archive
@@ -59,23 +59,21 @@ def examine_java() -> Finding:
 
 def examine_ports(port: int) -> Finding:
     """Whether the five ports of a server are free, and who holds those that are not."""
-    taken = {number: name for name, number in ports_of(port).items() if not is_free(number)}
+    ports = ports_of(port)
+    taken = taken_ports(ports)
     if not taken:
-        return Finding("ports", True, f"{', '.join(map(str, ports_of(port).values()))} are free")
-    holders = _holders(set(taken))
-    held = [f"{number} ({name}){holders.get(number, '')}" for number, name in taken.items()]
-    advice = "stop what holds them, or another --port; a server that runs already: doctor --url"
-    return Finding("ports", False, f"taken: {', '.join(held)}", advice)
+        return Finding("ports", True, f"{', '.join(map(str, ports.values()))} are free")
+    another = next_free(port)
+    advice = f"stop what holds them, or {f'--port {another}' if another else 'another --port'}"
+    return Finding("ports", False, f"taken: {', '.join(taken)}", f"{advice}; a server that runs already: doctor --url")
 
 
 def examine_temporary_folder() -> Finding:
-    """Whether TMPDIR has a path short enough for the workers' sockets, and can be written."""
-    wanted, used = os.environ.get("TMPDIR", ""), temporary_base()
-    if len(wanted) > LONGEST_FOLDER:
-        detail = f"TMPDIR has {len(wanted)} characters, sockets leave it {LONGEST_FOLDER}: {used} is used instead"
-        return Finding("temporary folder", False, detail, "set TMPDIR to a shorter path")
-    if not os.access(used, os.W_OK | os.X_OK):
-        return Finding("temporary folder", False, f"{used} cannot be written", "set TMPDIR to a folder of yours")
+    """Whether a server can write below TMPDIR, and its sockets fit there."""
+    used, why = temporary_base()
+    if why:
+        advice = f"set TMPDIR to a folder of yours with a path of at most {LONGEST_FOLDER} characters"
+        return Finding("temporary folder", False, f"{why}; {used} is used instead", advice)
     return Finding("temporary folder", True, f"{used}, {len(str(used))} of at most {LONGEST_FOLDER} characters")
 
 
@@ -92,7 +90,7 @@ def examine_disk(store: Path) -> Finding:
         return Finding("disk", False, "; ".join(broken), "pack again what is not whole")
     if not count:
         return Finding("disk", None, f"no archives in {store}", "`hybridstitch pack` writes one")
-    folder = temporary_base()
+    folder, _ = temporary_base()
     free = shutil.disk_usage(folder).free
     detail = f"copies of {count} archives need {size_text(needed)} below {folder}, {size_text(free)} are free"
     advice = "" if needed <= free else "set TMPDIR to a larger disk, or pack --format no-archive, which needs no copy"
@@ -107,19 +105,3 @@ def _requirement(name: str) -> str:
             if re.split(r"[^\w.-]", wanted)[0].lower() == name.lower():
                 return wanted
     return name
-
-
-def _holders(ports: set[int]) -> dict[int, str]:
-    """Who listens at each port, as far as this user may know."""
-    try:
-        import psutil
-    except ImportError:
-        return {}
-    found = {}
-    with suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            port = connection.laddr[1] if connection.laddr else None
-            if connection.status == psutil.CONN_LISTEN and port in ports and connection.pid:
-                with suppress(psutil.Error):
-                    found[port] = f" by {psutil.Process(connection.pid).name()}, process {connection.pid}"
-    return found

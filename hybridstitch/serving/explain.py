@@ -12,8 +12,8 @@ from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.pair import SizeLimits
 from hybridstitch.schema import Schema, integer, mismatch
-from hybridstitch.serving.fields import request_schema
-from hybridstitch.serving.request import GenerationRequest, parse_request, raise_if_shapeless
+from hybridstitch.serving.fields import nullable, request_schema
+from hybridstitch.serving.request import GenerationRequest, draft_request, raise_if_shapeless
 
 IN_BAND = "explain"
 """The field that holds the whole request where its address does not say that it is an explanation, as over gRPC."""
@@ -51,8 +51,9 @@ def question_fields() -> dict[str, Schema]:
 def explanation_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue) -> Schema:
     """The JSON Schema of a whole request for an explanation; as in `request_schema`, without rules between fields."""
     schema = request_schema(limits, defaults, catalogue)
-    fixed = {name: {"const": value, "default": value} for name, value in FIXED.items()}
-    return {**schema, "properties": {**schema["properties"], **fixed, **question_fields()}}
+    fixed = {name: {"enum": [value, None], "default": value} for name, value in FIXED.items()}
+    question = {name: nullable(each) for name, each in question_fields().items()}
+    return {**schema, "properties": {**schema["properties"], **fixed, **question}}
 
 
 def explanation_in(payload: Any, is_explanation: bool) -> Any | None:
@@ -71,46 +72,49 @@ def explanation_in(payload: Any, is_explanation: bool) -> Any | None:
 
 
 def parse_explanation(
-    payload: Any, defaults: Mapping[str, Any], limits: SizeLimits, catalogue: Catalogue
+    payload: Any,
+    defaults: Mapping[str, Any],
+    limits: SizeLimits,
+    catalogue: Catalogue,
+    request_id: str | None = None,
 ) -> tuple[GenerationRequest, Question]:
     """Check the fields of an explanation and fill in what they leave out; `defaults` are those of predictions.
 
-    Raises InvalidInput with one problem for every wrong field.
+    request_id: for a payload that names none. Raises InvalidInput with one problem for every wrong field.
     """
     raise_if_shapeless(payload)
     schemas = question_fields()
-    asked = {
-        name: schema["default"] if payload.get(name) is None else payload[name] for name, schema in schemas.items()
-    }
+    sent = {name: value for name, value in payload.items() if value is not None or name not in {*FIXED, *schemas}}
+    asked = {name: sent.pop(name, schema["default"]) for name, schema in schemas.items()}
+    draft = draft_request(sent | dict(FIXED), defaults, limits, catalogue, others=tuple(schemas), request_id=request_id)
+    steps = draft.values["num_inference_steps"]
+    if payload.get("steps_explained") is None and "num_inference_steps" not in draft.wrong:
+        asked["steps_explained"] = min(asked["steps_explained"], steps)
     problems = [
         Problem(name, rule, asked[name]) for name, schema in schemas.items() if (rule := mismatch(schema, asked[name]))
     ]
     problems += [
-        Problem(name, f"{json.dumps(only)} in an explanation", payload[name])
+        Problem(name, f"{json.dumps(only)} in an explanation", sent[name])
         for name, only in FIXED.items()
-        if name in payload and (type(payload[name]), payload[name]) != (type(only), only)
+        if name in sent and (type(sent[name]), sent[name]) != (type(only), only)
     ]
-    if asked["target"] == "region" and payload.get("region", defaults.get("region")) is None:
+    if asked["target"] == "region" and draft.values["region"] is None:
         problems.append(Problem("region", "[x0, y0, x1, y1] with target region", None))
-    generation = {name: value for name, value in payload.items() if name not in asked} | dict(FIXED)
-    try:
-        request = parse_request(generation, defaults, limits, catalogue, others=tuple(asked))
-        if payload.get("steps_explained") is None:
-            asked["steps_explained"] = min(asked["steps_explained"], request.num_inference_steps)
-        problems += _problems_between(request, asked, {problem.field for problem in problems})
-    except InvalidInput as error:
-        problems += error.problems
+    problems += draft.problems
+    problems += _problems_between(draft.values, asked, {problem.field for problem in problems})
     raise_if(problems)
-    return request, Question(**asked)
+    return draft.request(), Question(**asked)
 
 
-def _problems_between(request: GenerationRequest, asked: Mapping[str, Any], wrong: set[str]) -> list[Problem]:
-    """What is wrong with a question beside a request that is right by itself."""
+def _problems_between(values: Mapping[str, Any], asked: Mapping[str, Any], wrong: set[str]) -> list[Problem]:
+    """What is wrong with a question beside the fields of a request that are right by themselves."""
     from hybridstitch.explain.words import MAX_WORDS, words_of
 
-    words, steps = len(words_of(request.prompt)), request.num_inference_steps
-    found = [] if 1 <= words <= MAX_WORDS else [Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words")]
-    if "steps_explained" not in wrong and asked["steps_explained"] > steps:
+    found = []
+    if "prompt" not in wrong and not 1 <= (words := len(words_of(values["prompt"]))) <= MAX_WORDS:
+        found.append(Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words"))
+    steps = values["num_inference_steps"]
+    if not {"steps_explained", "num_inference_steps"} & wrong and asked["steps_explained"] > steps:
         expected = f"at most num_inference_steps, {steps}"
         found.append(Problem("steps_explained", expected, asked["steps_explained"]))
     return found

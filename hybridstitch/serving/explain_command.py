@@ -14,7 +14,6 @@ from hybridstitch.option_paths import file_to_write, make_folders
 from hybridstitch.option_values import one_of, whole
 from hybridstitch.serving.request_options import (
     FIELDS,
-    MODEL,
     add_request_options,
     add_server_options,
     given_fields,
@@ -66,7 +65,13 @@ def _score(word: dict[str, Any]) -> str:
 
 
 def _ask_server(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    return open_client(options).explain(**fields, model=options.model or MODEL)
+    from hybridstitch.serving.answers import unexpected
+    from hybridstitch.serving.explain_check import explanation_problems
+
+    document = open_client(options).explain(**fields, model=options.model)
+    if problems := explanation_problems(document):
+        raise unexpected(f"the answer is no explanation: {'; '.join(map(str, problems))}")
+    return document
 
 
 def _explain_here(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from hybridstitch.compare.markup import definitions, document, table
+from hybridstitch.errors import raise_if
+from hybridstitch.serving.explain_check import explanation_problems
 from hybridstitch.serving.explain_words import heat_meaning, meaning, summary
 
 COOL, HOT = np.array([255, 90, 0]), np.array([255, 240, 60])
@@ -30,7 +32,8 @@ Answer = Mapping[str, Any]
 
 
 def render(answer: Answer) -> str:
-    """The page of an answer of `/explanations` (JSON)."""
+    """The page of an answer of `/explanations` (JSON). Raises InvalidInput with every field that is wrong in it."""
+    raise_if(explanation_problems(answer))
     body = [
         _picture_once(answer),
         _head(answer),
@@ -189,7 +192,7 @@ def _tiles(answer: Answer) -> str:
         (
             "Steps explained",
             str(len(steps)),
-            f"{named} of {len(report['mask']['share_by_step'])}",
+            f"step{'s' * (len(steps) != 1)} {named} of {len(report['mask']['share_by_step'])}",
         ),
         ("Large model's share", f"{100 * report['large_token_share']:.0f} %", "of the token-steps of the picture"),
     ]

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 MAX_IMAGES = 8
+REQUEST_ID = "[ -~]{1,128}"
+"""It is echoed in a header, so nothing that could end or split one may pass."""
+
+
+_NULL: Schema = {"type": "null"}
 
 
 def request_fields(limits: SizeLimits) -> dict[str, Schema]:
@@ -41,7 +46,6 @@ def request_fields(limits: SizeLimits) -> dict[str, Schema]:
         "stream": {"type": "boolean"},
         "previews": integer(0, 8),
         "deadline_ms": {"anyOf": [integer(1, MAX_SEED), {"type": "null"}]},
-        # It is echoed in a header, so nothing that could end or split one may pass.
         "request_id": {
             "type": "string",
             "minLength": 1,
@@ -61,12 +65,13 @@ def request_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: C
         rules["$defs"] = {axis: _axis(catalogue, axis) for axis in AXES}
         if catalogue.tuned:
             properties["speed"] = {"type": "number", "minimum": 1, "maximum": catalogue.fastest}
-        rules["not"] = {"required": ["recipe", "speed"]}
+        rules["not"] = _set("recipe", "speed")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "properties": {
-            name: schema | ({"default": defaults[name]} if name in defaults else {})
+            name: (schema if name == "prompt" else nullable(schema))
+            | ({"default": defaults[name]} if name in defaults else {})
             for name, schema in properties.items()
         },
         "required": ["prompt"],
@@ -75,18 +80,34 @@ def request_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: C
     }
 
 
+def nullable(schema: Schema) -> Schema:
+    """The schema of a field that may also be null: not set."""
+    if "enum" in schema:
+        return {**schema, "enum": [*schema["enum"], None]}
+    if "type" in schema:
+        return {**schema, "type": [schema["type"], "null"]}
+    choices = schema.get("anyOf", [schema])
+    return {"anyOf": [*choices, *([] if _NULL in choices else [_NULL])]}
+
+
+def _set(*names: str) -> Schema:
+    """All of these fields are there, and not null."""
+    return {"required": list(names), "properties": {name: {"not": _NULL} for name in names}}
+
+
 def _recipe_object(catalogue: Catalogue) -> Schema:
     named = list(catalogue.recipes)
-    properties = {
+    properties: dict[str, Schema] = {
         "name": {"enum": [*named, *UNNAMED]},
         **{axis: {"$ref": f"#/$defs/{axis}"} for axis in AXES},
         "step_share": {"type": "number", "minimum": 0.01, "maximum": 1},
     }
+    properties = {name: nullable(schema) for name, schema in properties.items()}
     starts_from_one = {"properties": {"name": {"enum": named}}, "required": ["name"]}
     return {
         "type": "object",
         "properties": properties,
-        "anyOf": [starts_from_one, {"required": ["plan"]}],
+        "anyOf": [starts_from_one, _set("plan")],
         "additionalProperties": False,
     }
 
@@ -98,7 +119,7 @@ def _axis(catalogue: Catalogue, axis: str) -> Schema:
             "type": "object",
             "properties": {
                 "type": {"const": name},
-                **{key: _parameter(each, axis) for key, each in strategy.parameters().items()},
+                **{key: nullable(_parameter(each, axis)) for key, each in strategy.parameters().items()},
             },
             "additionalProperties": False,
         }

@@ -14,7 +14,6 @@ from hybridstitch.option_paths import PICTURES, clashes, file_to_write, make_fol
 from hybridstitch.option_values import whole
 from hybridstitch.serving.request_options import (
     FIELDS,
-    MODEL,
     add_request_options,
     add_server_options,
     given_fields,
@@ -56,7 +55,7 @@ def _numbered(path: Path, count: int) -> list[Path]:
 
 
 def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
-    document = open_client(options).predict(payload | {"response_format": "json"}, options.model or MODEL).json()
+    document = open_client(options).predict(payload | {"response_format": "json"}, options.model).json()
     return [base64.b64decode(picture["b64_json"]) for picture in document["data"]], document["report"]
 
 

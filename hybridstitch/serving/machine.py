@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hybridstitch.errors import InvalidInput, Problem
@@ -19,6 +19,7 @@ GRPC_OFFSET = -1010  # 8080 and 7070, as TorchServe's own defaults lie
 LOWEST_PORT, HIGHEST_PORT = 1024 - GRPC_OFFSET, 65533
 LONGEST_FOLDER = 60  # characters; the workers' sockets lie inside, and the path of a socket ends at 107
 LOOPBACK = "127.0.0.1"
+PORTS_TRIED = 100
 
 
 def find_java_home() -> Path:
@@ -67,9 +68,43 @@ def ports_of(inference: int) -> dict[str, int]:
 
 def choose_ports(inference: int) -> dict[str, int]:
     """The five ports of a server, free ones for 0. Raises InvalidInput if one is taken or out of range."""
+    if problem := port_problem(inference):
+        raise InvalidInput([problem])
     wanted = ports_of(inference or LOWEST_PORT)
-    with ExitStack() as stack:
-        return {name: _bind(stack, port if inference else 0) for name, port in wanted.items()}
+    if inference:
+        return wanted
+    with ExitStack() as stack:  # each is held until all are found, so that no two of them are the same
+        return {name: _bind(stack, 0) for name in wanted}
+
+
+def port_problem(inference: int) -> Problem | None:
+    """What is wrong with a server's first port: who holds which of the five, and the next one with five free."""
+    if not inference:
+        return None
+    try:
+        taken = taken_ports(ports_of(inference))
+    except InvalidInput as error:
+        return error.problems[0]
+    if not taken:
+        return None
+    free = next_free(inference)
+    expected = f"one whose five ports are free, such as {free}" if free else "one whose five ports are free, or 0"
+    return Problem("port", f"{expected}; taken: {', '.join(taken)}", inference)
+
+
+def taken_ports(ports: dict[str, int]) -> list[str]:
+    """Those of a server's ports that are taken, each with what it is for and, as far as can be seen, who holds it."""
+    taken = {number: name for name, number in ports.items() if not is_free(number)}
+    holders = _holders(set(taken)) if taken else {}
+    return [f"{number} ({name}){holders.get(number, '')}" for number, name in taken.items()]
+
+
+def next_free(inference: int) -> int | None:
+    """The lowest port above one that leaves a server its five, among the next ones."""
+    for port in range(inference + 1, min(inference + PORTS_TRIED, HIGHEST_PORT) + 1):
+        if all(map(is_free, ports_of(port).values())):
+            return port
+    return None
 
 
 def is_free(port: int) -> bool:
@@ -77,23 +112,62 @@ def is_free(port: int) -> bool:
     with ExitStack() as stack:
         try:
             _bind(stack, port)
-        except InvalidInput:
+        except OSError:
             return False
     return True
 
 
-def temporary_base() -> Path:
-    """The folder below which a server writes: TMPDIR, or /tmp where that has a path too long for sockets."""
-    folder = Path(tempfile.gettempdir())
-    return folder if len(str(folder)) <= LONGEST_FOLDER else Path("/tmp")
+def host_problem(name: str, host: str) -> Problem | None:
+    """What is wrong with an address to listen at; name: the option."""
+    try:
+        with socket.socket() as found:
+            found.bind((host, 0))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a name"
+        return Problem(name, f"an IPv4 address of this machine, such as 127.0.0.1 or 0.0.0.0 for all ({reason})", host)
+    return None
+
+
+def temporary_base() -> tuple[Path, str]:
+    """The folder below which a server writes, and why it is not that of TMPDIR ("" if it is, or none is named)."""
+    wanted = os.environ.get("TMPDIR", "")
+    if wanted:
+        why = _folder_problem(wanted)
+        return (Path("/tmp"), f"TMPDIR={wanted}: {why}") if why else (Path(wanted), "")
+    folder = tempfile.gettempdir()
+    return (Path("/tmp") if _folder_problem(folder) else Path(folder)), ""
+
+
+def _folder_problem(folder: str) -> str:
+    """Why a server cannot write below a folder; "" if it can."""
+    if len(folder) > LONGEST_FOLDER:
+        return f"its path has {len(folder)} characters, and the workers' sockets leave it {LONGEST_FOLDER}"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except (OSError, ValueError) as error:
+        return f"it cannot be written ({getattr(error, 'strerror', None) or error})"
+
+
+def _holders(ports: set[int]) -> dict[int, str]:
+    """Who listens at each port, as far as this user may know."""
+    try:
+        import psutil
+    except ImportError:
+        return {}
+    found = {}
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            port = connection.laddr[1] if connection.laddr else None
+            if connection.status == psutil.CONN_LISTEN and port in ports and connection.pid:
+                with suppress(psutil.Error):
+                    found[port] = f" by {psutil.Process(connection.pid).name()}, process {connection.pid}"
+    return found
 
 
 def _bind(stack: ExitStack, port: int) -> int:
-    """Hold a port until the stack ends, so that no other of the same server gets it."""
+    """Hold a port until the stack ends. Raises OSError if it is taken."""
     found = stack.enter_context(socket.socket())
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        found.bind((LOOPBACK, port))
-    except OSError as error:
-        raise InvalidInput([Problem("port", f"one that leaves port {port} free", str(error))]) from error
+    found.bind((LOOPBACK, port))
     return found.getsockname()[1]

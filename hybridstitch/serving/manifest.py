@@ -25,6 +25,8 @@ class Archive:
     version: str
     unpacked_bytes: int
     """0 for a folder: TorchServe links to it instead of copying."""
+    handler: str | None = None
+    """The file of its handler."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.path.name})"
@@ -40,7 +42,7 @@ def read_archive(path: Path) -> Archive:
                 manifest = opened.read(MANIFEST).decode()
                 size = sum(entry.file_size for entry in opened.infolist())
         model = json.loads(manifest)["model"]
-        return Archive(path, model["modelName"], model.get("modelVersion", FIRST_VERSION), size)
+        return Archive(path, model["modelName"], model.get("modelVersion", FIRST_VERSION), size, model.get("handler"))
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = Problem("archive", f"a whole archive with {MANIFEST}", f"{path.name}: {error}")
         raise InvalidInput([problem]) from error

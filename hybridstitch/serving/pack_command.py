@@ -25,6 +25,8 @@ def pack(options: argparse.Namespace) -> None:
         recipes=options.recipes,
         config=options.config,
         extra_modules=options.extra_module,
+        variant=options.variant,
+        force=options.force,
     )
     print(path)
 
@@ -37,7 +39,7 @@ def add_command(commands: Any) -> None:
     command.add_argument("--large", type=Path, help="a diffusers SD3 folder: the large model and the shared parts")
     command.add_argument("--small", type=Path, help="a diffusers SD3 folder: the small model")
     command.add_argument("--plain", action="store_true", help="the large model alone, drawn by diffusers itself")
-    command.add_argument("--out", type=Path, default="model_store", help="the model store (%(default)s)")
+    command.add_argument("--out", type=Path, default="model_store", help="a folder, the model store (%(default)s)")
     command.add_argument("--format", default="zip-store", help="zip-store, no-archive or default (%(default)s)")
     command.add_argument("--name", help="the model's name (hybridstitch, or plain with --plain)")
     command.add_argument(
@@ -46,3 +48,5 @@ def add_command(commands: Any) -> None:
     command.add_argument("--config", type=Path, help="a model-config.yaml instead of the shipped one")
     command.add_argument("--recipes", type=Path, help="a file of `hybridstitch tune` (the one in the pair)")
     command.add_argument("--extra-module", type=Path, action="append", default=[], help="a Python file it names")
+    command.add_argument("--variant", help="take weights of this variant, such as fp16, where a part has them")
+    command.add_argument("--force", action="store_true", help="replace an archive of another kind or model, too")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import tempfile
@@ -16,6 +17,8 @@ with extra("serve"):
     import psutil
 
 STOP_SECONDS = 30
+
+logger = logging.getLogger(__name__)
 
 
 def server_environment(home: Path) -> dict[str, str]:
@@ -36,7 +39,10 @@ def server_environment(home: Path) -> dict[str, str]:
 
 def short_temporary_folder() -> tempfile.TemporaryDirectory[str]:
     """A temporary folder whose path is short enough for the sockets inside."""
-    return tempfile.TemporaryDirectory(prefix="hybridstitch-", dir=temporary_base())
+    folder, why = temporary_base()
+    if why:
+        logger.warning("%s; %s is used instead", why, folder)
+    return tempfile.TemporaryDirectory(prefix="hybridstitch-", dir=folder)
 
 
 def end_process(launcher: subprocess.Popen[Any]) -> None:

@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.names import one_of
 from hybridstitch.pair import SizeLimits
-from hybridstitch.recipe import Recipe
+from hybridstitch.recipe import AXES, Recipe
 from hybridstitch.region import Region, region_problems
 from hybridstitch.schema import mismatch
 from hybridstitch.serving.fields import MAX_SEED, request_fields
@@ -21,6 +22,7 @@ MAX_FIELDS = 64  # bounds the error answer: a request with more is refused as a 
 MAX_DEPTH = 16  # no valid request nests deeper, and deeper ones could exhaust Python's stack
 DELIVERY = ("request_id", "deadline_ms", "stream", "previews")
 """Fields about the exchange. The picture does not depend on them."""
+RECIPE_FIELDS = ("name", *AXES, "step_share")
 STREAMING = ("stream", "previews")
 """Fields about answers in pieces."""
 OF_STITCHING = ("region", "previews")
@@ -94,54 +96,119 @@ class GenerationRequest:
         return values | chosen | ({} if region is None else {"region": list(region)})
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A request that is checked, but may be wrong: its values, with the defaults, and every problem with them."""
+
+    values: dict[str, Any]
+    problems: list[Problem]
+    recipe: Recipe | None
+    speed: float | None
+
+    @property
+    def wrong(self) -> set[str]:
+        """The names of the wrong fields."""
+        return {problem.field for problem in self.problems}
+
+    def request(self) -> GenerationRequest:
+        """The request. Raises InvalidInput with one problem for every wrong field."""
+        raise_if(self.problems)
+        values = dict(self.values)
+        if values["seed"] is None:
+            values["seed"] = secrets.randbelow(MAX_SEED + 2 - values["num_images"])
+        values["guidance_scale"] = float(values["guidance_scale"])
+        region = values.pop("region")
+        return GenerationRequest(**values, recipe=self.recipe, speed=self.speed, region=region and tuple(region))
+
+
 def parse_request(
     payload: Any,
     defaults: Mapping[str, Any],
     limits: SizeLimits,
     catalogue: Catalogue | None = None,
+    *,
+    can_stream: bool = True,
+    request_id: str | None = None,
+) -> GenerationRequest:
+    """Check a decoded payload and fill in what it leaves out. Raises InvalidInput with every wrong field.
+
+    Args:
+        payload: the fields; null means that a field is not set.
+        defaults: the operator's, which override the built-in ones; a None in it means "not set".
+        catalogue: without it the endpoint has no recipes, and `recipe`, `speed` and OF_STITCHING are unknown.
+        can_stream: False over gRPC, where a streamed answer would leave TorchServe's thread of the worker waiting for
+            ever; defaults of STREAMING are not for such requests.
+        request_id: for a payload that names none; random by default.
+    """
+    return draft_request(payload, defaults, limits, catalogue, can_stream=can_stream, request_id=request_id).request()
+
+
+def draft_request(
+    payload: Any,
+    defaults: Mapping[str, Any],
+    limits: SizeLimits,
+    catalogue: Catalogue | None = None,
+    *,
     others: Sequence[str] = (),
     can_stream: bool = True,
-) -> GenerationRequest:
-    """Check a decoded payload and fill in what it leaves out.
+    request_id: str | None = None,
+) -> Draft:
+    """As `parse_request`, but wrong fields are listed in the draft. Raises InvalidInput for a payload that has none.
 
-    `defaults` come from the operator and override the built-in ones; a None in it means "not set".
-    Without a `catalogue` the endpoint has no recipes, and `recipe`, `speed` and OF_STITCHING are unknown.
-    others: fields that the caller has taken out, known as well.
-    can_stream: False over gRPC, where a streamed answer would leave TorchServe's thread of the worker waiting for ever;
-        defaults of STREAMING are not for such requests.
-    Raises InvalidInput with one problem for every wrong field.
+    Args:
+        others: fields that the caller has taken out, known as well.
     """
     raise_if_shapeless(payload)
-    width, height = limits.default
     schemas = request_fields(limits)
     if catalogue is None:
         schemas = {name: schema for name, schema in schemas.items() if name not in OF_STITCHING}
     known = [*schemas, "recipe", "speed"] if catalogue else [*schemas]
+    sent = {name: value for name, value in payload.items() if value is not None or name not in known}
     defaults = {name: value for name, value in defaults.items() if can_stream or name not in STREAMING}
-    given = {**{name: value for name, value in defaults.items() if value is not None}, **payload}
-    values = {**BUILT_IN_DEFAULTS, "width": width, "height": height, "request_id": uuid.uuid4().hex, **given}
-    values.setdefault("response_format", "image" if _is_one_picture(values) else "json")
+    given = {**{name: value for name, value in defaults.items() if value is not None}, **sent}
+    width, height = limits.default
+    drawn_id = request_id or uuid.uuid4().hex
+    values = {**BUILT_IN_DEFAULTS, "width": width, "height": height, "request_id": drawn_id, **given}
     problems = [
-        Problem(name[:80], f"one of the known fields: {', '.join([*known, *others])}", value)
+        Problem(name[:80], one_of([*known, *others], name, "one of the known fields"), value)
         for name, value in given.items()
         if name not in known
     ]
-    for name, schema in schemas.items():
-        if rule := mismatch(schema, values[name]):
-            problems.append(Problem(name, rule, values[name]))
+    problems += [
+        Problem(name, rule, values[name])
+        for name, schema in schemas.items()
+        if name in values and (rule := mismatch(schema, values[name]))
+    ]
+    if not problems:
+        _fit_defaults(values, sent)
+    values.setdefault("response_format", "image" if _is_one_picture(values) else "json")
     wrong = {problem.field for problem in problems}
     if values["stream"] is True and not can_stream:
         problems.append(Problem("stream", "false over gRPC, where only whole answers are sent", True))
     recipe, speed = None, None
     if catalogue:
-        recipe, speed = _chosen(values, payload, catalogue, problems)
-    problems += _problems_between(values, wrong)
-    raise_if(problems)
-    if values["seed"] is None:
-        values["seed"] = secrets.randbelow(MAX_SEED + 2 - values["num_images"])
-    values["guidance_scale"] = float(values["guidance_scale"])
-    region = values.pop("region")
-    return GenerationRequest(**values, recipe=recipe, speed=speed, region=region and tuple(region))
+        recipe, speed = _chosen(values, sent, catalogue, problems)
+    problems += _problems_between(values, wrong, limits)
+    return Draft(values, problems, recipe, speed)
+
+
+def _fit_defaults(values: dict[str, Any], sent: Mapping[str, Any]) -> None:
+    """Give up defaults that do not fit what the request says: nobody is told off for a field that was not sent."""
+    if sent.get("response_format") == "image":
+        values["stream"] = values["stream"] if "stream" in sent else False
+        values["num_images"] = values["num_images"] if "num_images" in sent else 1
+    if "response_format" not in sent and not _is_one_picture(values):
+        values["response_format"] = "json"
+    if "previews" not in sent and not values["stream"]:
+        values["previews"] = 0
+    if "seed" not in sent and values["seed"] is not None:
+        values["seed"] = min(values["seed"], MAX_SEED + 1 - values["num_images"])
+    if "region" not in sent and values["region"] and region_problems(values["region"], *_size(values)):
+        values["region"] = None
+
+
+def _size(values: Mapping[str, Any]) -> tuple[int, int]:
+    return values["width"], values["height"]
 
 
 def _is_one_picture(values: Mapping[str, Any]) -> bool:
@@ -149,17 +216,20 @@ def _is_one_picture(values: Mapping[str, Any]) -> bool:
 
 
 def _chosen(
-    values: dict[str, Any], payload: Mapping[str, Any], catalogue: Catalogue, problems: list[Problem]
+    values: dict[str, Any], sent: Mapping[str, Any], catalogue: Catalogue, problems: list[Problem]
 ) -> tuple[Recipe | None, float | None]:
     """The recipe that is asked for, or the speed; what is wrong with them joins the problems."""
     asked, speed = values.pop("recipe", catalogue.default), values.pop("speed", None)
-    if {"speed", "recipe"} <= payload.keys():
+    if {"speed", "recipe"} <= sent.keys():
         problems.append(Problem("speed", "no recipe beside it", speed))
-    if "recipe" in payload and "speed" not in payload:
+    elif "recipe" in sent:
         speed = None  # the operator's default
-    if "speed" in payload or speed is not None:
+    if speed is not None:
         problems.extend(catalogue.speed_problems(speed))
+    if speed is not None and "recipe" not in sent:
         return None, speed
+    if isinstance(asked, dict):
+        asked = {name: each for name, each in asked.items() if each is not None or name not in RECIPE_FIELDS}
     try:
         return catalogue.resolve(asked), None
     except InvalidInput as error:
@@ -167,7 +237,7 @@ def _chosen(
         return None, None
 
 
-def _problems_between(values: Mapping[str, Any], wrong: set[str]) -> list[Problem]:
+def _problems_between(values: Mapping[str, Any], wrong: set[str], limits: SizeLimits) -> list[Problem]:
     """What is wrong with fields beside each other that are right by themselves."""
     found = []
     is_image = not {"response_format", "num_images", "stream"} & wrong and values["response_format"] == "image"
@@ -179,8 +249,9 @@ def _problems_between(values: Mapping[str, Any], wrong: set[str]) -> list[Proble
         )
     if not {"previews", "stream"} & wrong and values["previews"] and not values["stream"]:
         found.append(Problem("previews", "0 without stream", values["previews"]))
-    if not {"region", "width", "height"} & wrong and values["region"]:
-        found += region_problems(values["region"], values["width"], values["height"])
+    if "region" not in wrong and values["region"]:
+        width, height = (limits.maximum if name in wrong else values[name] for name in ("width", "height"))
+        found += region_problems(values["region"], width, height)
     return found
 
 

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from hybridstitch.errors import Problem, raise_if
+from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.option_paths import file_to_read
 from hybridstitch.option_values import Unreadable, corners, name_or_object, number, whole
 from hybridstitch.pair_options import IN_PROCESS, add_pair_options, open_pair, pair_folder, pair_problems
 from hybridstitch.recipe_names import AXES, TUNED_FILE, UNNAMED, known_names, name_problem
 from hybridstitch.schema import mismatch
+from hybridstitch.serving.address import parse_address
 from hybridstitch.serving.fields import request_fields
 from hybridstitch.size_limits import SizeLimits
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hybridstitch.pipeline import HybridStitchPipeline
     from hybridstitch.serving.client import Client
 
-MODEL = "hybridstitch"
 _UNKNOWN_LIMITS = SizeLimits(1, 1, 1_000_000, (1, 1))
 """Of models that are elsewhere: whoever has them checks the size."""
 FIELDS = (
@@ -53,7 +52,7 @@ def add_server_options(command: argparse.ArgumentParser, pair: Path) -> None:
     """Declare the options that say who answers: a pair in this process, or a server."""
     add_pair_options(command, pair)
     command.add_argument("--url", type=_address, help="a server answers instead, such as http://127.0.0.1:8080")
-    command.add_argument("--model", help=f"with --url: the model's name ({MODEL})")
+    command.add_argument("--model", help="with --url: the model's name (the one in the address, else hybridstitch)")
     command.add_argument(
         "--key-file",
         type=file_to_read("the key_file.json of a server"),
@@ -141,8 +140,8 @@ def _recipe_problems(fields: Mapping[str, Any], tuned: Path | None) -> list[Prob
 
 def _address(text: str) -> str | Unreadable:
     try:
-        parts = urlsplit(text)
-        is_fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
-        is_fine = False
-    return text if is_fine else Unreadable("an address such as http://127.0.0.1:8080", text)
+        parse_address("url", text)
+    except InvalidInput as error:
+        (problem,) = error.problems
+        return Unreadable(problem.expected, problem.got)
+    return text

@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hybridstitch.errors import InvalidInput
+from hybridstitch.progress import counted
 from hybridstitch.serving.request import GenerationRequest
 
 MAX_PROBLEMS = 50  # bounds the error answer: one larger than TorchServe's limit would end the worker
@@ -131,9 +132,10 @@ def error_answer(error: Exception, request_id: str | None = None) -> Answer:
     if isinstance(error, InvalidInput):
         problems = [problem.to_dict() for problem in error.problems[:MAX_PROBLEMS]]
         names = ", ".join(problem["field"] for problem in problems)
-        logger.info("refused a request: %r", names)
-        message = f"{len(error.problems)} problem(s) with the request: {names}"
-        return _error("invalid_request", message, 400, problems=problems)
+        logger.info("refused request %s: %r", request_id, names)
+        message = f"{counted(len(error.problems), 'problem')} with the request: {names}"
+        named = {} if request_id is None else {"request_id": request_id}
+        return _error("invalid_request", message, 400, problems=problems, **named)
     logger.error("request %s failed", request_id, exc_info=error)
     if isinstance(error, FloatingPointError):
         return _error("numerical_error", str(error), 500, request_id=request_id)
@@ -158,7 +160,9 @@ def headers_of(rendering: Rendering) -> dict[str, str]:
 
 def _error(kind: str, message: str, status: int, **details: Any) -> Answer:
     document = {"error": {"type": kind, "message": message, **details}}
-    return replace(json_answer(document), status=status, outcome=kind)
+    request_id = details.get("request_id")
+    headers = {f"{HEADER_PREFIX}request-id": request_id} if request_id else {}
+    return replace(json_answer(document, headers), status=status, outcome=kind)
 
 
 def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:

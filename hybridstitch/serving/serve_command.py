@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -10,26 +11,32 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.errors import InvalidInput, Problem, raise_if
 
 if TYPE_CHECKING:
     from hybridstitch.serving.manifest import Archive
     from hybridstitch.serving.server import Server
+
+NO_TOKENS = (
+    "warning: --no-auth: there are no tokens. Every program on this machine, and every page in a browser on it, "
+    "can generate pictures and, at {management}, register code that runs here"
+)
 
 
 def serve(options: argparse.Namespace) -> None:
     """Serve every archive of a store until Ctrl-C."""
     from hybridstitch.serving.kept_tokens import KeptTokens
     from hybridstitch.serving.server import Server
+    from hybridstitch.serving.waiting import waiting
 
-    if options.key_file and options.no_auth:
-        raise InvalidInput(
-            [Problem("key-file", "nothing: a server without tokens has none to keep", str(options.key_file))]
-        )
+    raise_if(_option_problems(options))
     archives = _archives(options.store)
+    if options.no_auth:
+        _tell(NO_TOKENS.format(management=options.port + 1 if options.port else "the management address"))
     addresses = {"host": options.host, "metrics_host": options.metrics_host, "port": options.port}
     with ExitStack() as stack:
-        server = stack.enter_context(Server(options.store, **addresses, token_auth=not options.no_auth))
+        with waiting("starting TorchServe", _tell):
+            server = stack.enter_context(Server(options.store, **addresses, token_auth=not options.no_auth))
         if options.key_file:
             stack.enter_context(KeptTokens(server, options.key_file))
         served = [archive for archive in archives if _register(server, archive)]
@@ -40,7 +47,35 @@ def serve(options: argparse.Namespace) -> None:
         try:
             server.wait()
         except KeyboardInterrupt:
-            print("stopping")
+            print("stopping", flush=True)
+            with waiting("ending TorchServe and its workers", _tell):
+                server.stop()
+
+
+def _option_problems(options: argparse.Namespace) -> list[Problem]:
+    """What is wrong with the options: all of it, before anything starts."""
+    from hybridstitch.serving.machine import host_problem, port_problem
+
+    problems = [] if options.store.is_dir() else [Problem("store", "an existing folder", str(options.store))]
+    found = [port_problem(options.port), host_problem("host", options.host)]
+    found.append(host_problem("metrics-host", options.metrics_host))
+    problems += [problem for problem in found if problem]
+    if options.key_file:
+        expected = _key_file_expectation(options)
+        problems += [Problem("key-file", expected, str(options.key_file))] if expected else []
+    return problems
+
+
+def _key_file_expectation(options: argparse.Namespace) -> str:
+    """What was expected instead of the key file that was named; "" if nothing is wrong with it."""
+    folder = options.key_file.absolute().parent
+    if options.no_auth:
+        return "nothing: a server without tokens has none to keep"
+    if options.key_file.is_dir():
+        return "a file, not a folder"
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        return f"a file in a folder that exists and can be written, not {folder}"
+    return ""
 
 
 def _archives(store: Path) -> list[Archive]:
@@ -62,8 +97,11 @@ def _archives(store: Path) -> list[Archive]:
 
 def _register(server: Server, archive: Archive) -> bool:
     """Whether it is served now; one that is not leaves the others alone."""
+    from hybridstitch.serving.waiting import waiting
+
     try:
-        server.register(archive.name, archive.path.name)
+        with waiting(f"registering {archive}: its worker loads the models", _tell):
+            server.register(archive.name, archive.path.name)
     except (InvalidInput, RuntimeError, OSError) as error:
         _say_left_out(str(archive), error)
         return False
@@ -71,7 +109,12 @@ def _register(server: Server, archive: Archive) -> bool:
 
 
 def _say_left_out(what: str, error: Exception) -> None:
-    print(f"error: {what} is not served: {error}", file=sys.stderr, flush=True)
+    _tell(f"error: {what} is not served: {error}")
+
+
+def _tell(line: str) -> None:
+    """Print what is not the result: stdout holds that."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _welcome(url: str, served: Sequence[Archive], key_file: Path | None) -> str:
@@ -105,9 +148,11 @@ def add_command(commands: Any) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("serve", help=serve.__doc__, description=serve.__doc__)
     command.set_defaults(run=serve)
-    command.add_argument("--store", type=Path, default="model_store", help="the model store (%(default)s)")
+    command.add_argument("--store", type=Path, default=Path("model_store"), help="the model store (%(default)s)")
     command.add_argument("--port", type=int, default=8080, help="for predictions; 0 picks free ones (%(default)s)")
     command.add_argument("--host", default="127.0.0.1", help="serve predictions at this address (%(default)s)")
     command.add_argument("--metrics-host", default="127.0.0.1", help="serve metrics at this address (%(default)s)")
-    command.add_argument("--no-auth", action="store_true", help="serve without tokens")
+    command.add_argument(
+        "--no-auth", action="store_true", help="serve without tokens: pages in a browser can reach it, too"
+    )
     command.add_argument("--key-file", type=Path, help="keep a copy of the current tokens here, in time renewed")

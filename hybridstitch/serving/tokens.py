@@ -28,8 +28,9 @@ class Token:
 
     Args:
         kind: "inference" or "management".
-        given: the token itself; None or "": that of the environment, else that of the key file, else none.
-        key_file: the server's key_file.json; None: the one that HYBRIDSTITCH_KEY_FILE names, if any.
+        given: the token itself; None or "": that of the key file.
+        key_file: the server's key_file.json; None: the token in the environment, else that of the file that
+            HYBRIDSTITCH_KEY_FILE names, else none.
         environment: whether the variables of the environment count.
 
     Raises:
@@ -47,11 +48,10 @@ class Token:
         self._kind = kind
         field = "token" if kind == "inference" else f"{kind}_token"
         self._value = clean_token(field, given) if given is not None and given != "" else None
-        if self._value is None and environment:
+        self._key_file = None if self._value else key_file
+        if environment and not (self._value or self._key_file):
             self._value = token_in(VARIABLES[kind])
-        self._key_file = (
-            None if self._value else key_file or (environment and os.environ.get(KEY_FILE_VARIABLE)) or None
-        )
+            self._key_file = None if self._value else os.environ.get(KEY_FILE_VARIABLE) or None
         if self._key_file:
             self._value = read_key_file(self._key_file, kind)[kind]
 

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +15,8 @@ from ts.context import Context
 from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
 
-from hybridstitch.serving.payload import decode_body, form_fields, parse_json
+from hybridstitch.serving.fields import REQUEST_ID
+from hybridstitch.serving.payload import decode_body, decode_fields
 from hybridstitch.serving.response import Answer
 
 STARTED = "x-request-start"
@@ -35,6 +36,9 @@ class Row:
         index: its place in the batch.
         is_http: it came over HTTP, not over gRPC.
         is_explanation: it came by the route of explanations.
+        types: content types of its values, by key, where the client says them.
+        request_id: the caller's `X-Request-Id`, or what the payload names instead.
+        payload: the fields that the client sent, once they are decoded.
         sent_at: seconds since 1970; when the worker got it, if the client does not say.
         queued: seconds from then until the worker got it; None if the client does not say.
     """
@@ -42,29 +46,39 @@ class Row:
     index: int
     values: Mapping[str, Any]
     headers: Mapping[str, str]
+    types: Mapping[str, str]
     is_http: bool
     is_explanation: bool
     sent_at: float
     queued: float | None
+    request_id: str | None
+    payload: Any = None
 
 
-def read_row(index: int, given: Mapping[str, Any], context: Context) -> Row:
-    """The request in one place of a batch, with its headers. Nothing that a client sends makes this fail."""
-    values, headers, is_http = dict(given), _headers(context, index), _is_http(context, index)
+def read_row(given: tuple[int, Mapping[str, Any]], context: Context) -> Row:
+    """The request at a number in its batch, with its headers. Nothing that a client sends makes this fail."""
+    index, values = given[0], dict(given[1])
+    headers, is_http = _headers(context, index), _is_http(context, index)
     if not is_http:  # the start is a key of the input there
         started = values.pop(STARTED, None)
         headers[STARTED] = bytes(started).decode(errors="replace") if isinstance(started, bytes | bytearray) else ""
     now = time.time()
     sent_at = _sent_at(headers, now)
     is_explanation = headers.get(EXPLAINS) == "True"
-    return Row(index, values, headers, is_http, is_explanation, sent_at or now, sent_at and now - sent_at)
+    return Row(
+        index, values, headers, _types(context, index), is_http, is_explanation,
+        sent_at=sent_at or now, queued=sent_at and now - sent_at, request_id=_valid_id(headers.get("x-request-id")),
+    )  # fmt: skip
 
 
-def decode_payload(row: Row) -> Any:
-    """The fields that the client sent. Raises InvalidInput for another content type and for broken JSON."""
+def decode_row(row: Row) -> Row:
+    """The row with its payload. Raises InvalidInput for another content type and for broken JSON."""
     if row.is_http:
-        return decode_body(row.values, row.headers.get("content-type", ""))
-    return parse_json(row.values["data"]) if "data" in row.values else form_fields(row.values)
+        payload = decode_body(row.values, row.headers.get("content-type", ""), row.types)
+    else:
+        payload = decode_fields(row.values, row.types)
+    named = payload.get("request_id") if isinstance(payload, dict) else None
+    return replace(row, payload=payload, request_id=_valid_id(named) or row.request_id)
 
 
 def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
@@ -76,7 +90,7 @@ def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
     """
     if not _is_http(context, index):
         if answer.status >= 400 and alone:
-            raise PredictionException(answer.body.decode(), answer.status)
+            raise Refusal(answer.body.decode(), answer.status)
         context.set_response_header(index, "ts_stream_next", "false")
     _set_head(context, index, answer)
     return answer.body
@@ -97,6 +111,18 @@ def logged_step(name: str) -> Iterator[None]:
     logger.info("start: %s took %.2f s", name, time.perf_counter() - started)
 
 
+class Refusal(PredictionException):
+    """An error answer over gRPC."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], Refusal))
+
+
+# TorchServe logs what is raised with its trace and with all that the client sent; the refusal has its line already.
+logging.getLogger("ts.service").addFilter(_is_news)
+
+
 def _set_head(context: Context, index: int, answer: Answer) -> None:
     context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
     context.set_response_content_type(index, answer.content_type)
@@ -108,6 +134,16 @@ def _headers(context: Context, index: int) -> dict[str, str]:
     # TorchServe files the types of multipart fields, as dicts, among the headers.
     headers = context.get_all_request_header(index)
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _types(context: Context, index: int) -> dict[str, str]:
+    headers = context.get_all_request_header(index)
+    return {name: str(value.get("content-type", "")) for name, value in headers.items() if isinstance(value, Mapping)}
+
+
+def _valid_id(given: Any) -> str | None:
+    """A caller's name of its request; None for one that could not be echoed in a header."""
+    return given if isinstance(given, str) and re.fullmatch(REQUEST_ID, given) else None
 
 
 def _is_http(context: Context, index: int) -> bool:

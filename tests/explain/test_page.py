@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 
 from hybridstitch.cli import main
+from hybridstitch.errors import InvalidInput
+from hybridstitch.serving.explain_check import explanation_problems
 from hybridstitch.serving.explain_page import command, render
 from tests.compare.test_report import Page
 from tests.server.test_explain_handler import STITCHED
+from tests.server.test_odd_answers import fixed, serving
 
 HOSTILE = '<i>"&'
 QUICK = ["--num-inference-steps", "4", "--steps-explained", "1", "--seed", "1", "--recipe", json.dumps(STITCHED)]
@@ -153,8 +156,79 @@ import sys
 for name in ("torch", "diffusers", "transformers", "captum"):
     sys.modules[name] = None  # an import of it fails
 from hybridstitch.cli import main
+from hybridstitch.errors import InvalidInput
 code = main(["explain", "a b", "--url", "http://127.0.0.1:9", "--out", {str(tmp_path / "why.html")!r}])
 sys.exit(3 if code == 1 else code)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 3, done.stderr
+
+
+TAG = "<i>x</i>"
+PLACES = [
+    *("request", "request.prompt", "request.output_format", "data", "data.0", "data.0.seed", "data.0.b64_json"),
+    *("words", "words.0", "words.0.text", "words.0.score", "words.0.heat_max", "words.0.start", "words.0.end"),
+    *("words.0.heatmap_png_b64", "report", "report.mask", "report.mask.grid", "report.mask.grid.0"),
+    *("report.mask.share_by_step", "report.recipe", "report.recipe.name", "report.large_token_share"),
+    *("report.timing_ms", "mask", "mask.grid", "mask.tokens", "mask.tokens.0", "target", "method", "baseline"),
+    *("steps_explained", "steps_explained.0", "forwards", "warnings"),
+]
+ODD: list[Any] = [TAG, None, -1, 1.5, 10**9, [], {}, [TAG], {"a": TAG}, True, float("nan"), "QUJD", [1, 2, 3], "image"]
+ABSENT = object()
+
+
+def changed(answer: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """A copy of an answer with another value at a place, or without it."""
+    copied = json.loads(json.dumps(answer))
+    *path, last = (int(name) if name.isdigit() else name for name in place.split("."))
+    owner = copied
+    for name in path:
+        owner = owner[name]
+    if value is ABSENT:
+        del owner[last]
+    else:
+        owner[last] = value
+    return copied
+
+
+def test_an_answer_of_any_server_makes_a_clean_page_or_one_error(page_of: Any) -> None:
+    answer, _ = page_of("a b", "--target", "mask")
+    refused = 0
+    for place in PLACES:
+        for value in (*ODD, ABSENT):
+            odd = changed(answer, place, value)
+            problems = explanation_problems(odd)
+            if not problems:
+                assert "i" not in Page(render(odd)).tags, (place, value)
+                continue
+            refused += 1
+            top = re.split(r"[.\[]", problems[0].field)[0]
+            assert top in place or place.startswith(("report.mask", "request", "target")), (place, value)
+            assert len(problems) <= 20
+            with pytest.raises(InvalidInput):
+                render(odd)
+    assert refused > 300
+
+
+def test_every_wrong_field_of_an_answer_is_named(page_of: Any) -> None:
+    answer, _ = page_of("a b")
+    for place in ("words.0.score", "data.0.seed", "report.mask.share_by_step", "method"):
+        answer = changed(answer, place, TAG)
+    with pytest.raises(InvalidInput) as refused:
+        render(answer)
+    named = {problem.field for problem in refused.value.problems}
+    assert named == {"words[0].score", "data[0].seed", "report.mask.share_by_step", "method"}
+
+
+@pytest.mark.parametrize("place", ["request.output_format", "data.0.b64_json", "forwards", "words.0.text"])
+def test_a_hostile_server_gets_no_page_from_the_command(
+    page_of: Any, place: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    answer, _ = page_of("a b")
+    capsys.readouterr()
+    out = tmp_path / "hostile.html"
+    with serving(fixed(200, changed(answer, place, [TAG]))) as url:
+        assert main(["explain", "a b", "--url", url, "--out", str(out)]) == 1
+    assert not out.exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.sub(r"\.(\d+)", r"[\1]", place) in line

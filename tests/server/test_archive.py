@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.manifest import archive_paths, by_version, read_archive
 from tests.tiny import make_pipeline
+
+INIT = __file__.replace("test_archive", "__init__")
 
 
 def names(archive: Path) -> list[str]:
@@ -116,33 +120,119 @@ def test_names_and_versions_that_a_path_or_a_url_could_misread(tiny: Path, tmp_p
     assert fields(refused) == ["version"]
 
 
-@pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.CKPT", "x.pkl", "transformer/x.pth"])
-def test_pickled_weights_are_refused_by_name(tiny: Path, tmp_path: Path, name: str) -> None:
-    pair = tmp_path / "pair"
-    shutil.copytree(tiny, pair)
-    (pair / name).write_bytes(b"")
-    with pytest.raises(InvalidInput, match=name):
-        pack(pair, out=tmp_path / "store")
-    assert not list((tmp_path / "store").glob("*"))
+@pytest.mark.parametrize(
+    ("arguments", "problems"),
+    [
+        ({}, {"pair": "--pair DIR, or --large DIR and --small DIR"}),
+        ({"plain": True}, {"pair": "--pair DIR or --large DIR"}),
+        ({"pair": "nowhere"}, {"pair": "no such folder"}),
+        ({"pair": __file__}, {"pair": "no such folder"}),
+        ({"large": "nowhere"}, {"large": "no such folder", "small": "both --large DIR and --small DIR"}),
+        ({"small": "nowhere"}, {"large": "both --large DIR and --small DIR", "small": "no such folder"}),
+        ({"large": "TINY", "small": "nowhere"}, {"small": "no such folder"}),
+        ({"pair": "nowhere", "small": "nowhere"}, {"pair": "either --pair DIR, or --large DIR and --small DIR"}),
+        ({"large": "TINY", "small": "TINY", "plain": True}, {"small": "--plain packs the large model alone"}),
+        ({"pair": "EMPTY"}, {"pair": "for one --plain"}),
+        ({"pair": "EMPTY", "plain": True}, {"model_index.json": "an existing file"}),
+        ({"pair": "TINY", "archive_format": "rar"}, {"format": "zip-store"}),
+        ({"pair": "TINY", "config": "nowhere.yaml"}, {"config": "existing"}),
+        ({"pair": "TINY", "recipes": "nowhere.json"}, {"recipes": "hybridstitch tune"}),
+        ({"pair": "TINY", "variant": "fp16"}, {"variant": "*.fp16.safetensors"}),
+        ({"pair": "TINY", "extra_modules": ["nowhere.py"]}, {"extra-module": "existing"}),
+        ({"pair": "TINY", "extra_modules": [INIT, INIT]}, {"extra-module": "a name other than __init__"}),
+        (
+            {"pair": "TINY", "extra_modules": ["EMPTY/statistics.py"]},
+            {"extra-module": "statistics, which is an installed"},
+        ),
+        ({"pair": "TINY", "extra_modules": ["EMPTY/torch.py"]}, {"extra-module": "torch, which is an installed"}),
+        ({"pair": "TINY", "extra_modules": ["EMPTY/hybridstitch.py"]}, {"extra-module": "other than hybridstitch"}),
+        ({"pair": "TINY", "out": "EMPTY/my.mar"}, {"out": "a folder, the model store; the archive in it is called"}),
+        ({"pair": "TINY", "out": "EMPTY/statistics.py"}, {"out": "a folder, the model store"}),
+    ],
+)
+def test_wrong_arguments_are_named_with_what_to_give(
+    tiny: Path, tmp_path: Path, arguments: dict[str, Any], problems: dict[str, str]
+) -> None:
+    for name in ("statistics", "torch", "hybridstitch"):
+        (tmp_path / f"{name}.py").touch()
+
+    def real(value: Any) -> Any:
+        if isinstance(value, list):
+            return [real(each) for each in value]
+        return value.replace("TINY", str(tiny)).replace("EMPTY", str(tmp_path)) if isinstance(value, str) else value
+
+    given = {"out": str(tmp_path / "store"), **{name: real(value) for name, value in arguments.items()}}
+    with pytest.raises(InvalidInput) as refused:
+        pack(**given)
+    found = {Path(problem.field).name: problem.expected for problem in refused.value.problems}
+    assert found.keys() == problems.keys()
+    for field, words in problems.items():
+        assert words in found[field]
+
+
+CONFIG = """
+handler:
+  defaults: {defaults}
+  strategies: {{masks: {{mine: "{module}:Mine"}}}}
+"""
+MASK = """
+from hybridstitch.masks import MaskStrategy
+class Mine(MaskStrategy):
+    type = "mine"
+    def scores(self, trajectory):
+        raise NotImplementedError
+"""
 
 
 @pytest.mark.parametrize(
-    ("arguments", "field"),
+    ("defaults", "module", "field"),
     [
-        ({}, "pair"),
-        ({"pair": "nowhere"}, "pair"),
-        ({"large": "nowhere"}, "small"),
-        ({"pair": "nowhere", "small": "nowhere"}, "small"),
-        ({"pair": "nowhere", "archive_format": "rar"}, "format"),
-        ({"pair": "nowhere", "config": "nowhere.yaml"}, "config"),
-        ({"pair": "nowhere", "extra_modules": ["nowhere.py"]}, "extra-module"),
-        ({"pair": "nowhere", "extra_modules": [__file__.replace("test_archive", "__init__")] * 2}, "extra-module"),
+        ("{recipe: small, width: 32}", "my_masks", None),
+        ("{recipe: {name: hybridstitch, mask: mine}}", "my_masks", None),
+        ("{recipe: nope}", "my_masks", "handler.defaults.recipe"),
+        ("{num_inference_steps: 500}", "my_masks", "handler.defaults.num_inference_steps"),
+        ("{width: 33}", "my_masks", "handler.defaults.width"),
+        ("{height: 100000}", "my_masks", "handler.defaults.height"),
+        ("{speed: 2}", "my_masks", "handler.defaults.speed"),
+        ("{steps: 2}", "my_masks", "handler.defaults.steps"),
+        ("{}", "your_masks", "handler.strategies.masks.mine"),
+        ("{}", "beside", "handler.strategies.masks.mine"),
     ],
 )
-def test_wrong_arguments_are_named(tmp_path: Path, arguments: dict, field: str) -> None:
+def test_defaults_and_strategies_are_tried_before_anything_is_packed(
+    tiny: Path, tmp_path: Path, defaults: str, module: str, field: str | None
+) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG.format(defaults=defaults, module=module))
+    for name in ("my_masks", "beside"):
+        (tmp_path / f"{name}.py").write_text(MASK)
+    given: dict[str, Any] = {"config": tmp_path / "config.yaml", "extra_modules": [tmp_path / "my_masks.py"]}
+    if field is None:
+        assert "my_masks.py" in names(pack(tiny, out=tmp_path / "store", **given))
+        return
     with pytest.raises(InvalidInput) as refused:
-        pack(**arguments, out=tmp_path)
+        pack(tiny, out=tmp_path / "store", **given)
     assert fields(refused) == [field]
+    assert not list((tmp_path / "store").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sides", "level", "ratio"),
+    [
+        (("large", "small"), "INFO", r"2\.7\d"),
+        (("small", "large"), "WARNING", r"0\.3\d"),
+        (("large", "large"), "WARNING", "1.00"),
+    ],
+)
+def test_packing_says_what_the_small_model_saves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sides: tuple[str, str], level: str, ratio: str
+) -> None:
+    make_pipeline("sd35-large").save_pretrained(tmp_path / "large")
+    make_pipeline("sd35-medium", layers=2, heads=1).save_pretrained(tmp_path / "small")
+    caplog.set_level("INFO", logger="hybridstitch")
+    pack(large=tmp_path / sides[0], small=tmp_path / sides[1], out=tmp_path / "store")
+    (said,) = [record for record in caplog.records if "FLOPs" in record.getMessage()]
+    assert said.levelname == level
+    assert re.search(rf"takes {ratio} times the FLOPs of the small one", said.getMessage())
 
 
 def test_a_full_disk_is_noticed_before_anything_is_written(
@@ -155,10 +245,10 @@ def test_a_full_disk_is_noticed_before_anything_is_written(
     assert not list((tmp_path / "store").iterdir())
 
 
-def test_packing_again_replaces_the_archive(tiny: Path, tmp_path: Path) -> None:
-    for archive_format in ("zip-store", "default", "no-archive"):
-        first, second = (pack(tiny, out=tmp_path, archive_format=archive_format) for _ in range(2))
-        assert first == second
+def test_packing_again_replaces_the_archive_in_whatever_format(tiny: Path, tmp_path: Path) -> None:
+    for archive_format in ("zip-store", "default", "no-archive", "no-archive", "zip-store"):
+        archive = pack(tiny, out=tmp_path, archive_format=archive_format)
+        assert archive_paths(tmp_path) == [archive]
 
 
 def test_packing_says_the_disk_that_it_takes_at_most(
@@ -180,14 +270,36 @@ def test_versions_lie_side_by_side_and_come_in_order(tiny: Path, tmp_path: Path)
     assert [(each.name, each.version) for each in ordered] == [("m", "1.0"), ("m", "2.0"), ("m", "10.0")]
 
 
-def test_another_models_archive_is_not_replaced(tiny: Path, tmp_path: Path) -> None:
+def test_another_models_or_kinds_archive_is_replaced_by_force_only(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="hybridstitch")
     archive = pack(tiny, out=tmp_path, name="m", version="2.0")
     before = archive.read_bytes()
-    with pytest.raises(InvalidInput, match=r"m-2\.0\.mar holds version 2\.0 of m"):
-        pack(tiny, out=tmp_path, name="m-2.0")
-    assert archive.read_bytes() == before
-    archive.write_bytes(before[:1000])  # what is not whole may be packed again
-    assert read_archive(pack(tiny, out=tmp_path, name="m", version="2.0")).version == "2.0"
+    others: list[dict[str, Any]] = [
+        {"name": "m-2.0"},
+        {"name": "m", "version": "2.0", "plain": True},
+        {"name": "m", "version": "2.0", "plain": True, "archive_format": "no-archive"},
+    ]
+    for other in others:
+        with pytest.raises(InvalidInput, match=r"m-2\.0\.mar holds version 2\.0 of m .*--force") as refused:
+            pack(tiny, out=tmp_path, **other)
+        assert fields(refused) == ["name"]
+        assert archive.read_bytes() == before
+    assert "replacing" not in caplog.text
+    folder = pack(tiny, out=tmp_path, **others[-1], force=True)
+    assert f"replacing {archive}" in caplog.text
+    assert archive_paths(tmp_path) == [folder]
+
+
+def test_what_is_not_whole_may_be_packed_again_and_what_is_no_archive_stays(tiny: Path, tmp_path: Path) -> None:
+    archive = pack(tiny, out=tmp_path, name="m")
+    archive.write_bytes(archive.read_bytes()[:1000])
+    assert read_archive(pack(tiny, out=tmp_path, name="m")).version == "1.0"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InvalidInput, match="a whole archive"):
+        pack(tiny, out=tmp_path, name="mine", archive_format="no-archive", force=True)
+    assert (tmp_path / "mine").is_dir()
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + b"\x00" * 18])

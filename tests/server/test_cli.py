@@ -20,8 +20,12 @@ def test_generate_writes_picture_report_and_mask(tiny: Path, tmp_path: Path, cap
     assert main([*arguments, "--recipe", recipe, *outputs]) == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("recipe custom, seed 3", "large", "hybrid"))
-    assert Image.open(picture).size == Image.open(mask).size == (32, 32)
-    assert Image.open(picture).tobytes() != Image.open(mask).tobytes()
+    assert Image.open(picture).size == (32, 32)
+    shown = Image.open(mask)
+    assert shown.width == 256 < shown.height
+    colours = {colour for _, colour in shown.crop((0, 0, 256, 256)).getcolors(256 * 256)}
+    assert any(red > blue + 60 for red, _, blue in colours)  # yellow
+    assert any(blue > red + 60 for red, _, blue in colours)
     assert json.loads(report.read_text())["seed"] == 3
     assert json.loads(Image.open(picture).text["hybridstitch"])["prompt"] == "red apple"
 

@@ -13,6 +13,7 @@ import pytest
 from hybridstitch import Client, InvalidInput
 from hybridstitch.cli import main
 from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint, read_token
+from hybridstitch.compare.headers import read_headers
 from hybridstitch.serving.doctor import examine
 from hybridstitch.serving.tokens import KEY_FILE_VARIABLE, Token
 from tests.server.test_odd_answers import fixed, serving
@@ -59,6 +60,7 @@ both = pytest.mark.parametrize("transport", ["http", "grpc"])
 def no_credentials_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TOKEN", "MANAGEMENT_TOKEN", "KEY_FILE", "TOKEN_A", "TOKEN_B"):
         monkeypatch.delenv(f"HYBRIDSTITCH_{name}", raising=False)
+    monkeypatch.setattr("hybridstitch.serving.tokens.TRY_SECONDS", 0.01)
 
 
 def says_nothing(error: BaseException) -> bool:
@@ -134,12 +136,20 @@ def test_a_secret_in_an_address_is_refused_unseen(url: str, capfd: pytest.Captur
     refused(lambda: examine(url), "^url: expected")
     assert main(["doctor", "--url", url]) == 2
     assert main(["doctor", "--url", NOBODY, "--management-url", url]) == 2
+    for command in ("generate", "explain"):
+        assert main([command, "x", "--url", url]) == 2
     assert SECRET not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("url", [url for url in SECRET_URLS if "@" in url and url.startswith("http")])
 def test_a_secret_in_an_endpoint_of_a_comparison_is_refused_unseen(url: str) -> None:
     refused(lambda: parse_endpoint(f"{url}/predictions/x#seed=off", "a"), "^a: expected")
+
+
+@pytest.mark.parametrize("text", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_a_header_of_a_comparison_is_not_shown(text: str) -> None:
+    for given in (f"X-Api-Key {text}", f"X-Api-Key: {text}\n{text}", f"X-Api-Key: @{text}\0", text):
+        refused(lambda given=given: read_headers("a", [given]), "^header-a: expected")
 
 
 @pytest.mark.parametrize("text", PADDED.values(), ids=PADDED.keys())
@@ -168,7 +178,8 @@ def test_no_object_and_no_failed_call_shows_its_token() -> None:
     ) as url:
         for address in (url, NOBODY):
             with Client(address, SECRET, 5, address, SECRET) as client:
-                endpoint = open_endpoint(parse_endpoint(f"{address}/predictions/x"), SECRET, 5)
+                asked = parse_endpoint(f"{address}/predictions/x?key={SECRET}")
+                endpoint = open_endpoint(asked, SECRET, 5, headers={"X-Api-Key": SECRET})
                 for call in (lambda: client.generate("x"), client.models, lambda: list(client.stream("x"))):
                     with pytest.raises(RuntimeError) as failed:
                         call()

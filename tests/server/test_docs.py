@@ -39,6 +39,7 @@ NOT_RUN = {
     r"docker ": "tests/test_deploy.py checks the Dockerfile",
     r"kubectl ": "tests/test_deploy.py checks the manifests",
     r"\.venv/bin/(python|torchrun .*) -m training": "it trains for hours; tests/test_training.py runs the stages",
+    r"(mkdir|cp|torch-model-archiver|torchserve) ": "tests/server/test_by_hand.py runs these commands",
     r"hybridstitch serve": "the server of this test has registered what the page packed before",
 }
 TABLES = "docs/benchmarks.md"

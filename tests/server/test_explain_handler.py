@@ -125,7 +125,7 @@ def test_integrated_gradients_say_how_complete_they_are(handler: Any) -> None:
         ({"stream": True, "num_images": 2, "previews": 1}, {"stream", "num_images", "previews"}),
         ({"response_format": "image", "promt": "x"}, {"response_format", "promt"}),
         ({"target": "region"}, {"region"}),
-        ({"target": "region", "region": [9, 9, 1, 1], "width": 3}, {"width"}),
+        ({"target": "region", "region": [9, 9, 1, 1], "width": 3}, {"width", "region"}),
         ({"target": "region", "region": [9, 9, 1, 1]}, {"region"}),
         ({"target": "mask", "recipe": "large"}, {"target"}),
         ({"prompt": "x " * 900}, {"prompt"}),

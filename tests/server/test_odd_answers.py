@@ -8,12 +8,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
 from hybridstitch import Client, ServiceError, ServiceTimeout
+from hybridstitch.cli import main
 
 PICTURE = {"b64_json": "", "seed": 1}
 DEEP = b"[" * 100_000
@@ -57,6 +59,7 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -165,3 +168,18 @@ def test_an_error_is_one_line_of_its_own_and_no_chain_of_the_libraries_below() -
             text = "".join(traceback.format_exception(failed.value))
             assert "urllib3" not in text
             assert text.count("Traceback (most recent call last)") == 1
+
+
+def test_the_commands_ask_the_model_that_the_address_names(tmp_path: Path) -> None:
+    paths: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        paths.append(handler.path)
+        fixed(500, {})(handler)
+
+    with serving(answer) as url:
+        for command, out in (("generate", "x.png"), ("explain", "x.html")):
+            for address, more in ((f"{url}/predictions/plain/2.0", []), (url, []), (url, ["--model", "own"])):
+                assert main([command, "x", "--url", address, "--out", str(tmp_path / out), *more]) == 1
+    models = ("plain/2.0", "hybridstitch", "own")
+    assert paths == [f"/{call}/{model}" for call in ("predictions", "explanations") for model in models]

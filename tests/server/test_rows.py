@@ -36,7 +36,7 @@ VALUES: list[Any] = [
     b"\xff",
     10**400,
 ]
-VALUES += [bytearray(b"[1"), float("nan"), "\ud800", b"[" * 5000, [[[[[[[[]]]]]]]], b"null", b"1"]
+VALUES += [bytearray(b"[1"), float("nan"), "\ud800", b"[" * 5000, [[[[[[[[]]]]]]]], b"null"]
 KEYS = [
     "body",
     "data",
@@ -80,15 +80,14 @@ def assert_all_are_answered(handler: Any, rows: list[dict[str, Any]], headers: l
         status, is_http = context.get_response_status(index)[0], "content-length" in str(sent).lower() or "Host" in sent
         assert status in (200, 400), (row, sent, answers[index])
         # With it, TorchServe sends an HTTP client nothing at all.
-        assert ("ts_stream_next" in context.get_response_headers(index)) is not is_http, sent
+        assert (context.get_response_headers(index).get("ts_stream_next") == "false") is not is_http, sent
         if status == 400:
             assert all(each["expected"] for each in json.loads(answers[index])["error"]["problems"])
 
 
 @pytest.mark.parametrize("headers", HEADERS, ids=range(len(HEADERS)))
 def test_no_row_harms_its_neighbours(handler: Any, headers: dict[str, Any]) -> None:
-    rows = [{key: value} for key in KEYS for value in VALUES]
-    rows += [{"prompt": b"x", key: value} for key in KEYS for value in VALUES if key != "prompt"]
+    rows = [{"prompt": b"x", key: value} if key == STARTED else {key: value} for key in KEYS for value in VALUES]
     assert_all_are_answered(handler, rows, [headers] * len(rows))
 
 
@@ -172,6 +171,7 @@ RAW_BAD: list[tuple[str, bytes, str, bytes]] = [
         FIELDS + _part(STARTED, b"400000000", *AS_FILE) + b"--x--\r\n",
     ),
     ("a start that is a list", b"HTTP/1.1", MULTIPART, FIELDS + _part(STARTED, b"[300]", *AS_FILE) + b"--x--\r\n"),
+    ("a prompt that is a list", b"HTTP/1.1", MULTIPART, _part("prompt", b'["a"]', *AS_FILE) + b"--x--\r\n"),
     ("nothing", b"HTTP/1.0", "application/json", b""),
 ]
 

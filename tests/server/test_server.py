@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,10 +16,14 @@ import psutil
 import pytest
 import requests
 
+from hybridstitch.cli import main
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.client import ServiceError
+from hybridstitch.serving.machine import is_free, ports_of
 from hybridstitch.serving.server import Server
+from hybridstitch.serving.waiting import waiting
+from tests.server.broken import with_settings
 from tests.server.conftest import QUICK
 
 OWN_MASK = '''
@@ -52,12 +58,9 @@ def test_a_mask_of_the_operators_own(server: Server, store: Path, tiny: Path, tm
     assert report["recipe"]["mask"] == {"type": "left-first"}
 
 
-def test_a_failed_registration_says_why_and_leaves_nothing(
-    server: Server, store: Path, tiny: Path, tmp_path: Path
-) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text("handler: {strategies: {masks: {mine: 'no_such_module:Mine'}}}")
-    pack(tiny, out=store, name="broken", config=config)
+def test_a_failed_registration_says_why_and_leaves_nothing(server: Server, store: Path, tiny: Path) -> None:
+    settings = "handler: {strategies: {masks: {mine: 'no_such_module:Mine'}}}"
+    with_settings(pack(tiny, out=store, name="broken"), settings)
     for _ in range(2):  # the second would be refused if the first had stayed
         with pytest.raises(RuntimeError, match=r"strategies\.masks\.mine.*no_such_module"):
             server.register("broken")
@@ -91,13 +94,72 @@ def test_an_unpacked_folder_outside_the_store_is_taken_as_the_readme_warns(
     server.client.unregister("outside")
 
 
-def test_a_port_that_is_taken_is_named(store: Path) -> None:
+def test_a_port_that_is_taken_is_named_with_its_holder_and_a_free_one(
+    store: Path, capsys: pytest.CaptureFixture
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(InvalidInput, match=str(port)), Server(store, port=port):
+        held = f"taken: {port} \\(inference\\) by .*, process {os.getpid()}"
+        with pytest.raises(InvalidInput, match=f"{held}.*got {port}") as refused, Server(store, port=port):
             pass
+        assert main(["serve", "--store", str(store), "--port", str(port)]) == 2
+    free = re.search(r"such as (\d+)", str(refused.value))
+    assert free
+    assert all(map(is_free, ports_of(int(free[1])).values()))
+    assert re.search(held, capsys.readouterr().err)
+
+
+def test_wrong_options_are_named_at_once_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    command = ["serve", "--store", str(tmp_path / "no"), "--port", "80", "--host", "203.0.113.1"]
+    command += ["--metrics-host", "no host", "--key-file", str(tmp_path / "no" / "keys.json")]
+    started = time.monotonic()
+    assert main(command) == 2
+    assert time.monotonic() - started < 10
+    named = [line.split(":")[1].strip() for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert named == ["store", "port", "host", "metrics-host", "key-file"]
+
+
+ADDRESSES = ["file:///nothing/../x.mar", "file:///nothing/x.mar", "http://127.0.0.1:9/x.mar", "s3://x/x.mar", "x", ""]
+
+
+def test_no_address_of_an_archive_is_allowed(server: Server) -> None:
+    settings = dict(
+        line.split("=", 1) for line in (server.home / "config.properties").read_text().splitlines() if "=" in line
+    )
+    headers = {"Authorization": f"Bearer {server.token('management')}"}
+    for address in ADDRESSES:
+        assert not re.fullmatch(settings["allowed_urls"], address)
+        for api in ("models", "workflows") if address.startswith(("file:", "http:")) else ():
+            query = {"url": address, "model_name": "x", "workflow_name": "x"}
+            answer = requests.post(f"{server.management_url}/{api}", params=query, headers=headers, timeout=60)
+            assert not answer.ok
+            is_refused_elsewhere = api == "models" and ".." in address
+            assert is_refused_elsewhere or "does not match any allowed URL" in answer.text
+
+
+def test_one_client_serves_the_server_and_takes_nothing_from_the_environment(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.client is server.client
+    monkeypatch.setenv("HYBRIDSTITCH_TOKEN", "stale")
+    monkeypatch.setenv("HYBRIDSTITCH_KEY_FILE", "/nowhere")
+    monkeypatch.setattr(server, "_client", None)
+    assert server.client.health()
+    assert "plain" in server.client.models()
+
+
+def test_a_long_wait_says_every_ten_seconds_how_long_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridstitch.serving.waiting.LINE_SECONDS", 0.05)
+    lines: list[str] = []
+    with waiting("loading", lines.append):
+        time.sleep(0.3)
+    said = len(lines)
+    time.sleep(0.2)
+    assert len(lines) == said >= 3
+    assert lines[0] == "loading …"
+    assert all(re.fullmatch(r"loading: \d+ s", line) for line in lines[1:])
 
 
 def test_a_server_that_cannot_start_shows_its_log(store: Path) -> None:
@@ -108,11 +170,10 @@ def test_a_server_that_cannot_start_shows_its_log(store: Path) -> None:
 
 
 def test_the_command_serves_what_it_can_until_it_is_told_to_stop(tiny: Path, tmp_path: Path) -> None:
-    store, config = tmp_path / "store", tmp_path / "config.yaml"
+    store = tmp_path / "store"
     for version in ("10.0", "1.0"):
         pack(tiny, out=store, name="m", version=version, archive_format="no-archive")
-    config.write_text("handler: {dtype: int3}")
-    failing = pack(tiny, out=store, name="failing", config=config)
+    failing = with_settings(pack(tiny, out=store, name="failing"), "handler: {dtype: int3}")
     (store / "cut.mar").write_bytes(failing.read_bytes()[:1000])
     command = [sys.executable, "-m", "hybridstitch.cli", "serve", "--store", str(store), "--port", "0", "--no-auth"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -131,6 +192,10 @@ def test_the_command_serves_what_it_can_until_it_is_told_to_stop(tiny: Path, tmp
         assert process.wait(60) == 0
     assert [url.partition("/predictions/")[2] for url in urls] == ["m", "m/1.0", "m/10.0"]
     assert "error: cut.mar is not served" in errors
+    assert re.search(r"warning: --no-auth: .*page in a browser.* register code", errors)
+    steps = [line for line in errors.splitlines() if line.endswith(" …")]
+    assert (steps[0], steps[-1]) == ("starting TorchServe …", "ending TorchServe and its workers …")
+    assert sum(step.startswith("registering ") for step in steps) == 3
     assert "error: failing 1.0 (failing.mar) is not served" in errors
     assert len(children) >= 4  # the launcher, Java and two workers
     assert not [child for child in children if child.is_running()]

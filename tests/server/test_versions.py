@@ -15,6 +15,7 @@ from hybridstitch.cli import main
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.server import Server
+from tests.server.broken import with_settings
 from tests.server.conftest import QUICK
 
 
@@ -51,18 +52,17 @@ def leavings(server: Server) -> set[str]:
     return {str(path.relative_to(server.home)) for path in found if not path.name.startswith(".ts.sock")}
 
 
-def broken(store: Path, tiny: Path, tmp_path: Path, archive_format: str = "zip-store") -> str:
+def broken(store: Path, tiny: Path, archive_format: str = "zip-store") -> str:
     """An archive whose worker does not start."""
-    config = tmp_path / "config.yaml"
-    config.write_text("handler: {dtype: int3}")
-    return pack(tiny, out=store, name="failing", config=config, archive_format=archive_format).name
+    archive = pack(tiny, out=store, name="failing", archive_format=archive_format)
+    return with_settings(archive, "handler: {dtype: int3}").name
 
 
 @pytest.mark.parametrize("archive_format", ["zip-store", "no-archive"])
 def test_nothing_is_left_of_a_worker_that_does_not_start(
-    server: Server, flip: str, store: Path, tiny: Path, tmp_path: Path, archive_format: str
+    server: Server, flip: str, store: Path, tiny: Path, archive_format: str
 ) -> None:
-    archive, before = broken(store, tiny, tmp_path, archive_format), leavings(server)
+    archive, before = broken(store, tiny, archive_format), leavings(server)
     with pytest.raises(RuntimeError, match=r"handler\.dtype"):
         server.register("failing", archive)
     assert leavings(server) == before

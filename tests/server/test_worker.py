@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybridstitch.serving.archive import pack
+from hybridstitch.serving.proof import smallest_request
 from hybridstitch.serving.server import Server
 from tests.server.test_batch import pixels
 from tests.server.test_explain_handler import WHY
@@ -164,6 +165,20 @@ def test_ready_means_generated_by_every_model(
     pair = broken(tiny, tmp_path / "pair", part)
     with pytest.raises(FloatingPointError, match=f"^{named}: "):
         make_handler(handler_name, pair)
+
+
+@pytest.mark.parametrize("name", ["large", "small"])
+def test_the_request_of_a_probe_fails_if_either_model_is_broken(handler: Any, name: str) -> None:
+    body = smallest_request(handler.size_limits.minimum, recipes=True)
+    (answer,), _ = call(handler, [{"body": body}])
+    assert answer.startswith(b"\x89PNG")
+    model = getattr(handler.pipeline, name)
+    hook = model.norm_out.register_forward_hook(lambda _module, _inputs, output: output * NAN)
+    try:
+        (answer,), context = call(handler, [{"body": body}])
+    finally:
+        hook.remove()
+    assert (context.get_response_status(0)[0], json.loads(answer)["error"]["type"]) == (500, "numerical_error")
 
 
 @pytest.fixture(scope="module")

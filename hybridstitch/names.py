@@ -1,0 +1,25 @@
+"""Messages about unknown names: what is known, and which of it was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_LONGEST = 80
+"""Characters of an unknown name that are compared."""
+
+
+def one_of(names: Iterable[str], got: object, words: str = "one of") -> str:
+    """The known names, with the one nearest to `got` if there is any."""
+    known = [*names]
+    near = nearest(known, got)
+    return f"{words}: {', '.join(known)}" + (f"; did you mean {near}?" if near else "")
+
+
+def nearest(names: Iterable[str], got: object) -> str | None:
+    """The name that `got` was probably meant to be, whatever its case."""
+    if not isinstance(got, str):
+        return None
+    by_lower = {name.lower(): name for name in names}
+    found = difflib.get_close_matches(got[:_LONGEST].lower(), [*by_lower], n=1)
+    return by_lower[found[0]] if found else None

@@ -1,0 +1,241 @@
+"""Rules of all commands, over a table that the parser itself gives: quick, checked before the work, and silent."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridstitch.cli import _parser, main
+from hybridstitch.command_parser import EXAMPLES
+from hybridstitch.extra_modules import add_modules
+from hybridstitch.recipe import recipes
+from hybridstitch.recipe_names import AXES, NAMES
+
+HEAVY = ("torch", "diffusers", "transformers", "numpy", "matplotlib")
+CHECKED = """
+import json, sys
+from hybridstitch.cli import main
+found = []
+for arguments in json.load(sys.stdin):
+    try:
+        code = main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    found.append([code, [name for name in sys.argv[1:] if name in sys.modules]])
+    print("----", file=sys.stderr, flush=True)
+print("\\n" + json.dumps(found))
+"""
+STARTED = [sys.executable, "-m", "hybridstitch.cli"]
+
+
+def commands(parser: argparse.ArgumentParser | None = None, path: tuple[str, ...] = ()) -> Iterator[Any]:
+    """Every command with its parser."""
+    parser = parser or _parser()
+    if path:
+        yield path, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield from commands(command, (*path, name))
+
+
+def run_all(lines: list[list[str]], folder: Path) -> list[tuple[int, list[str], str, list[str]]]:
+    """Run all commands in one process: exit code, the line, what it wrote to stderr, and heavy modules by then."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKED, *HEAVY], input=json.dumps(lines), cwd=folder,
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    errors = done.stderr.split("----\n")
+    return [(code, line, said, heavy) for (code, heavy), line, said in zip(found, lines, errors, strict=False)]
+
+
+def required(command: argparse.ArgumentParser) -> list[str]:
+    """Arguments that the command cannot do without."""
+    given: list[str] = []
+    for action in command._actions:
+        if not action.option_strings and not isinstance(action, argparse._SubParsersAction):
+            given.append("x")
+        elif action.required and action.option_strings:
+            given += [action.option_strings[0], "x"]
+    return given
+
+
+def test_help_and_wrong_options_load_nothing(tmp_path: Path) -> None:
+    lines = [["--help"], ["--version"], ["--nothing"], []]
+    for path, _ in commands():
+        lines += [[*path, "--help"], [*path, "--nothing"]]
+    for code, line, said, heavy in run_all(lines, tmp_path):
+        assert heavy == [], line
+        assert code == (0 if line and line[-1] in ("--help", "--version") else 2), line
+        assert len(said.splitlines()) == (0 if code == 0 else 1), said
+        assert code == 0 or said.startswith("error: "), said
+
+
+def test_help_answers_at_once(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    subprocess.run([*STARTED, "bench", "--help"], capture_output=True, timeout=60, check=True)
+    assert time.perf_counter() - began < 5  # 0.15 s of CPU; a machine may be busy
+
+
+@pytest.mark.parametrize("name", [" ".join(path) for path, _ in commands()])
+def test_every_help_has_an_example_that_can_be_parsed(name: str) -> None:
+    import shlex
+
+    command = {" ".join(path): parser for path, parser in commands()}[name]
+    assert f"hybridstitch {EXAMPLES[name]}" in command.format_help()
+    by_type = _parser().parse_args(shlex.split(EXAMPLES[name]))
+    assert callable(by_type.run)
+
+
+PATHS = (
+    *("pair", "large", "small", "out", "report", "mask_overlay", "key_file", "recipe_file", "define", "config"),
+    *("prompts", "held_out", "extra_module"),
+)
+
+
+def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "file.txt").write_text("a prompt\n")
+    lines, names = [], []
+    for path, command in commands():
+        if path[0] not in ("generate", "explain", "bench", "tune", "recipes", "demo"):
+            continue
+        for action in command._actions:
+            if action.dest in PATHS and action.option_strings:
+                endings = {"explain": ".html", "tune": ".json", "generate": ".png"}
+                is_output = action.dest in ("out", "mask_overlay")
+                bad = "./file.txt/x" + (endings.get(path[0], "") if is_output else "")
+                lines.append([*path, *required(command), action.option_strings[0], bad])
+                names.append(action.option_strings[0])
+    assert len(lines) > 30
+    for (code, line, said, heavy), name in zip(run_all(lines, tmp_path), names, strict=True):
+        assert code == 2, (line, said)
+        assert f"error: {name}: expected" in said, (line, said)
+        assert not {"torch", "diffusers", "transformers"} & set(heavy), line
+    assert {path.name for path in tmp_path.iterdir()} == {"file.txt"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["generate", "\u200b", "--seed", "-1", "--width", "7", "--recipe", "hybridstich"],
+         {"prompt": "visible", "--seed": "", "--width": "a multiple of", "--recipe": "did you mean hybridstitch?"}),
+        (["generate", "a", "--recipe", '{"plan":', "--seed", "x", "--region", "1,2"],
+         {"--recipe": "at character 9", "--seed": "a whole number", "--region": "X0,Y0,X1,Y1"}),
+        (["generate", "a", "--recipe", '{"plan": "all", "masc": 1}', "--speed", "2"],
+         {"--recipe.masc": "plan, mask, fill", "--speed": "no --recipe"}),
+        (["generate", "a", "--url", "http://127.0.0.1:9", "--device", "cpu", "--dtype", "float16"],
+         {"--device": "--url", "--dtype": "--url"}),
+        (["generate", "a", "--url", "127.0.0.1:8080"], {"--url": "http://"}),
+        (["generate", "a", "--model", "m", "--large", "a/b"], {"--model": "--url", "--small": "both"}),
+        (["generate", "a", "--out", "a.png", "--mask-overlay", "a.png"], {"--mask-overlay": "another file"}),
+        (["generate", "a", "--out", "a.gif", "--dtype", "float17"], {"--out": ".png", "--dtype": "bfloat16"}),
+        (["explain", "a", "--target", "region", "--steps-explained", "0"],
+         {"--region": "X0", "--steps-explained": "1..100"}),
+        (["bench", "--recipes", "smal,large@0,large/rk4", "--seeds", "1,1", "--against", "x"],
+         {"--recipes": "did you mean small?", "--seeds": "different", "--against": "one of"}),
+        (["tune", "--rounds", "0", "--guidance-scales", "21", "--count", "x"],
+         {"--rounds": "at least 1", "--guidance-scales": "0..20", "--count": "a whole number"}),
+        (["recipes", "--pair", "nowhere"], {"--pair": "no such folder"}),
+    ],
+)  # fmt: skip
+def test_everything_that_is_wrong_is_named_at_once(
+    arguments: list[str],
+    named: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("error: ") for line in lines)
+    for name, words in named.items():
+        assert any(line.startswith(f"error: {name}: expected") and words in line for line in lines), (name, lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_outputs_are_made_and_nothing_foreign_is_said(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder" / "a.png"
+    draw = [
+        "generate",
+        "a",
+        "--pair",
+        str(tiny),
+        "--num-inference-steps",
+        "2",
+        "--device",
+        "cpu",
+        "--dtype",
+        "bfloat16",
+    ]
+    done = subprocess.run([*STARTED, *draw, "--out", str(out)], capture_output=True, text=True, timeout=300, check=True)
+    assert out.is_file()
+    assert done.stderr == ""
+    assert done.stdout.startswith("recipe ")
+
+
+def test_the_names_of_recipes_are_those_of_the_recipes() -> None:
+    from hybridstitch.recipe import AXES as BY_AXIS
+
+    assert list(NAMES) == list(recipes())
+    assert list(AXES) == list(BY_AXIS)
+
+
+def test_an_extra_module_does_not_bring_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "statistics.py").write_text("raise AssertionError('shadowed')\n")
+    (tmp_path / "of_mine.py").write_text("import statistics\nNUMBER = statistics.mean([1, 3])\n")
+    before = list(sys.path)
+    add_modules([tmp_path / "of_mine.py"])
+    sys.modules.pop("statistics", None)
+    import of_mine  # type: ignore[import-not-found]
+
+    assert of_mine.NUMBER == 2
+    assert sys.path == before
+    with pytest.raises(ValueError, match="there already"):
+        add_modules([tmp_path / "statistics.py"])
+
+
+@pytest.mark.parametrize("name", ["bench", "tune"])
+def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
+    command = [*STARTED, name, "--pair", str(tiny), "--prompts", "prompts.txt", "--steps", "6"]
+    if name == "bench":
+        command += ["--recipes", "small,large", "--seeds", "0,1", "--out", "out"]
+        kept = tmp_path / "out" / "results-0.jsonl"
+    else:
+        command += ["--candidates", "3", "--rounds", "1", "--guidance-scales", "4.5", "--out", "found.json"]
+        kept = tmp_path / "found.trials.jsonl"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 300
+        while not (kept.exists() and kept.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=120)[1]
+    finally:
+        running.kill()
+    assert running.returncode == 130, said
+    assert "the same command goes on from there" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    lines = kept.read_text()
+    again = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert kept.read_text().startswith(lines)
+    assert re.search(r"\d+ pictures?(, [1-9]\d* of them drawn before)", again.stderr) or name == "tune"
+    assert re.search(r"s a picture: about \d+ s", again.stderr)
+    if name == "tune":
+        assert "costs: 3 recipes" in again.stderr
