@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from hybridstitch.errors import Problem
+from hybridstitch.texts import LONGEST as MOST_CHARACTERS
+from hybridstitch.texts import text_problem
 
 if TYPE_CHECKING:
     from hybridstitch.pipeline import HybridStitchPipeline
@@ -98,13 +100,22 @@ def _text_list(name: str, value: Any, problems: list[Problem]) -> list[str] | No
     if value is None or (value == "" and isinstance(value, str) and name not in ("prompt", "negative_prompt")):
         return None  # as in diffusers, an empty second or third text stands for the first one
     if isinstance(value, str):
-        return [value]
+        value = [value]
     if not isinstance(value, list) or not value:
         problems.append(Problem(name, "a string or a list of at least one string", value))
         return None
     wrong = [Problem(f"{name}[{at}]", "a string", each) for at, each in enumerate(value) if not isinstance(each, str)]
+    if not wrong and name == "prompt":
+        wrong = _blank_prompts(value)
     problems += wrong
     return None if wrong else value
+
+
+def _blank_prompts(texts: list[str]) -> list[Problem]:
+    """The prompts that show nothing. Longer ones than a request may have are read as far as the encoders read."""
+    names = ["prompt"] if len(texts) == 1 else [f"prompt[{at}]" for at in range(len(texts))]
+    found = (text_problem(name, text[:MOST_CHARACTERS]) for name, text in zip(names, texts, strict=True))
+    return [problem for problem in found if problem]
 
 
 def _conflicts(given: Mapping[str, Any], texts: tuple[str, ...], embeds: tuple[str, ...]) -> list[Problem]:

@@ -16,6 +16,8 @@ from hybridstitch.strategy import Strategy
 if TYPE_CHECKING:
     from hybridstitch.catalogue import Catalogue
 
+FEWEST_STEPS = 4
+"""Who asks for so many steps gets them all, whatever the recipe's share of the steps."""
 AXES: dict[str, type[Strategy]] = {"plan": Plan, "mask": MaskStrategy, "fill": Fill}
 
 
@@ -40,8 +42,12 @@ class Recipe:
         raise_if(problems + step_share_problems(self.step_share, "recipe.step_share"))
 
     def schedule(self, asked: int) -> int | list[float]:
-        """Its steps, where a call asks for so many: all of them, or fewer by their `even_sigmas`."""
-        return asked if self.step_share == 1 else even_sigmas(max(1, round(self.step_share * asked)))
+        """Its steps, where a call asks for so many: all of them, or fewer by their `even_sigmas`.
+
+        A share of the steps leaves `FEWEST_STEPS` at least, or all where fewer are asked for.
+        """
+        taken = max(round(self.step_share * asked), min(asked, FEWEST_STEPS))
+        return asked if taken == asked else even_sigmas(taken)
 
     def dense_steps(self, share: float) -> int:
         """How many dense steps have to come before one with this share, below 1."""

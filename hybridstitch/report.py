@@ -33,9 +33,9 @@ class Stage:
 class Report:
     """Everything that one call of the pipeline computed, for all its pictures; `to_dict` is its JSON.
 
-    large_token_share, small_token_share: token-steps of each model, as shares of all token-steps. The large model's is
-        0 to 1. The small model's is 0 to 2: some plans evaluate it at a step, and some fills evaluate it again.
-    num_inference_steps: as asked for; recipes with a `step_share` take fewer, see the stages.
+    large_token_share, small_token_share: token-steps that each model rendered, as shares of all token-steps of the
+        steps taken, 0 to 1 each. A token that a model renders twice at a step counts once here, and twice in `stages`.
+    num_inference_steps: as asked for; recipes with a `step_share` take fewer. steps_taken: how many.
     flops_share: FLOPs of both models (transformers only); the plain large model at all steps asked for is 1.0.
         `estimated_speedup` is 1 / that. speed: what the request asked for, if it named one.
     large_steps: for each picture a grid of integers, `(pictures, rows, columns)`: at how many steps did the large
@@ -77,6 +77,11 @@ class Report:
             )
 
     @property
+    def steps_taken(self) -> int:
+        """The steps of each picture."""
+        return len(self.share_by_step)
+
+    @property
     def estimated_speedup(self) -> float | None:
         """How many times fewer FLOPs than the plain large model: what the recipe could reach, not a measurement.
 
@@ -111,6 +116,7 @@ class Report:
             "width": self.width,
             "height": self.height,
             "num_inference_steps": self.num_inference_steps,
+            "steps_taken": self.steps_taken,
             "guidance_scale": self.guidance_scale,
             "stages": [asdict(stage) | {"ms": round(stage.ms, 2)} for stage in self.stages],
             "large_token_share": round(self.large_token_share, 6),
@@ -142,6 +148,7 @@ class Recorder:
         self._large_steps = torch.zeros(latents.shape[0], rows * columns, dtype=torch.int64)
         self._grid = (rows, columns)
         self._seen = (0, 0)
+        self._small_rendered = 0
         self._watch = Stopwatch(latents.device)
 
     def step(self, step: Step) -> None:
@@ -161,6 +168,8 @@ class Recorder:
         stage.ms += self._watch.lap("step")
         stage.large_tokens += large_tokens
         stage.small_tokens += small_tokens
+        # A plan may ask the small model about tokens that the fill asks about again.
+        self._small_rendered += min(small_tokens, self._grid[0] * self._grid[1])
         self.share_by_step.append(step.share)
         self._seen = counted
 
@@ -171,7 +180,7 @@ class Recorder:
         return {
             "stages": self.stages,
             "large_token_share": self._large.token_steps / all_tokens,
-            "small_token_share": self._small.token_steps / all_tokens,
+            "small_token_share": self._small_rendered / all_tokens,
             "flops_share": (self._large.flops + self._small.flops) / plain,
             "large_steps": self._large_steps.unflatten(1, self._grid).numpy(),
             "share_by_step": self.share_by_step,

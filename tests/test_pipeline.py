@@ -155,7 +155,10 @@ def test_reported_tokens_are_those_that_the_blocks_saw(pipe, recipe):
     assert sum(stage.large_tokens for stage in report.stages) == seen["large"] == report.large_steps.sum()
     assert sum(stage.small_tokens for stage in report.stages) == seen["small"]
     assert report.large_token_share == seen["large"] / all_tokens
-    assert report.small_token_share == seen["small"] / all_tokens
+    # Its plan and its fill may both ask the small model at a step: the share counts a token once a step.
+    twice = recipe == "mdd"
+    share = seen["small"] / all_tokens
+    assert report.small_token_share < share if twice else report.small_token_share == share
     assert sum(stage.steps for stage in report.stages) == len(report.share_by_step) == 10
 
 

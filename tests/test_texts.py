@@ -78,3 +78,13 @@ def test_the_command_refuses_a_blank_prompt(emoji: Path, tmp_path: Path) -> None
     assert main(["generate", " \u200b", "--pair", str(emoji), "--out", str(tmp_path / "x.png")]) == 2
     assert main(["explain", " ", "--pair", str(emoji), "--out", str(tmp_path / "x.html")]) == 2
     assert not list(tmp_path.iterdir())
+
+
+def test_the_pipeline_refuses_a_blank_prompt(emoji: Path) -> None:
+    from hybridstitch import HybridStitchPipeline
+
+    pipeline = HybridStitchPipeline.from_pretrained(emoji)
+    with pytest.raises(InvalidInput) as refused:
+        pipeline(["a red apple", " \u200b"], num_inference_steps=1)
+    (problem,) = refused.value.problems
+    assert problem == text_problem("prompt[1]", " \u200b")

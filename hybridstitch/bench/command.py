@@ -83,7 +83,8 @@ def check(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from hybridstitch.bench.intervals import Interval
     from hybridstitch.bench.page import write_page
-    from hybridstitch.bench.table import as_json, markdown, plot, rows
+    from hybridstitch.bench.plot import plot
+    from hybridstitch.bench.table import as_json, markdown, rows
     from hybridstitch.progress import Progress, counted
 
     opened = _open(options)
@@ -108,7 +109,7 @@ def _bench(options: argparse.Namespace) -> None:
     said = f"{described['machine']}; {json.dumps(described['settings'])}"
     (folder.path / "bench.md").write_text(f"{said}\n\n{markdown(found)}")
     plot(found, folder.path / "pareto.png")
-    write_page(found, opened.prompts, opened.seeds[0], folder, said)
+    write_page(found, opened.prompts, opened.seeds, folder, described["machine"])
     print(json.dumps(described, indent=1) if options.json else markdown(found))
 
 

@@ -140,9 +140,7 @@ def add_common(command: argparse.ArgumentParser, pair: Path, prompts: str) -> No
     command.add_argument(
         "--define", type=file_to_read("a JSON file of recipes"), help="a JSON file with more recipes by name"
     )
-    command.add_argument(
-        "--prompts", type=file_to_read(f"a {KINDS} file of prompts"), help=f"a {KINDS} file (the pair's {prompts})"
-    )
+    command.add_argument("--prompts", type=Path, help=f"a {KINDS} file (the pair's {prompts})")
     command.add_argument("--count", type=whole(1), help="how many of them, evenly spread (all)")
     command.add_argument("--steps", type=whole(1), default=28, help="of the large model's schedule (%(default)s)")
     command.add_argument("--width", type=whole(1), help="of the pictures, in pixels (the pair's own)")

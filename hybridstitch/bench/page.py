@@ -3,53 +3,97 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from hybridstitch.bench.folder import BenchFolder
-from hybridstitch.bench.table import Row
+from hybridstitch.bench.metrics import EQUAL_DB
+from hybridstitch.bench.table import Row, decibels
+from hybridstitch.compare.markup import definitions, document, figure, scroll, table, tiles
+from hybridstitch.progress import counted
 
 SHOWN = 8
 """Prompts whose pictures are shown, the first seed of each."""
 THUMBNAIL = 96
-
 STYLE = """
-:root { color-scheme: light dark; font: 14px/1.45 system-ui, sans-serif; }
-body { margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
-img { vertical-align: middle; } td img { width: 96px; height: 96px; image-rendering: auto; }
-.scroll { overflow-x: auto; } figure { margin: 0; } .plot { max-width: 100%; background: #fff; }
+.plot.whole { border-radius: 8px; background: #fff; min-width: 40rem; width: 100%; }
+.figures th:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 6.5rem; }
+.pictures img { display: block; width: 96px; height: 96px; border-radius: 6px; background: var(--line); }
+.pictures td { padding: .3rem; }
+.pictures thead th { white-space: normal; min-width: 96px; text-align: left; vertical-align: bottom; padding: .3rem; }
+.pictures th:first-child { position: sticky; left: 0; background: var(--card); white-space: normal;
+  overflow-wrap: anywhere; min-width: 6.5rem; max-width: 9rem; padding-right: .5rem; }
 """
 
 
-def write_page(rows: list[Row], prompts: list[str], seed: int, folder: BenchFolder, said: str) -> Path:
+def write_page(rows: Sequence[Row], prompts: list[str], seeds: list[int], folder: BenchFolder, machine: str) -> Path:
     """Write bench.html from the pictures and the plot that lie in the bench's folder."""
-    shown = [index * len(prompts) // min(SHOWN, len(prompts)) for index in range(min(SHOWN, len(prompts)))]
-    heads = "".join(f"<th>{html.escape(prompts[index])}</th>" for index in shown)
-    lines = [
-        "<tr><td>{}</td><td>{:.2f}x</td><td>{:.2f}x</td><td>{:.1f}</td>{}</tr>".format(
-            html.escape(row.title),
-            1 / row.cost,
-            row.speedup,
-            row.whole.psnr_db.value,
-            "".join(f"<td>{_picture(folder.picture_path(row.contender, index, seed))}</td>" for index in shown),
-        )
+    path = folder.path / "bench.html"
+    body = _head(rows, prompts, seeds, folder.settings) + _tiles(rows, prompts, seeds)
+    plot = base64.b64encode((folder.path / "pareto.png").read_bytes()).decode()
+    image = f'<img class="plot whole" alt="PSNR over the saving in FLOPs" src="data:image/png;base64,{plot}">'
+    body += f"<section><h2>Nearness over cost</h2>{scroll(image, True)}</section>"
+    body += f"<section><h2>Contenders</h2>{_figures(rows)}</section>"
+    body += f"<section><h2>Pictures</h2>{_pictures(rows, prompts, seeds[0], folder)}</section>"
+    settings = {name: value for name, value in folder.settings.items() if name != "texts"}
+    body += f"<section><h2>How this was measured</h2>{definitions({'machine': machine, **settings})}</section>"
+    path.write_text(document("hybridstitch bench", body, more_style=STYLE))
+    return path
+
+
+def _head(rows: Sequence[Row], prompts: list[str], seeds: list[int], settings: Mapping[str, Any]) -> str:
+    counts = (
+        f"{counted(len(rows), 'contender')} on {counted(len(prompts), 'prompt')} with {counted(len(seeds), 'seed')}"
+    )
+    said = (
+        f"{counts} each, {counted(int(settings['steps']), 'step')} at guidance {settings['guidance_scale']:g}: how "
+        "much cheaper than the large model each of them is, and how close its pictures are to the large model's own."
+    )
+    lead = f'<p class="eyebrow">Bench</p><h1>Recipes side by side</h1><p class="lead">{escape(said)}</p>'
+    return f'<header class="plain">{lead}</header>'
+
+
+def _tiles(rows: Sequence[Row], prompts: list[str], seeds: list[int]) -> str:
+    """The fastest, and the nearest of those that save anything."""
+    saving = [row for row in rows if row.cost < 1]
+    found = [("Pictures of each", str(len(prompts) * len(seeds)), counted(len(prompts), "prompt"))]
+    if saving:
+        fastest = max(saving, key=lambda row: row.speedup)
+        nearest = max(saving, key=lambda row: row.whole.psnr_db.value)
+        near = "identical" if nearest.whole.psnr_db.value >= EQUAL_DB else f"{nearest.whole.psnr_db.value:.1f} dB"
+        found.append(("Fastest, measured", f"{fastest.speedup:.2f}\u00d7", escape(fastest.title)))
+        found.append(("Nearest to the large model", near, escape(nearest.title)))
+    return tiles(found)
+
+
+def _figures(rows: Sequence[Row]) -> str:
+    heads = ["contender", "by FLOPs", "measured", "PSNR, dB (95 %)", "SSIM", "perceptual"]
+    cells = [
+        [
+            escape(row.title),
+            f"{1 / row.cost:.2f}\u00d7",
+            f"{row.speedup:.2f}\u00d7",
+            decibels(row.whole.psnr_db),
+            f"{row.whole.ssim.value:.3f}",
+            figure(row.whole.perceptual.value if row.whole.perceptual else None, ".4f"),
+        ]
         for row in rows
     ]
-    plot = base64.b64encode((folder.path / "pareto.png").read_bytes()).decode()
-    page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>hybridstitch bench</title>
-<style>{STYLE}</style><body><h1>Recipes side by side</h1><p>{html.escape(said)}</p>
-<figure><img class="plot" alt="PSNR over speed-up" src="data:image/png;base64,{plot}"></figure>
-<div class="scroll"><table><tr><th>contender</th><th>by FLOPs</th><th>measured</th><th>PSNR dB</th>{heads}</tr>
-{"".join(lines)}</table></div></body></html>"""
-    path = folder.path / "bench.html"
-    path.write_text(page)
-    return path
+    return f'<div class="figures">{table(heads, cells)}</div>'
+
+
+def _pictures(rows: Sequence[Row], prompts: list[str], seed: int, folder: BenchFolder) -> str:
+    shown = [index * len(prompts) // min(SHOWN, len(prompts)) for index in range(min(SHOWN, len(prompts)))]
+    cells = [
+        [escape(row.title), *(_picture(folder.picture_path(row.contender, index, seed)) for index in shown)]
+        for row in rows
+    ]
+    return f'<div class="pictures">{table(["", *(escape(prompts[index]) for index in shown)], cells)}</div>'
 
 
 def _picture(path: Path) -> str:

@@ -17,7 +17,6 @@ import torch
 from hybridstitch.bench.folder import Fidelity, Result
 from hybridstitch.bench.intervals import Interval, by_group, without_nan
 from hybridstitch.bench.metrics import EQUAL_DB
-from hybridstitch.extras import extra
 
 Quality = Mapping[str, Interval]
 
@@ -128,9 +127,9 @@ def markdown(found: list[Row]) -> str:
     for row in found:
         low, high = row.speedup_quartiles
         cells = [row.title, f"{1 / row.cost:.2f}x", f"{row.speedup:.2f}x ({low:.2f} to {high:.2f})"]
-        cells += [f"{row.whole.psnr_db:.1f}", f"{row.whole.ssim:.3f}", _optional(row.whole.perceptual, ".4f")]
+        cells += [decibels(row.whole.psnr_db), f"{row.whole.ssim:.3f}", _optional(row.whole.perceptual, ".4f")]
         within = [part.psnr_db.value for part in (row.inside, row.outside) if part]
-        cells.append(" / ".join(f"{decibels:.1f}" for decibels in within))
+        cells.append(" / ".join("identical" if each >= EQUAL_DB else f"{each:.1f}" for each in within))
         cells += (
             [f"{row.difference.psnr_db:.2f}", _optional(row.difference.perceptual, ".4f")]
             if row.difference
@@ -139,6 +138,11 @@ def markdown(found: list[Row]) -> str:
         cells += [_optional(row.quality.get(name), ".3f") for name in judged]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def decibels(interval: Interval) -> str:
+    """A mean PSNR with its interval; what stands for equal pictures is no number of decibels."""
+    return "identical" if interval.value >= EQUAL_DB else f"{interval:.1f}"
 
 
 def _optional(interval: Interval | None, spec: str) -> str:
@@ -167,39 +171,3 @@ def machine() -> str:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
     return f"{cpu}, {gpu}; Python {platform.python_version()}, {packages}"
-
-
-def plot(found: list[Row], path: Path) -> None:
-    """PSNR over speed-up by FLOPs, every contender a point with its interval."""
-    with extra("bench"):
-        import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 6))
-    for row in found:
-        decibels, faster = row.whole.psnr_db, 1 / row.cost
-        if faster > 1 and decibels.value < EQUAL_DB:
-            below, above = decibels.value - decibels.low, decibels.high - decibels.value
-            axes.errorbar(faster, decibels.value, [[below], [above]], fmt="o", capsize=2, markersize=4)
-            axes.annotate(row.contender, (faster, decibels.value), (4, 3), textcoords="offset points", fontsize=7)
-    best = _front([row for row in found if row.cost < 1])
-    axes.step(
-        [1 / row.cost for row in best], [row.whole.psnr_db.value for row in best], where="pre", color="0.6", zorder=0
-    )
-    axes.set_xlabel("times fewer FLOPs than the large model at all steps")
-    axes.set_ylabel("PSNR to the large model's own picture, dB")
-    axes.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _front(found: list[Row]) -> list[Row]:
-    """Those that no cheaper one beats, the dearest first."""
-    best: list[Row] = []
-    for row in sorted(found, key=lambda row: (row.cost, -row.whole.psnr_db.value)):
-        if not best or row.whole.psnr_db.value > best[0].whole.psnr_db.value:
-            best.insert(0, row)
-    return best

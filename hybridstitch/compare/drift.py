@@ -69,7 +69,8 @@ def page(report: Mapping[str, Any]) -> str:
     plots = []
     for name in FIGURES:
         points = [math.nan if each[name] is None else each[name] for each in report["windows"]]
-        drawn = lines(points, 1.0 if name == "speedup" else None, f"{NAMES[name]} by window")
+        most = 1.0 if name == "ssim" else math.inf
+        drawn = lines(points, 1.0 if name == "speedup" else None, f"{NAMES[name]} by window", most)
         change = report["drift"].get(name)
         unit = " times" if name == "speedup" else ""
         said = (
@@ -88,7 +89,8 @@ def page(report: Mapping[str, Any]) -> str:
         for number, each in enumerate(report["windows"], 1)
     ]
     heads = ["window", "pairs", *(NAMES[name] for name in FIGURES), "identical", "A failed", "B failed"]
-    tone = "open" if any(each["drifted"] for each in report["drift"].values()) else "good"
+    steady = report["drift"] and not any(each["drifted"] for each in report["drift"].values())
+    tone = "good" if steady else "open"
     body = f'<header class="{tone}"><p class="eyebrow">Shadow of real requests</p><h1>Drift over time</h1>'
     body += f'<p class="lead">{escape(sentence(report))}</p></header>{"".join(plots)}'
     body += f"<section><h2>Windows</h2>{table(heads, rows)}</section>"

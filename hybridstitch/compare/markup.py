@@ -11,6 +11,8 @@ from typing import Any
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser itself keeps the page from loading anything."""
+FIT_A_PHONE = 3
+"""Columns of a table."""
 LONGEST_VALUE = 400
 """Characters of a setting that are shown."""
 
@@ -43,7 +45,22 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     body = "".join(
         f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
     )
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return scroll(whole, len(heads) > FIT_A_PHONE)
+
+
+def scroll(content: str, wide: bool) -> str:
+    """A box that scrolls sideways by itself. wide: whether a phone cuts the content, which a line then says there."""
+    hint = '<p class="hint">Scroll sideways to see all of it \u2192</p>' if wide else ""
+    return f'{hint}<div class="scroll" tabindex="0">{content}</div>'
+
+
+def tiles(found: Sequence[tuple[str, str, str]]) -> str:
+    """Cards with a name, a large figure and a small line below it, escaped by the caller."""
+    cells = "".join(
+        f"<div><dt>{name}</dt><dd><b>{value}</b><small>{below}</small></dd></div>" for name, value, below in found
+    )
+    return f'<dl class="tiles">{cells}</dl>\n'
 
 
 def as_float(value: float | None) -> float:

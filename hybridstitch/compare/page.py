@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridstitch.compare.decision import Margins
-from hybridstitch.compare.markup import between, definitions, document, figure, table
+from hybridstitch.compare.markup import between, definitions, document, figure, table, tiles
 from hybridstitch.compare.measured import MeasuredPair
 from hybridstitch.compare.page_metrics import TITLES, metric_table, region_table
 from hybridstitch.compare.pictures import TIMES, panels, shown
@@ -57,7 +57,7 @@ def _head(report: Mapping[str, Any]) -> str:
 def _tiles(report: Mapping[str, Any]) -> str:
     verdict = report["verdict"]
     percent = f"{100 * verdict['level']:g} %"
-    tiles = [
+    found = [
         (
             "Speed-up",
             f"{figure(verdict['speedup']['value'], '.2f')}{TIMES}",
@@ -69,15 +69,12 @@ def _tiles(report: Mapping[str, Any]) -> str:
             same = each["name"] == "psnr_db" and verdict["no_difference"]
             value = "identical" if same else figure(each["value"], ".3g")
             below = "every pixel of all pairs" if same else f"{percent}: {between(each, '.3g')}"
-            tiles.append((TITLES[each["name"]], value, below))
+            found.append((TITLES[each["name"]], value, below))
     failed = verdict["failures"]
-    tiles.append(
+    found.append(
         ("Pairs", str(verdict["pairs"]), f"{verdict['prompts']} prompts; failed: A {failed['a']}, B {failed['b']}")
     )
-    cells = "".join(
-        f"<div><dt>{name}</dt><dd><b>{value}</b><small>{below}</small></dd></div>" for name, value, below in tiles
-    )
-    return f'<dl class="tiles">{cells}</dl>\n'
+    return tiles(found)
 
 
 def _latency(report: Mapping[str, Any]) -> str:
@@ -143,14 +140,15 @@ def _pairs(pairs: Sequence[MeasuredPair], folder: Path) -> str:
     for name, group in shown(pairs):
         figures = []
         for pair in group:
+            each = panels(pair, folder)
             images = "".join(
                 f'<div><img src="{source}" alt="{escape(caption)}: {escape(pair.text, quote=True)}" loading="lazy">'
                 f"<span>{escape(caption)}</span></div>"
-                for caption, source in panels(pair, folder)
+                for caption, source in each
             )
             figures.append(
-                f'<figure><div class="strip">{images}</div><figcaption><q>{escape(pair.text)}</q>, seed {pair.seed}. '
-                f"{escape(_said(pair))}</figcaption></figure>"
+                f'<figure><div class="strip of{len(each)}">{images}</div>'
+                f"<figcaption><q>{escape(pair.text)}</q>, seed {pair.seed}. {escape(_said(pair))}</figcaption></figure>"
             )
         found.append(f"<h3>{name}</h3>{''.join(figures)}")
     return "".join(found)
@@ -178,7 +176,14 @@ def _failures(report: Mapping[str, Any]) -> str:
         ]
         for each in found
     ]
-    return says + (table(["", "prompt", "seed", "seconds", "what happened"], rows) if rows else "")
+    failed = says + (table(["", "prompt", "seed", "seconds", "what happened"], rows) if rows else "")
+    unmeasured = [
+        [name, f"<q>{escape(pair['text'])}</q>", str(pair["seed"]), f"<code>{escape(error)}</code>"]
+        for pair in report["pairs"]
+        for name, error in pair["unmeasured"].items()
+    ]
+    heads = ["measure", "prompt", "seed", "what happened"]
+    return failed + (f"<h3>Pairs that could not be measured</h3>{table(heads, unmeasured)}" if unmeasured else "")
 
 
 def _settings(report: Mapping[str, Any], margins: Margins) -> str:

@@ -92,21 +92,28 @@ def _intervals(name: str, width: int, rows: Sequence[tuple[str, float, float, fl
     return _svg(name, width, height, titles, shapes)
 
 
-def lines(points: Sequence[float], reference: float | None, title: str) -> str:
-    """A figure over windows of time, with a level to compare it with."""
-    known = [point for point in points if not math.isnan(point)]
-    return (
-        "".join(_lines(name, width, points, known, reference, title) for name, width in WIDTHS.items()) if known else ""
-    )
+def lines(points: Sequence[float], reference: float | None, title: str, most: float = math.inf) -> str:
+    """A figure over windows of time, with a level to compare it with. most: where the axis ends, for a figure that can
+    be no larger."""
+    marks = [point for point in points if not math.isnan(point)]
+    if not marks:
+        return ""
+    marks += [] if reference is None else [reference]
+    low, high = min(marks), max(marks)
+    margin = 0.15 * (high - low or abs(high) or 1)
+    ends = low - margin, min(high + margin, most)
+    return "".join(_lines(name, width, points, ends, reference, title) for name, width in WIDTHS.items())
 
 
 def _lines(
-    name: str, width: int, points: Sequence[float], known: list[float], reference: float | None, title: str
+    name: str,
+    width: int,
+    points: Sequence[float],
+    ends: tuple[float, float],
+    reference: float | None,
+    title: str,
 ) -> str:
-    marks = [*known, *([] if reference is None else [reference])]
-    low, high = min(marks), max(marks)
-    margin = 0.15 * (high - low or abs(high) or 1)
-    low, high = low - margin, high + margin
+    low, high = ends
     tall = 150
 
     def at(index: int, value: float) -> tuple[float, float]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hybridstitch.cli import main
+from hybridstitch.compare.drift import page as drift_page
 from hybridstitch.compare.drift import summarise
 from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint
 from hybridstitch.compare.folder import Row
@@ -16,6 +19,13 @@ from hybridstitch.compare.measured import MeasuredPair
 from hybridstitch.compare.shadow import Shadow, read_requests
 from hybridstitch.errors import InvalidInput
 from tests.compare.test_report import Page
+
+
+def header(report: dict) -> str:
+    """The class of the page's banner."""
+    text = drift_page(report)
+    Page(text)
+    return text.split('<header class="')[1].split('"')[0]
 
 
 def sides(tiny: Path) -> dict:
@@ -88,6 +98,20 @@ def pair(number: int, seconds_b: float, decibels: float) -> MeasuredPair:
         for side, seconds in zip("ab", (1.0, seconds_b), strict=True)
     )
     return MeasuredPair(number, "text", 0, a, b, {"psnr_db": decibels, "ssim": 0.9})
+
+
+def test_the_page_is_green_only_where_something_is_known():
+    rng = np.random.default_rng(0)
+    near = [replace(pair(n, 0.5, 30), fidelity={"psnr_db": 30, "ssim": 0.99 + 0.01 * rng.random()}) for n in range(80)]
+    steady = summarise(near, 20, {}, {})
+    assert header(steady) == "good"
+    assert header(summarise(near[:3], 20, {}, {})) == "open"
+    moved = [*near[:40], *(pair(number, 0.8, 30) for number in range(40, 80))]
+    assert header(summarise(moved, 20, {}, {})) == "open"
+    ssim = drift_page(summarise(near[:3], 2, {}, {})).split("<h2>SSIM</h2>")[1].split("</section>")[0]
+    ticks = [float(text) for text in re.findall(r'class="tick"[^>]*>([0-9.]+)<', ssim)]
+    assert ticks
+    assert max(ticks) <= 1
 
 
 def test_drift_is_told_from_noise():
