@@ -45,6 +45,7 @@ def test_headers_say_what_was_computed(client: Client) -> None:
     assert float(headers.pop("x-hybridstitch-large-token-share")) == pytest.approx(2.25 / 4)
     assert 0 < float(headers.pop("x-hybridstitch-flops-share")) < 1
     assert float(headers.pop("x-hybridstitch-denoise-ms")) > 0
+    assert headers.pop("x-hybridstitch-worker").isdigit()
     assert not headers
 
 

@@ -118,7 +118,7 @@ def test_wrong_options_are_named_at_once_before_anything_starts(tmp_path: Path, 
     assert main(command) == 2
     assert time.monotonic() - started < 10
     named = [line.split(":")[1].strip() for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert named == ["store", "port", "host", "metrics-host", "key-file"]
+    assert named == ["--store", "--port", "--host", "--metrics-host", "--key-file"]
 
 
 ADDRESSES = ["file:///nothing/../x.mar", "file:///nothing/x.mar", "http://127.0.0.1:9/x.mar", "s3://x/x.mar", "x", ""]
