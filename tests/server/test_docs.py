@@ -38,8 +38,9 @@ NOT_RUN = {
     r"source \.venv/bin/activate": "the test runs in the environment",
     r"docker ": "tests/test_deploy.py checks the Dockerfile",
     r"kubectl ": "tests/test_deploy.py checks the manifests",
-    r"\.venv/bin/(python|torchrun .*) -m training": "it trains for hours; tests/test_training.py runs the stages",
+    r"(\.venv/bin/)?(python|torchrun .*) -m training": "it trains for hours; tests/test_training.py runs the stages",
     r"(mkdir|cp|torch-model-archiver|torchserve) ": "tests/server/test_by_hand.py runs these commands",
+    r"echo .*\| sudo tee": "it changes the machine",
     r"hybridstitch serve": "the server of this test has registered what the page packed before",
 }
 TABLES = "docs/benchmarks.md"
