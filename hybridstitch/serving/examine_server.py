@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybridstitch.serving.answers import ServiceError
+from hybridstitch.serving.answers import INVALID_KEY, ServiceError
 from hybridstitch.serving.client import Client
 from hybridstitch.serving.finding import Finding
 from hybridstitch.serving.probe import NoAnswer, Version, await_ready, describe, draw_on_all, versions
@@ -18,7 +18,11 @@ def examine_server(client: Client, heal: bool = False) -> list[Finding]:
         names = client.models()
         registered = [version for name in names for version in versions(client, name)]
     except ServiceError as error:
-        advice = "`hybridstitch serve` starts one; --management-url and --key-file say how to reach it"
+        advice = (
+            "--key-file names the key_file.json of this server"
+            if error.kind == INVALID_KEY
+            else "`hybridstitch serve` starts one; --management-url names its management address if it is another"
+        )
         return [Finding("server", False, f"management: {error}", advice)]
     if not registered:
         advice = "`hybridstitch pack` writes an archive, and `hybridstitch serve` registers those of its store"

@@ -56,16 +56,32 @@ class Token:
             self._value = read_key_file(self._key_file, kind)[kind]
 
     def use(self, send: Callable[[str | None], Answer]) -> Answer:
-        """`send` with the token; if the server refuses it and the key file holds another by now, again with that."""
+        """`send` with the token; if the server refuses it and the key file holds another by now, again with that.
+
+        Raises ServiceError for a refused token, with what to do about it behind the server's own words.
+        """
         value = self._value
         try:
             return send(value)
         except ServiceError as error:
-            fresh = self._renewed() if error.kind == INVALID_KEY else None
-            if fresh is None or fresh == value:
+            if error.kind != INVALID_KEY:
                 raise
+            refused = error
+        fresh = self._renewed()
+        if fresh is None or fresh == value:
+            words = f"{refused.message}; {self._advice(value)}"
+            raise ServiceError(refused.status, refused.kind, words, refused.problems)
         self._value = fresh
         return send(fresh)
+
+    def _advice(self, value: str | None) -> str:
+        if value is None:
+            return (
+                "no token was sent: give the server's key_file.json, in Python as key_file= and to a command as "
+                f"--key-file, or set {VARIABLES[self._kind]}"
+            )
+        source = f"of {shown_path(self._key_file)}" if self._key_file else "given"
+        return f"the {self._kind} token {source} is not, or no longer, the one of this address"
 
     def _renewed(self) -> str | None:
         try:

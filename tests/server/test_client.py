@@ -185,11 +185,23 @@ def test_a_refused_token_is_read_again_from_its_file(
         with pytest.raises(ServiceError) as refused:
             client.generate(**QUICK)
         assert (refused.value.status, refused.value.kind) == (400, "InvalidKeyException")
+        assert f"token of {key_file} is not, or no longer, the one of this address" in str(refused.value)
     key_file.write_text(server.key_file.read_text())
     assert client.generate(**QUICK).seed == 7
     assert "plain" in client.models()
     key_file.unlink()  # the fresh token is kept
     assert client.generate(**QUICK).seed == 7
+
+
+@both
+def test_who_sends_no_token_is_told_how_to_give_one(connect: Connect, transport: str) -> None:
+    client = connect(transport, token=None, management_token=None, environment=False)
+    for ask, variable in (
+        (lambda: client.generate(**QUICK), "HYBRIDSTITCH_TOKEN"),
+        (client.models, "HYBRIDSTITCH_MANAGEMENT_TOKEN"),
+    ):
+        with pytest.raises(ServiceError, match=f"no token was sent: .* --key-file, or set {variable}$"):
+            ask()
 
 
 @both
