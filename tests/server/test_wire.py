@@ -185,6 +185,8 @@ def test_the_words_of_an_explanation_are_counted_beside_other_problems(catalogue
     [
         ({"promt": "x"}, "prompt"),
         ({"Seed": 1}, "seed"),
+        ({"steps": 4}, "num_inference_steps"),
+        ({"guidance": 4}, "guidance_scale"),
         ({"steps": 4, "num_inference_step": 4}, "num_inference_steps"),
         ({"recipe": "hybridstich"}, "hybridstitch"),
         ({"output_format": "PNG"}, "png"),
