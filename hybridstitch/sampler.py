@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from hybridstitch.fills import Fill
 from hybridstitch.guidance import GuidedModel
 from hybridstitch.mmdit import scatter_rows, unpatchify
 from hybridstitch.recipe import Recipe
+from hybridstitch.strategy import Strategy
 from hybridstitch.trajectory import Point, Trajectory
 
 
@@ -54,6 +57,8 @@ def sample(
     for index, timestep in enumerate(scheduler.timesteps):
         trajectory.move_to(Point(index, timestep, float(scheduler.sigmas[index]), latents))
         share = recipe.plan.large_share(trajectory)
+        if math.isnan(share):
+            raise _broken(recipe.plan, "a share within 0..1", share)
         if share < 1 and len(trajectory.dense) < recipe.dense_steps(share):
             share = 1.0  # nothing to choose by, to attend to or to go on from, yet
 
@@ -62,12 +67,15 @@ def sample(
             trajectory.record(velocity)
             scores = None
         elif share <= 0:
-            velocity = recipe.fill.velocity(trajectory)
+            velocity = _filled(recipe.fill, trajectory)
         else:
             if scores is None or 0 < recipe.mask.refresh <= index - scored_at:
                 scores, scored_at = recipe.mask.scores(trajectory), index
+                if scores.shape != (len(latents), trajectory.tokens):
+                    wanted = f"scores (batch, tokens), here ({len(latents)}, {trajectory.tokens})"
+                    raise _broken(recipe.mask, wanted, tuple(scores.shape))
             trajectory.chosen = top_tokens(scores, recipe.mask.count(share, trajectory.tokens))
-            velocity = recipe.fill.velocity(trajectory)
+            velocity = _filled(recipe.fill, trajectory)
             rendered = large(latents, timestep, trajectory.chosen)
             trajectory.record(rendered, trajectory.chosen)
             velocity = scatter_rows(velocity, trajectory.chosen, rendered)
@@ -79,6 +87,20 @@ def sample(
         replaced = on_step(Step(index, trajectory.steps, timestep, latents, clean, share, trajectory.chosen))
         latents = latents if replaced is None else replaced
     return latents
+
+
+def _filled(fill: Fill, trajectory: Trajectory) -> Tensor:
+    """The fill's velocity of every token. Raises RuntimeError if it has another shape than the large model's."""
+    velocity = fill.velocity(trajectory)
+    wanted = trajectory.velocities[0].shape if trajectory.velocities else velocity.shape
+    if velocity.shape != wanted:
+        raise _broken(fill, f"a velocity (batch, tokens, channels), here {tuple(wanted)}", tuple(velocity.shape))
+    return velocity
+
+
+def _broken(strategy: Strategy, expected: str, got: object) -> RuntimeError:
+    """The error of a strategy that breaks its contract: a defect of its code, not of a request."""
+    return RuntimeError(f"{type(strategy).__name__} ({strategy.type}): expected {expected}, got {got}")
 
 
 def top_tokens(scores: Tensor, count: int) -> Tensor:

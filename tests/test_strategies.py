@@ -12,6 +12,7 @@ from hybridstitch import fills, masks, plans
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
+from hybridstitch.recipe import Recipe
 from hybridstitch.testing import FillConformance, MaskConformance, PlanConformance
 from hybridstitch.toys import TinyPair
 
@@ -111,3 +112,39 @@ def test_a_conformance_class_without_make_says_what_is_missing() -> None:
 
     with pytest.raises(NotImplementedError, match=r"TestNothing\.make: expected a method that returns the strategy"):
         TestNothing().recipe()
+
+
+class Never(Plan):
+    type = "never"
+
+    def large_share(self, trajectory):
+        return float("nan")
+
+
+class OneForAll(MaskStrategy):
+    type = "one-for-all"
+
+    def scores(self, trajectory):
+        return trajectory.dense[-1][1].mean(dim=(1, 2))[:, None]
+
+
+class Short(Fill):
+    type = "short"
+
+    def velocity(self, trajectory):
+        return trajectory.velocities[0][:, :-1]
+
+
+@pytest.mark.parametrize(
+    ("plan", "mask", "fill", "words"),
+    [
+        (Never(), masks.Random(), fills.Small(), r"Never \(never\): expected a share within 0..1, got nan"),
+        (plans.Staged(), OneForAll(), fills.Small(), r"\(one-for-all\): expected scores .*\(2, 12\), got \(2, 1\)"),
+        (plans.Staged(), masks.Random(), Short(), r"\(short\): expected a velocity .*\(2, 12, \d+\), got \(2, 11,"),
+    ],
+)  # fmt: skip
+def test_a_strategy_that_breaks_its_contract_is_named(
+    pair: TinyPair, plan: Plan, mask: MaskStrategy, fill: Fill, words: str
+) -> None:
+    with pytest.raises(RuntimeError, match=words):
+        pair.generate(Recipe(plan, mask, fill), (3, 4), [0, 1])
