@@ -194,7 +194,7 @@ class Catalogue:
         name = value.get("name")
         if name is None or name in UNNAMED:
             if "plan" not in value:
-                problems.append(Problem(f"{field}.plan", "a plan, as no recipe is named", "nothing"))
+                problems.append(Problem(f"{field}.plan", "a plan, as no recipe is named", None))
             return None
         if not isinstance(name, str) or name not in self.recipes:
             where = f"{field}.name" if len(value) > 1 else field
@@ -235,7 +235,8 @@ def _import_strategy(axis: str, name: str, path: str) -> type[Strategy]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the operator's module raises, the answer names it
-        raise InvalidInput([Problem(where, f"module:Class that can be imported ({error})", path)]) from error
+        words = f"{error}; --extra-module packs a file" if isinstance(error, ModuleNotFoundError) else str(error)
+        raise InvalidInput([Problem(where, f"module:Class that can be imported ({words})", path)]) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InvalidInput([Problem(where, f"a subclass of {base.__name__}", path)])
     if getattr(found, "type", None) != name:

@@ -15,14 +15,15 @@ LONGEST_SENT = 80
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong field: its dotted name, what was expected there, and what was found."""
+    """One wrong field: its dotted name, what was expected there, and what was found; None if nothing was."""
 
     field: str
     expected: str
     got: Any
 
     def __str__(self) -> str:
-        return f"{self.field}: expected {self.expected}, got {_short(self.got, LONGEST_SHOWN)}"
+        got = "nothing" if self.got is None else _short(self.got, LONGEST_SHOWN)
+        return f"{self.field}: expected {self.expected}, got {got}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, with the value itself; a long one, or one that JSON has no form for, becomes its short text."""

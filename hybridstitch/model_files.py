@@ -60,13 +60,13 @@ class ModelFiles:
     def add_part(self, name: str, folder: Path, library: str = "diffusers") -> None:
         """Add the files of one part, which lie in its folder."""
         if not folder.is_dir():
-            self._refuse(folder, "an existing folder", "nothing")
+            self._refuse(folder, "an existing folder", None)
         elif name.startswith("tokenizer"):
             self._add_texts(name, folder)
             if not any(all((folder / each).is_file() for each in names) for names in VOCABULARIES):
                 # Without one, transformers makes a tokenizer that knows no words.
                 words = "; ".join(" and ".join(names) for names in VOCABULARIES)
-                self._refuse(folder, f"a vocabulary, one of: {words}", "nothing")
+                self._refuse(folder, f"a vocabulary, one of: {words}", None)
         elif name in _CONFIGS:
             self.add_json(f"{name}/{_CONFIGS[name]}", folder / _CONFIGS[name])
         else:
@@ -114,13 +114,13 @@ class ModelFiles:
             advice = (
                 f"--variant {variants[0]} (in Python variant={variants[0]!r}) takes the {variants[0]} files instead"
             )
-            self._refuse(whole, f"an existing file; {advice}", "nothing")
+            self._refuse(whole, f"an existing file; {advice}", None)
         elif next(folder.glob(f"{stem}-*.safetensors"), None):
-            self._refuse(index, "an existing file: the weights are in several files", "nothing")
+            self._refuse(index, "an existing file: the weights are in several files", None)
         elif pickles:
             self._refuse(pickles[0], f"{whole.name} instead: loading a pickle runs code in it", pickles[0].name)
         else:
-            self._refuse(whole, "an existing file", "nothing")
+            self._refuse(whole, "an existing file", None)
 
     def _add_sharded(self, part: str, name: str, path: Path) -> None:
         index = self.add_json(f"{part}/{name}", path)
@@ -136,7 +136,7 @@ class ModelFiles:
             if Path(shard).name != shard:
                 self._refuse(path, "files of the same folder", shard)
             elif not (path.parent / shard).is_file():
-                self._refuse(path.parent / shard, f"an existing file: {path.name} names it", "nothing")
+                self._refuse(path.parent / shard, f"an existing file: {path.name} names it", None)
             else:
                 held = self._add_tensors(part, shard, path.parent / shard)
                 lost = [tensor for tensor, place in places.items() if place == shard and tensor not in held]
@@ -161,7 +161,7 @@ class ModelFiles:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            self._refuse(path, "an existing file", "nothing")
+            self._refuse(path, "an existing file", None)
         except (OSError, ValueError) as error:
             self._refuse(path, "a JSON file", str(error))
         else:

@@ -71,9 +71,11 @@ def read_text(path: Path, field: str, expected: str) -> str:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise InvalidInput([Problem(field, expected, f"no such file: {path}")]) from None
+        raise InvalidInput([Problem(field, f"{expected} (no such file)", str(path))]) from None
     except OSError as error:
-        raise InvalidInput([Problem(field, expected, f"{path}: {error.strerror}")]) from None
+        raise InvalidInput(
+            [Problem(field, f"{expected} ({(error.strerror or 'unreadable').lower()})", str(path))]
+        ) from None
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -148,7 +148,7 @@ class Strategy:
             if name not in known
         ]
         problems += [
-            Problem(f"{field}.{name}", parameter.expected, "nothing")
+            Problem(f"{field}.{name}", parameter.expected, None)
             for name, parameter in known.items()
             if parameter.default is inspect.Parameter.empty and name not in values
         ]

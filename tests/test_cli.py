@@ -126,6 +126,20 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
     assert {path.name for path in tmp_path.iterdir()} == {"file.txt"}
 
 
+def test_models_that_cannot_be_packed_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    lines = {
+        "--pair: expected --pair DIR, or --large DIR and --small DIR, got nothing": [],
+        "--small: expected a folder": ["--large", "one"],
+        "--pair: expected a folder with transformer_small": ["--pair", "one"],
+        "--large: expected an existing folder (no such folder)": ["--large", "two", "--small", "one"],
+        "--small: expected an existing folder (no such folder; `hf download": ["--large", "one", "--small", "a/b"],
+    }
+    given = [["pack", *arguments] for arguments in lines.values()]
+    for (code, line, said, heavy), words in zip(run_all(given, tmp_path), lines, strict=True):
+        assert (code, f"error: {words}" in said, heavy) == (2, True, []), (line, said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -148,6 +162,8 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
         (["tune", "--rounds", "0", "--guidance-scales", "21", "--count", "x"],
          {"--rounds": "at least 1", "--guidance-scales": "0..20", "--count": "a whole number"}),
         (["recipes", "--pair", "nowhere"], {"--pair": "no such folder"}),
+        (["compare"], {"--a": "in use", "--b": "candidate", "--out": "a folder"}),
+        (["doctor", "--heal"], {"--heal": "--url, beside it, got nothing"}),
     ],
 )  # fmt: skip
 def test_everything_that_is_wrong_is_named_at_once(

@@ -95,9 +95,9 @@ def test_every_command_reads_by_this_rule(tiny: Path, tmp_path: Path, command: s
     assert "prompts line 2" in said
     assert "line 1" not in said
     assert main([*given, str(tmp_path / "none.csv")]) == 2
-    assert f"no such file: {tmp_path / 'none.csv'}" in capsys.readouterr().err
+    assert f"(no such file), got {str(tmp_path / 'none.csv')!r}" in capsys.readouterr().err
     assert main([*given, str(tmp_path)]) == 2
-    assert "Is a directory" in capsys.readouterr().err
+    assert "(is a directory)" in capsys.readouterr().err
     if command != "tune":
         (tmp_path / "two.csv").write_text("id;prompt\n1;one\n2;two\n")
         assert main([*given, str(tmp_path / "two.csv"), "--count", "3"]) == 2

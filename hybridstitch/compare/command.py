@@ -27,6 +27,11 @@ SHARED = (
     *("out", "timeout", "order_seed", "json"),
 )
 """Options of `compare` that its companion `shadow` takes, too."""
+REQUIRED = {
+    "a": "the endpoint in use: a predictions URL or the folder of a packed pair",
+    "b": "the candidate: a predictions URL or the folder of a packed pair",
+    "out": "a folder for the report and the pictures",
+}
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -144,7 +149,7 @@ def _limits(given: list[str]) -> dict[str, float]:
 
 
 def _require(options: argparse.Namespace, names: tuple[str, ...]) -> None:
-    missing = [Problem(name, f"--{name}", None) for name in names if getattr(options, name) is None]
+    missing = [Problem(name, REQUIRED[name], None) for name in names if getattr(options, name) is None]
     raise_if(missing)
 
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from hybridstitch.catalogue import TUNED_FILE
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.flops import forward_flops
-from hybridstitch.model_files import SMALL_FOLDER, ModelFiles
+from hybridstitch.model_files import ModelFiles
 from hybridstitch.pair import SizeLimits, check_folders, check_packed, find_files
 from hybridstitch.serving.disk import require_space, size_text
 from hybridstitch.serving.extra_modules import importable, module_problems
 from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
+from hybridstitch.serving.pack_sources import source_problems
 from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
 from hybridstitch.skeleton import build_skeleton
 
@@ -155,7 +156,7 @@ def _find_models(
     pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool, variant: str | None
 ) -> ModelFiles:
     """What the archive's pair folder shall hold: the parts of the models, and what makes them a pair."""
-    raise_if(_side_problems(pair, large, small, plain))
+    raise_if(source_problems(pair, large, small, plain))
     found = find_files(pair, large, small, variant, plain)
     if pair is not None:
         extra = [name for name in ("pair.json", TUNED_FILE) if Path(pair, name).exists()]
@@ -165,32 +166,6 @@ def _find_models(
     if not plain:
         check_packed(pair) if pair is not None else check_folders(large, small)
     return found
-
-
-def _side_problems(
-    pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool
-) -> list[Problem]:
-    """What is wrong with the folders that the caller names."""
-    given = {"pair": pair, "large": large, "small": small}
-    ways = "--pair DIR or --large DIR" if plain else "--pair DIR, or --large DIR and --small DIR"
-    if pair is not None and (large is not None or small is not None):
-        return [Problem("pair", f"either {ways}", str(pair))]
-    if pair is None and large is None and small is None:
-        return [Problem("pair", ways, None)]
-    if plain and small is not None:
-        return [Problem("small", "nothing: --plain packs the large model alone", str(small))]
-    wanted = ["pair"] if pair is not None else ["large"] if plain else ["large", "small"]
-    problems = [
-        Problem(name, "a folder: without --pair, both --large DIR and --small DIR", None)
-        if given[name] is None
-        else Problem(name, "an existing folder (no such folder)", str(given[name]))
-        for name in wanted
-        if given[name] is None or not Path(str(given[name])).is_dir()
-    ]
-    if pair is not None and not problems and not plain and not Path(pair, SMALL_FOLDER).is_dir():
-        expected = f"a folder with {SMALL_FOLDER}; for two models give --large DIR and --small DIR, for one --plain"
-        problems.append(Problem("pair", expected, str(pair)))
-    return problems
 
 
 def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain: bool) -> None:

@@ -40,7 +40,7 @@ def examine(
         problems.append(Problem("timeout", "seconds, over 0 and finite", timeout))
     if url is None:
         if heal:
-            problems.append(Problem("heal", "a server to heal: --url", heal))
+            problems.append(Problem("heal", "the address of the server to heal, --url, beside it", None))
         given = {"management-url": management_url, "key-file": key_file}
         problems += [
             Problem(name, "--url beside it", "an address" if name == "management-url" else shown_path(value))

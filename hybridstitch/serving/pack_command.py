@@ -7,6 +7,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from hybridstitch.errors import raise_if
+from hybridstitch.serving.pack_sources import source_problems
+
 
 def pack(options: argparse.Namespace) -> None:
     """Write one archive."""
@@ -31,10 +34,15 @@ def pack(options: argparse.Namespace) -> None:
     print(path)
 
 
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every folder of models that is wrong."""
+    raise_if(source_problems(options.pair, options.large, options.small, options.plain))
+
+
 def add_command(commands: Any) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("pack", help=pack.__doc__, description=pack.__doc__)
-    command.set_defaults(run=pack)
+    command.set_defaults(run=pack, check=check)
     command.add_argument("--pair", type=Path, help="a packed pair folder")
     command.add_argument("--large", type=Path, help="a diffusers SD3 folder: the large model and the shared parts")
     command.add_argument("--small", type=Path, help="a diffusers SD3 folder: the small model")

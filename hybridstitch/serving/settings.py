@@ -120,7 +120,10 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InvalidInput([Problem("config", "an existing YAML file", str(path))]) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InvalidInput([Problem("config", f"YAML that can be read ({error})", str(path))]) from error
+        words = str(error)
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            words = f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
+        raise InvalidInput([Problem("config", f"YAML that can be read ({words})", str(path))]) from error
     raise_if(config_problems(config))
     return dict(config)
 
