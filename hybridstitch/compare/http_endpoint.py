@@ -14,6 +14,7 @@ import urllib3
 from hybridstitch.compare.endpoints import NO_FIELDS, NO_HEADERS, Answer, Spec
 from hybridstitch.compare.shapes import ANY, SHAPES, Shape, UnreadableAnswerError, checked, linked
 from hybridstitch.serving.response import HEADER_PREFIX
+from hybridstitch.serving.transport_http import root
 
 MAX_BYTES = 2**27
 """An answer that is longer is a failure."""
@@ -25,6 +26,10 @@ CONNECT_SECONDS = 10.0
 SHORTEST_SECRET = 4
 """Characters: a value such as `2` is no secret, and hiding it would hide numbers of every error."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+UNREACHABLE = "unreachable"
+"""Begins the error of a server that takes no connection, or breaks it off."""
 
 
 class RefusedError(Exception):
@@ -62,7 +67,7 @@ class HttpEndpoint:
                 ended = time.perf_counter()
                 picture = checked(found)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            return self._failure(started, f"{type(error).__name__}: {error}")
+            return self._failure(started, _broken(error))
         except RefusedError as error:
             return self._failure(started, str(error))
         except UnreadableAnswerError as error:
@@ -138,6 +143,12 @@ class HttpEndpoint:
             text = text.replace(secret, "[hidden]") if len(secret) >= SHORTEST_SECRET else text
         text = " ".join(text.split())
         return text if len(text) <= MAX_ERROR else text[: MAX_ERROR - 1] + "…"
+
+
+def _broken(error: BaseException) -> str:
+    """What went wrong on the line, without the errors around it, which repeat the address."""
+    kind = UNREACHABLE if isinstance(error, requests.ConnectionError) else type(error).__name__
+    return f"{kind}: {root(error)}"
 
 
 def _origin(base: str, address: str = "") -> tuple[str, str | None, int | None] | None:

@@ -8,6 +8,7 @@ from threading import Thread
 from typing import Any
 
 from hybridstitch.compare.endpoints import NO_FIELDS, Answer, Credentials, Endpoint, Spec, open_endpoints
+from hybridstitch.compare.http_endpoint import UNREACHABLE
 from hybridstitch.errors import Problem, raise_if
 
 GRACE_SECONDS = 2.0
@@ -79,4 +80,6 @@ def _problems(side: str, answers: list[Answer]) -> dict[str, Problem]:
             f"; its token comes from --key-file-{side} (the key_file.json of a server) or HYBRIDSTITCH_TOKEN_"
             f"{side.upper()}, another key from --header-{side}"
         )
+    if error.startswith(UNREACHABLE):
+        expected += "; start its server, or correct the address"
     return {side: Problem(side, expected, error)}

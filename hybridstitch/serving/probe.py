@@ -115,7 +115,8 @@ def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -
     models = "by both models" if "recipe" in payload else "in two steps"
     found = f"drew {side}x{side} {models}, the slowest in {slowest:.2f} s"
     if named:
-        return f"each of {version.wanted} workers {found}"
+        who = "its worker" if version.wanted == 1 else f"each of {version.wanted} workers"
+        return f"{who} {found}"
     which = "" if version.wanted == 1 else "; which worker drew which cannot be seen from here"
     return f"{version.wanted} of {version.wanted} predictions at once: {found}{which}"
 

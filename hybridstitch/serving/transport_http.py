@@ -88,7 +88,7 @@ class Site:
         except (LateBodyError, requests.Timeout, ReadTimeoutError):
             failed = ServiceTimeout(self._url, seconds)
         except (requests.RequestException, HTTPError, OSError) as error:
-            failed = ServiceUnreachable(self._url, _root(error))
+            failed = ServiceUnreachable(self._url, root(error))
         raise failed from None
 
     def _send(
@@ -203,7 +203,7 @@ def _error_of(response: requests.Response, body: bytes) -> ServiceError:
     return error_from(document, response.status_code, words)
 
 
-def _root(error: BaseException) -> str:
+def root(error: BaseException) -> str:
     """What happened at the bottom of a chain of errors that wrap each other."""
     while cause := error.__cause__ or error.__context__:
         error = cause

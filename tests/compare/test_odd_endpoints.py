@@ -208,7 +208,13 @@ def test_both_sides_are_tried_before_anything_is_loaded(
     prompts, requests = (["--prompts", str(tmp_path / "p.txt")], ["--requests", str(tmp_path / "requests.jsonl")])
     for companion, given, a, b, words in (
         ([], prompts, str(broken), f"{odd[0]}/keyed", refused),
-        ([], prompts, str(broken), "http://127.0.0.1:9/predictions/x", ("b: expected", "Connection refused")),
+        (
+            [],
+            prompts,
+            str(broken),
+            "http://127.0.0.1:9/predictions/x",
+            ("b: expected", "start its server", "Connection refused"),
+        ),
         ([], prompts, str(broken), f"{odd[0]}/html", ("b: expected", "no pictures")),
         ([], prompts, f"{odd[0]}/stalled", f"{odd[0]}/keyed", refused),
         (["shadow"], requests, str(broken), f"{odd[0]}/keyed", refused),

@@ -68,6 +68,11 @@ def test_every_word_is_there_with_its_score(page_of: Any) -> None:
     assert f"“{strongest['text']}” " in page.words
 
 
+def test_the_steps_explained_are_named_once(page_of: Any) -> None:
+    _, text = page_of("a b")
+    assert re.search(r"Steps explained</dt><dd><b>1</b><small>step \d of 4</small>", text)
+
+
 def test_what_a_client_wrote_is_never_markup(page_of: Any) -> None:
     answer, text = page_of(f"a {HOSTILE} b")
     page = Page(text)
