@@ -218,7 +218,10 @@ def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -
         command += ["--candidates", "3", "--rounds", "1", "--guidance-scales", "4.5", "--out", "found.json"]
         kept = tmp_path / "found.trials.jsonl"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 300
         while not (kept.exists() and kept.read_text().strip()) and time.monotonic() < deadline:
