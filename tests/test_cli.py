@@ -143,6 +143,8 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
         (["generate", "a", "--out", "a.gif", "--dtype", "float17"], {"--out": ".png", "--dtype": "bfloat16"}),
         (["explain", "a", "--target", "region", "--steps-explained", "0"],
          {"--region": "X0", "--steps-explained": "1..100"}),
+        (["explain", "red " * 65, "--gradient-steps", "0"], {"prompt": "1 to 64 words", "--gradient-steps": "1..256"}),
+        (["explain", "!?"], {"prompt": "1 to 64 words"}),
         (["bench", "--recipes", "smal,large@0,large/rk4", "--seeds", "1,1", "--against", "x"],
          {"--recipes": "did you mean small?", "--seeds": "different", "--against": "one of"}),
         (["tune", "--rounds", "0", "--guidance-scales", "21", "--count", "x"],
@@ -203,7 +205,7 @@ def test_an_extra_module_does_not_bring_its_folder(tmp_path: Path) -> None:
 
     assert of_mine.NUMBER == 2
     assert sys.path == before
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="installed module"):
         add_modules([tmp_path / "statistics.py"])
 
 

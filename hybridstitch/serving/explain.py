@@ -15,6 +15,7 @@ from hybridstitch.schema import Schema, integer, mismatch
 from hybridstitch.serving.fields import nullable, request_schema
 from hybridstitch.serving.request import GenerationRequest, draft_request, raise_if_shapeless
 from hybridstitch.serving.rules import Rule
+from hybridstitch.words import word_problem
 
 IN_BAND = "explain"
 """The field that holds the whole request where its address does not say that it is an explanation, as over gRPC."""
@@ -83,8 +84,6 @@ def parse_explanation(
 
     request_id: for a payload that names none. Raises InvalidInput with one problem for every wrong field.
     """
-    from hybridstitch.explain.words import MAX_WORDS, words_of
-
     raise_if_shapeless(payload)
     schemas = question_fields()
     sent = {name: value for name, value in payload.items() if value is not None or name not in {*FIXED, *schemas}}
@@ -108,9 +107,8 @@ def parse_explanation(
     if asked["target"] == "region" and draft.values["region"] is None:
         problems.append(Problem("region", "[x0, y0, x1, y1] with target region", None))
     problems += draft.problems
-    words = len(words_of(draft.values["prompt"])) if "prompt" not in draft.wrong else 1
-    if not 1 <= words <= MAX_WORDS:
-        problems.append(Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words"))
+    if "prompt" not in draft.wrong and (too_many := word_problem(draft.values["prompt"])):
+        problems.append(too_many)
     raise_if(problems)
     return draft.request(), Question(**asked)
 
