@@ -244,3 +244,33 @@ def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -
     assert re.search(r"s a picture: about \d+ s", again.stderr)
     if name == "tune":
         assert "costs: 3 recipes" in again.stderr
+
+
+OF_A_BENCH = {"settings": {"seeds": [0]}, "contenders": {}}
+OF_A_COMPARISON = {"a": "x", "b": "y", "prompts": ["one"]}
+OF_A_SHADOW = {"shadow": {"a": "x", "b": "y"}, "share": 1}
+
+
+@pytest.mark.parametrize("content", [OF_A_BENCH, OF_A_COMPARISON, OF_A_SHADOW, [], {"settings": 1}, None])
+def test_a_folder_of_another_command_is_refused_and_left_as_it_is(
+    content: Any, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"sett' if content is None else json.dumps(content))
+    (tmp_path / "prompts.txt").write_text("one\n")
+    (tmp_path / "requests.jsonl").write_text('{"prompt": "one"}\n')
+    before, prompts = settings.read_text(), ["--prompts", str(tmp_path / "prompts.txt")]
+    sides = [f"--{side}={tiny}#num_inference_steps=1" for side in "ab"]
+    commands: list[tuple[Any, str, list[str]]] = [
+        (OF_A_BENCH, "--out", ["bench", "--pair", str(tiny), *prompts]),
+        (OF_A_COMPARISON, "--out", ["compare", *sides, *prompts]),
+        (OF_A_COMPARISON, "--folder", ["compare", "rate", str(tmp_path)]),
+        (OF_A_SHADOW, "--out", ["compare", "shadow", *sides, "--requests", str(tmp_path / "requests.jsonl")]),
+    ]
+    for own, option, command in commands:
+        if own != content:
+            assert main([*command, *(["--out", str(tmp_path)] if option == "--out" else [])]) == 2
+            (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+            assert "its settings.json" in said
+            assert said.startswith(f"error: {option.replace('--folder', 'folder')}: expected")
+            assert settings.read_text() == before
