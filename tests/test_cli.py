@@ -101,7 +101,7 @@ def test_every_help_has_an_example_that_can_be_parsed(name: str) -> None:
 
 PATHS = (
     *("pair", "large", "small", "out", "report", "mask_overlay", "key_file", "recipe_file", "define", "config"),
-    *("prompts", "held_out", "extra_module"),
+    *("prompts", "held_out", "extra_module", "recipes", "store", "requests", "key_file_a", "key_file_b", "a", "b"),
 )
 
 
@@ -109,16 +109,16 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
     (tmp_path / "file.txt").write_text("a prompt\n")
     lines, names = [], []
     for path, command in commands():
-        if path[0] not in ("generate", "explain", "bench", "tune", "recipes", "demo"):
-            continue
         for action in command._actions:
-            if action.dest in PATHS and action.option_strings:
+            is_text = path[0] == "bench" and action.dest == "recipes"
+            if action.dest in PATHS and action.option_strings and not is_text:
                 endings = {"explain": ".html", "tune": ".json", "generate": ".png"}
                 is_output = action.dest in ("out", "mask_overlay")
                 bad = "./file.txt/x" + (endings.get(path[0], "") if is_output else "")
-                lines.append([*path, *required(command), action.option_strings[0], bad])
+                sides = ["--a", "x", "--b", "x", "--out", "new"] if path[0] == "compare" else []
+                lines.append([*path, *required(command), *sides, action.option_strings[0], bad])
                 names.append(action.option_strings[0])
-    assert len(lines) > 30
+    assert len(lines) > 50
     for (code, line, said, heavy), name in zip(run_all(lines, tmp_path), names, strict=True):
         assert code == 2, (line, said)
         assert f"error: {name}: expected" in said, (line, said)
