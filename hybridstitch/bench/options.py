@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.extra_modules import add_modules
 from hybridstitch.option_paths import file_to_read
-from hybridstitch.option_values import several as several
-from hybridstitch.option_values import whole as whole
+from hybridstitch.option_values import whole
 from hybridstitch.pair_options import add_pair_options, open_pair, pair_folder, pair_problems
 from hybridstitch.prompt_files import KINDS, read_prompts
 from hybridstitch.recipe_names import TUNED_FILE, known_names

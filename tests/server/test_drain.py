@@ -115,9 +115,8 @@ def test_a_version_that_cannot_be_unloaded_has_its_workers_again(refused: str) -
         is_refused = handler.command == "DELETE" and refused == "unregister"
         fixed(500 if is_refused else 200, [version] if handler.command == "GET" else {"status": "done"})(handler)
 
-    with serving(answer) as url, Client(url, "token", 5, url, "token") as client:
-        with pytest.raises(ServiceError):
-            client.unregister("a", timeout=0.5)
+    with serving(answer) as url, Client(url, "token", 5, url, "token") as client, pytest.raises(ServiceError):
+        client.unregister("a", timeout=0.5)
     assert wanted == [0, 2]
 
 
