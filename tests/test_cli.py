@@ -143,6 +143,8 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
         (["generate", "a", "--out", "a.gif", "--dtype", "float17"], {"--out": ".png", "--dtype": "bfloat16"}),
         (["explain", "a", "--target", "region", "--steps-explained", "0"],
          {"--region": "X0", "--steps-explained": "1..100"}),
+        (["explain", "red " * 65, "--gradient-steps", "0"], {"prompt": "1 to 64 words", "--gradient-steps": "1..256"}),
+        (["explain", "!?"], {"prompt": "1 to 64 words"}),
         (["bench", "--recipes", "smal,large@0,large/rk4", "--seeds", "1,1", "--against", "x"],
          {"--recipes": "did you mean small?", "--seeds": "different", "--against": "one of"}),
         (["tune", "--rounds", "0", "--guidance-scales", "21", "--count", "x"],
@@ -164,6 +166,28 @@ def test_everything_that_is_wrong_is_named_at_once(
     for name, words in named.items():
         assert any(line.startswith(f"error: {name}: expected") and words in line for line in lines), (name, lines)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["bench", "tune"])
+@pytest.mark.parametrize(
+    ("option", "content", "named"),
+    [
+        ("--config", "handler: {strategies: [a]}", "handler.strategies"),
+        ("--config", "handler: {strategies: {masks: [a]}}", "handler.strategies.masks"),
+        ("--config", "handlr: {}", "handlr"),
+        ("--config", "a: [", "--config"),
+        ("--define", "[[1, {}]]", "--define"),
+        ("--define", '["ab"]', "--define"),
+        ("--define", "7", "--define"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(
+    command: str, option: str, content: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "given").write_text(content)
+    assert main([command, option, str(tmp_path / "given"), "--out", str(tmp_path / "out.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {named}: expected"), line
 
 
 def test_folders_of_outputs_are_made_and_nothing_foreign_is_said(tiny: Path, tmp_path: Path) -> None:
@@ -203,7 +227,7 @@ def test_an_extra_module_does_not_bring_its_folder(tmp_path: Path) -> None:
 
     assert of_mine.NUMBER == 2
     assert sys.path == before
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="installed module"):
         add_modules([tmp_path / "statistics.py"])
 
 
@@ -218,7 +242,10 @@ def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -
         command += ["--candidates", "3", "--rounds", "1", "--guidance-scales", "4.5", "--out", "found.json"]
         kept = tmp_path / "found.trials.jsonl"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 300
         while not (kept.exists() and kept.read_text().strip()) and time.monotonic() < deadline:

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hybridstitch.bench.options import several, whole
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.option_values import several, whole
 from hybridstitch.prompt_files import BUILT_IN, KINDS
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ def rate(options: argparse.Namespace) -> None:
     from hybridstitch.compare.folder import Folder
     from hybridstitch.compare.rate import Rating
 
-    options.check(options)
     folder = Folder(options.folder)
     comparison = Comparison.from_dict(folder.settings)
     with Rating(comparison, folder, options.port) as rating:
@@ -62,7 +61,6 @@ def shadow(options: argparse.Namespace) -> None:
     from hybridstitch.compare.shadow import Shadow, read_requests
     from hybridstitch.compare.warmup import open_warm
 
-    options.check(options)
     _require(options, ("a", "b", "out"))
     problems: list[Problem] = []
     requests = _attempt(problems, lambda: read_requests(options.requests)) or []
