@@ -168,6 +168,28 @@ def test_everything_that_is_wrong_is_named_at_once(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["bench", "tune"])
+@pytest.mark.parametrize(
+    ("option", "content", "named"),
+    [
+        ("--config", "handler: {strategies: [a]}", "handler.strategies"),
+        ("--config", "handler: {strategies: {masks: [a]}}", "handler.strategies.masks"),
+        ("--config", "handlr: {}", "handlr"),
+        ("--config", "a: [", "--config"),
+        ("--define", "[[1, {}]]", "--define"),
+        ("--define", '["ab"]', "--define"),
+        ("--define", "7", "--define"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(
+    command: str, option: str, content: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "given").write_text(content)
+    assert main([command, option, str(tmp_path / "given"), "--out", str(tmp_path / "out.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {named}: expected"), line
+
+
 def test_folders_of_outputs_are_made_and_nothing_foreign_is_said(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder" / "a.png"
     draw = [

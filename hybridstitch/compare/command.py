@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hybridstitch.bench.options import several, whole
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.extra_modules import module_problems
 from hybridstitch.option_paths import folder_to_write
-from hybridstitch.option_values import Unreadable
+from hybridstitch.option_values import Unreadable, several, whole
 from hybridstitch.prompt_files import BUILT_IN, KINDS
 
 if TYPE_CHECKING:

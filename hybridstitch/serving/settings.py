@@ -120,7 +120,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InvalidInput([Problem("config", "an existing YAML file", str(path))]) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InvalidInput([Problem("config", f"YAML that can be read ({error})", str(path))]) from error
+        reason = " ".join(str(error).split())  # YAML's own has several lines
+        raise InvalidInput([Problem("config", f"YAML that can be read ({reason})", str(path))]) from error
     raise_if(config_problems(config))
     return dict(config)
 
