@@ -11,6 +11,7 @@ from hybridstitch.errors import Problem, raise_if
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
+from hybridstitch.schema import plain
 from hybridstitch.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Recipe:
     step_share: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "step_share", plain(self.step_share))
         problems = [problem for axis in AXES for problem in getattr(self, axis).problems(f"recipe.{axis}")]
         raise_if(problems + step_share_problems(self.step_share, "recipe.step_share"))
 
@@ -78,7 +80,8 @@ def even_sigmas(steps: int) -> list[float]:
 
 def step_share_problems(value: Any, field: str) -> list[Problem]:
     """What is wrong with a recipe's share of the steps."""
-    fine = type(value) in (int, float) and 0.01 <= value <= 1
+    share = plain(value)
+    fine = type(share) in (int, float) and 0.01 <= share <= 1
     return [] if fine else [Problem(field, "a number between 0.01 and 1", value)]
 
 

@@ -21,12 +21,11 @@ from hybridstitch.bench.options import (
     find_prompts,
     open_pipe,
     recipe_names,
-    several,
 )
 from hybridstitch.bench.specs import read_spec
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.option_paths import folder_to_write
-from hybridstitch.option_values import number
+from hybridstitch.option_values import number, several
 from hybridstitch.pair_options import DTYPES, pair_folder
 from hybridstitch.prompt_files import read_prompts
 from hybridstitch.serving.fields import MAX_SEED

@@ -18,12 +18,10 @@ from hybridstitch.bench.options import (
     defined,
     find_prompts,
     open_pipe,
-    several,
-    whole,
 )
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.option_paths import file_to_read, file_to_write, make_folders
-from hybridstitch.option_values import number
+from hybridstitch.option_values import number, several, whole
 from hybridstitch.pair_options import pair_folder
 from hybridstitch.prompt_files import KINDS, read_prompts
 from hybridstitch.recipe_names import TUNED_FILE

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from threading import Thread
 from typing import Any
 
-from hybridstitch.compare.endpoints import NO_FIELDS, Answer, Credentials, Endpoint, Spec, open_endpoints
-from hybridstitch.compare.http_endpoint import UNREACHABLE
+from hybridstitch.compare.endpoints import NO_FIELDS, UNREACHABLE, Answer, Credentials, Endpoint, Spec, open_endpoints
 from hybridstitch.errors import Problem, raise_if
 
 GRACE_SECONDS = 2.0

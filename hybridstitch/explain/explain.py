@@ -17,9 +17,9 @@ from hybridstitch.explain.explanation import Explanation
 from hybridstitch.explain.meter import Meter
 from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Choice, Prediction, Target, Texts
-from hybridstitch.explain.words import MAX_WORDS, Word, words_of
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.region import Region, region_problems
+from hybridstitch.words import Word, word_problem, words_of
 
 TARGETS = ("mask", "region", "image")
 METHODS = tuple(RESTS)
@@ -136,10 +136,8 @@ def _problems(
     prompt: Any, target: Any, method: Any, region: Any, steps_explained: Any, steps: Any, width: Any, height: Any
 ) -> list[Problem]:
     """What is wrong with the question."""
-    problems = []
-    words = len(words_of(prompt)) if isinstance(prompt, str) else 0
-    if not 1 <= words <= MAX_WORDS:
-        problems.append(Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words"))
+    wrong = word_problem(prompt if isinstance(prompt, str) else "")
+    problems = [wrong] if wrong else []
     for field, value, allowed in (("target", target, TARGETS), ("method", method, METHODS)):
         if value not in allowed:
             problems.append(Problem(field, f"one of: {', '.join(allowed)}", value))

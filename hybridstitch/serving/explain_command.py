@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridstitch.errors import Problem, raise_if
+from hybridstitch.extras import require
 from hybridstitch.option_paths import file_to_write, make_folders
 from hybridstitch.option_values import one_of, whole
 from hybridstitch.serving.request_options import (
@@ -21,6 +22,7 @@ from hybridstitch.serving.request_options import (
     open_for,
     request_problems,
 )
+from hybridstitch.words import word_problem
 
 PAGES = (".html", ".htm")
 TARGETS, METHODS = ("mask", "region", "image"), ("ablation", "integrated_gradients")
@@ -46,6 +48,8 @@ def check(options: argparse.Namespace) -> None:
     problems = request_problems(options, FIELDS)
     if options.target == "region" and options.region is None:
         problems.append(Problem("region", "X0,Y0,X1,Y1 with --target region", None))
+    if not any(problem.field == "prompt" for problem in problems) and (wrong := word_problem(options.prompt)):
+        problems.append(wrong)
     raise_if(problems)
 
 
@@ -75,6 +79,7 @@ def _ask_server(fields: dict[str, Any], options: argparse.Namespace) -> dict[str
 
 
 def _explain_here(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    require("captum", "serve")  # before the pair is loaded
     from tqdm import tqdm
 
     from hybridstitch.serving.explain import parse_explanation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import io
 import json
 from pathlib import Path
@@ -55,8 +54,11 @@ def _numbered(path: Path, count: int) -> list[Path]:
 
 
 def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
-    document = open_client(options).predict(payload | {"response_format": "json"}, options.model).json()
-    return [base64.b64decode(picture["b64_json"]) for picture in document["data"]], document["report"]
+    from hybridstitch.serving.answers import Result
+
+    reply = open_client(options).predict(payload | {"response_format": "json"}, options.model)
+    result = Result.from_document(reply.json())
+    return [result.image_bytes, *result.other_bytes], result.report
 
 
 def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:

@@ -45,7 +45,8 @@ def decode_body(values: Mapping[str, Any], content_type: str, types: Mapping[str
     if not kind:
         return _decode_whole("body", body)
     if kind == TEXT:
-        return _json_object(body) or {"prompt": _text("body", body)}
+        found = _json_object(body)
+        return {"prompt": _text("body", body)} if found is None else found
     expected = f"one of: {', '.join((JSON, *FORMS, TEXT))}; no image and no other file is taken"
     raise InvalidInput([Problem("content-type", expected, content_type)])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.names import one_of
 from hybridstitch.schema import Schema, integer, mismatch
 
 if TYPE_CHECKING:
@@ -237,8 +237,7 @@ def _refusals(name: str, value: Any) -> list[Problem]:
 def _known_key(name: Any, known: Iterable[str], elsewhere: Mapping[str, str]) -> str:
     if name in elsewhere:
         return elsewhere[name]
-    near = difflib.get_close_matches(str(name), [*known], n=1)
-    return f"a known key; did you mean {near[0]}?" if near else f"one of: {', '.join(sorted(known))}"
+    return one_of(sorted(known), name)
 
 
 def _is_section(value: Any) -> bool:
