@@ -101,6 +101,7 @@ def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -
     """
     side = description["limits"]["minimum"]
     payload = smallest_request(side, recipes=bool(description.get("recipes")))
+    before = Sighting.of(version.pids)
     silent, sent, slowest, named = set(version.pids), 0, 0.0, True
     for _ in range(version.wanted + SPARE_ROUNDS):
         drawn = _draw_at_once(client, version, payload)
@@ -111,7 +112,11 @@ def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -
         if not (silent and named):
             break
     if silent and named:
-        raise NoAnswer(f"READY, but {_processes(silent)} took none of {sent} predictions", _HEAL, True)
+        seen = f"READY, but {_processes(silent)} took none of {sent} predictions"
+        if busy := silent & before.active_until(Sighting.of(version.pids)):
+            # New workers would end what these are doing for somebody.
+            raise NoAnswer(f"{seen}; busy: {_processes(busy)}", "wait until its request has ended", False)
+        raise NoAnswer(seen, _HEAL, True)
     models = "by both models" if "recipe" in payload else "in two steps"
     found = f"drew {side}x{side} {models}, the slowest in {slowest:.2f} s"
     if named:

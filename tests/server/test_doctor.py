@@ -123,6 +123,23 @@ def test_a_busy_worker_is_not_taken_for_one_that_stands_still(server: Server, we
     assert server.workers(wedging)[0]["pid"] == worker["pid"]
 
 
+def test_a_worker_that_is_busy_beside_an_idle_one_is_not_ended(server: Server, wedging: str) -> None:
+    server.client.scale(wedging, 2)
+    try:
+        before = {worker["pid"] for worker in server.workers(wedging)}
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(server.client.predict, PICTURE | {"busy_seconds": 10}, wedging)
+            time.sleep(0.5)
+            found = examined(server, heal=True)["wedging 1.0"]
+            assert not answer.done()
+            assert answer.result().content  # healing would have ended it
+        assert found.ok is False
+        assert "busy: worker process " in found.detail
+        assert {worker["pid"] for worker in server.workers(wedging)} == before
+    finally:
+        server.client.scale(wedging, 1)
+
+
 def test_what_nothing_is_drawn_on(server: Server, store: Path, wedging: str, tmp_path: Path) -> None:
     (tmp_path / "foreign.py").write_text("def handle(data, context):\n    return [b'x'] * len(data or [])\n")
     archive(store, "foreign", tmp_path / "foreign.py")
