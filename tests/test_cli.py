@@ -262,7 +262,7 @@ def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
     )
     assert kept.read_text().startswith(lines)
-    assert re.search(r"\d+ pictures?(, [1-9]\d* of them drawn before)", again.stderr) or name == "tune"
+    assert re.search(r"\d+ pictures?(, [1-9]\d* of them generated before)", again.stderr) or name == "tune"
     assert re.search(r"s a picture: about \d+ s", again.stderr)
     if name == "tune":
         assert "costs: 3 recipes" in again.stderr

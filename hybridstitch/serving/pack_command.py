@@ -38,7 +38,7 @@ def add_command(commands: Any) -> None:
     command.add_argument("--pair", type=Path, help="a packed pair folder")
     command.add_argument("--large", type=Path, help="a diffusers SD3 folder: the large model and the shared parts")
     command.add_argument("--small", type=Path, help="a diffusers SD3 folder: the small model")
-    command.add_argument("--plain", action="store_true", help="the large model alone, drawn by diffusers itself")
+    command.add_argument("--plain", action="store_true", help="the large model alone, in diffusers' own pipeline")
     command.add_argument("--out", type=Path, default="model_store", help="a folder, the model store (%(default)s)")
     command.add_argument("--format", default="zip-store", help="zip-store, no-archive or default (%(default)s)")
     command.add_argument("--name", help="the model's name (hybridstitch, or plain with --plain)")

@@ -70,7 +70,7 @@ def test_every_worker_of_a_good_server_draws(server: Server, wedging: str) -> No
     assert {name: finding.ok for name, finding in found.items()} == {
         name: True for name in ("server", "hybridstitch 1.0", "plain 1.0", "wedging 1.0")
     }
-    assert "each of 1 workers drew 32x32 by both models" in found["hybridstitch 1.0"].detail
+    assert "each of 1 workers generated 32x32 by both models" in found["hybridstitch 1.0"].detail
 
 
 def test_a_worker_that_stands_still_is_found_healed_and_proven(
@@ -91,7 +91,7 @@ def test_a_worker_that_stands_still_is_found_healed_and_proven(
     assert main([*command, "--heal", "--json"]) == 0
     healed = next(each for each in json.loads(capsys.readouterr().out) if each["name"] == "wedging 1.0")
     assert healed["ok"] is True
-    assert "healed: each of 1 workers drew" in healed["detail"]
+    assert "healed: each of 1 workers generated" in healed["detail"]
     assert server.workers(wedging)[0]["pid"] != worker["pid"]
     assert main(command) == 0
 
