@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """Picture sizes that a pair can generate, in pixels: width and height are multiples of `multiple_of` in the range."""
+    """Picture sizes that a pair can generate, in pixels: both sides are multiples of `multiple_of` in the range."""
 
     multiple_of: int
     minimum: int
