@@ -101,7 +101,7 @@ def test_every_help_has_an_example_that_can_be_parsed(name: str) -> None:
 
 PATHS = (
     *("pair", "large", "small", "out", "report", "mask_overlay", "key_file", "recipe_file", "define", "config"),
-    *("prompts", "held_out", "extra_module"),
+    *("prompts", "held_out", "extra_module", "recipes", "store", "requests", "key_file_a", "key_file_b", "a", "b"),
 )
 
 
@@ -109,16 +109,16 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
     (tmp_path / "file.txt").write_text("a prompt\n")
     lines, names = [], []
     for path, command in commands():
-        if path[0] not in ("generate", "explain", "bench", "tune", "recipes", "demo"):
-            continue
         for action in command._actions:
-            if action.dest in PATHS and action.option_strings:
+            is_text = path[0] == "bench" and action.dest == "recipes"
+            if action.dest in PATHS and action.option_strings and not is_text:
                 endings = {"explain": ".html", "tune": ".json", "generate": ".png"}
                 is_output = action.dest in ("out", "mask_overlay")
                 bad = "./file.txt/x" + (endings.get(path[0], "") if is_output else "")
-                lines.append([*path, *required(command), action.option_strings[0], bad])
+                sides = ["--a", "x", "--b", "x", "--out", "new"] if path[0] == "compare" else []
+                lines.append([*path, *required(command), *sides, action.option_strings[0], bad])
                 names.append(action.option_strings[0])
-    assert len(lines) > 30
+    assert len(lines) > 50
     for (code, line, said, heavy), name in zip(run_all(lines, tmp_path), names, strict=True):
         assert code == 2, (line, said)
         assert f"error: {name}: expected" in said, (line, said)
@@ -232,7 +232,9 @@ def test_an_extra_module_does_not_bring_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bench", "tune"])
-def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_an_interrupted_command_goes_on(
+    name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
     command = [*STARTED, name, "--pair", str(tiny), "--prompts", "prompts.txt", "--steps", "6"]
     if name == "bench":
@@ -258,11 +260,41 @@ def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -
     assert "the same command goes on from there" in said.splitlines()[-1]
     assert "Traceback" not in said
     lines = kept.read_text()
-    again = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
-    )
+    monkeypatch.chdir(tmp_path)
+    assert main(command[len(STARTED) :]) == 0
+    again = capsys.readouterr().err
     assert kept.read_text().startswith(lines)
-    assert re.search(r"\d+ pictures?(, [1-9]\d* of them generated before)", again.stderr) or name == "tune"
-    assert re.search(r"s a picture: about \d+ s", again.stderr)
+    assert re.search(r"\d+ pictures?(, [1-9]\d* of them generated before)", again) or name == "tune"
+    assert re.search(r"s a picture: about \d+ s", again)
     if name == "tune":
-        assert "costs: 3 recipes" in again.stderr
+        assert "costs: 3 recipes" in again
+
+
+OF_A_BENCH = {"settings": {"seeds": [0]}, "contenders": {}}
+OF_A_COMPARISON = {"a": "x", "b": "y", "prompts": ["one"]}
+OF_A_SHADOW = {"shadow": {"a": "x", "b": "y"}, "share": 1}
+
+
+@pytest.mark.parametrize("content", [OF_A_BENCH, OF_A_COMPARISON, OF_A_SHADOW, [], {"settings": 1}, None])
+def test_a_folder_of_another_command_is_refused_and_left_as_it_is(
+    content: Any, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"sett' if content is None else json.dumps(content))
+    (tmp_path / "prompts.txt").write_text("one\n")
+    (tmp_path / "requests.jsonl").write_text('{"prompt": "one"}\n')
+    before, prompts = settings.read_text(), ["--prompts", str(tmp_path / "prompts.txt")]
+    sides = [f"--{side}={tiny}#num_inference_steps=1" for side in "ab"]
+    commands: list[tuple[Any, str, list[str]]] = [
+        (OF_A_BENCH, "--out", ["bench", "--pair", str(tiny), *prompts]),
+        (OF_A_COMPARISON, "--out", ["compare", *sides, *prompts]),
+        (OF_A_COMPARISON, "--folder", ["compare", "rate", str(tmp_path)]),
+        (OF_A_SHADOW, "--out", ["compare", "shadow", *sides, "--requests", str(tmp_path / "requests.jsonl")]),
+    ]
+    for own, option, command in commands:
+        if own != content:
+            assert main([*command, *(["--out", str(tmp_path)] if option == "--out" else [])]) == 2
+            (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+            assert "its settings.json" in said
+            assert said.startswith(f"error: {option.replace('--folder', 'folder')}: expected")
+            assert settings.read_text() == before

@@ -111,12 +111,18 @@ def test_one_of_two_workers_that_stands_still_is_found_though_the_other_answers(
     server.client.scale(wedging, 1)
 
 
-def test_a_busy_worker_is_not_taken_for_one_that_stands_still(server: Server, wedging: str) -> None:
+def test_a_busy_worker_is_not_taken_for_one_that_stands_still(server: Server, wedging: str, tmp_path: Path) -> None:
     worker = server.workers(wedging)[0]
+    end = tmp_path / "busy"
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.client.predict, PICTURE | {"busy_seconds": 8}, wedging)
-        time.sleep(0.5)
-        found = examined(server, heal=True, timeout=2)["wedging 1.0"]
+        answer = pool.submit(server.client.predict, PICTURE | {"busy_until": str(end)}, wedging)
+        try:
+            while not end.with_suffix(".begun").exists():
+                assert not answer.done(), answer.result()
+                time.sleep(0.05)
+            found = examined(server, heal=True, timeout=2)["wedging 1.0"]
+        finally:
+            end.touch()
         assert answer.result().content  # healing would have ended it
     assert found.ok is False
     assert "busy" in found.detail
