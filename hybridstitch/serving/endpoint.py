@@ -51,8 +51,6 @@ from hybridstitch.serving.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 
 class Endpoint(BaseHandler):
     """Parse, draw, encode. Every item of a batch is a row, a job and then an answer; one that goes wrong becomes its
