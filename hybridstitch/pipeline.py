@@ -167,9 +167,10 @@ class HybridStitchPipeline:
 
     def to(self, *args: Any, **options: Any) -> Self:
         """Move every part, or change its dtype: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
-        self._pipeline.to(*args, **options)
-        options.pop("silence_dtype_warnings", None)
-        self.small.to(*args, **options)
+        with exclusive(self.large, self.small):  # not under a generation of another thread
+            self._pipeline.to(*args, **options)
+            options.pop("silence_dtype_warnings", None)
+            self.small.to(*args, **options)
         return self
 
     def set_progress_bar_config(self, **config: Any) -> None:
