@@ -46,7 +46,7 @@ pictures: setup
 	  $(BIN)/hybridstitch generate "$(PROMPT)" --seed 0 --recipe $$recipe --out docs/images/readme-$$recipe.png \
 	    $$([ $$recipe != hybridstitch-plus ] || echo --mask-overlay docs/images/readme-mask.png) || exit 1; \
 	  $(BIN)/python -c 'import sys; from PIL import Image; path = sys.argv[1]; picture = Image.open(path); \
-	    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.LANCZOS).save(path)' \
+	    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)' \
 	    docs/images/readme-$$recipe.png || exit 1; \
 	done
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from hybridstitch.names import nearest
 
 EXAMPLES = {
     "pack": "pack --pair models/emoji --out model_store",
@@ -58,8 +59,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def _unknown(self, option: str) -> str:
         name = option.partition("=")[0]
-        near = difflib.get_close_matches(name, self._option_names(), n=1)
-        return f"{name}: no such option" + (f", did you mean {near[0]}?" if near else "")
+        near = nearest(self._option_names(), name)
+        return f"{name}: no such option" + (f", did you mean {near}?" if near else "")
 
     def _option_names(self) -> Sequence[str]:
         return [name for name in self._option_string_actions if name.startswith("--")]

@@ -1,51 +1,79 @@
-"""Makes single Python files importable without their folders: no file beside one may replace an installed module."""
+"""Python files of a user, importable by their names: those files, and nothing that lies beside them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec, spec_from_file_location
+from importlib.metadata import packages_distributions
+from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from hybridstitch.errors import Problem, raise_if
 
 
-class _Files:
-    """Finds modules by name in a table of files, after all other finders."""
+class _Files(MetaPathFinder):
+    """Finds modules by name in a table of files. Their folders do not join `sys.path`."""
 
-    def __init__(self) -> None:
-        self.paths: dict[str, Path] = {}
+    def __init__(self, paths: Sequence[Path] = ()):
+        self.paths = {path.stem: path.resolve() for path in paths}
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
         return spec_from_file_location(name, self.paths[name]) if name in self.paths else None
 
 
-_files = _Files()
+_added = _Files()
 
 
-def add_modules(paths: Iterable[Path], field: str = "extra-module") -> None:
-    """Let `import NAME` load each of these files NAME.py, and nothing else of its folder.
+def add_modules(paths: Sequence[str | Path]) -> None:
+    """Let `import NAME` load each of these files NAME.py from now on.
 
     Raises:
-        InvalidInput: for a file whose name is no module's, or that of a module which is there already.
+        InvalidInput: for what is no Python file, and for a name that another module has.
     """
-    resolved = [path.resolve() for path in paths]
-    raise_if([problem for path in resolved if (problem := _problem(path, field))])
-    for path in resolved:
-        if _files.paths.get(path.stem) != path:
-            sys.modules.pop(path.stem, None)
-            _files.paths[path.stem] = path
-    if _files not in sys.meta_path:
-        sys.meta_path.append(_files)
+    files = [Path(path) for path in paths]
+    raise_if(module_problems(files))
+    for name, path in _Files(files).paths.items():
+        if _added.paths.get(name) != path:
+            sys.modules.pop(name, None)
+            _added.paths[name] = path
+    if _added not in sys.meta_path:
+        sys.meta_path.append(_added)
 
 
-def _problem(path: Path, field: str) -> Problem | None:
-    if path.suffix != ".py" or not path.stem.isidentifier():
-        return Problem(field, "a Python file NAME.py whose name can be imported", str(path))
-    if path.stem not in _files.paths and (path.stem in sys.stdlib_module_names or find_spec(path.stem) is not None):
-        return Problem(field, f"another name: a module {path.stem!r} is there already", str(path))
-    return None
+@contextmanager
+def importable(paths: Sequence[Path]) -> Iterator[None]:
+    """Let these files be imported by their names inside it, whatever else has such a name; afterwards all is as it was.
+
+    They are those of an archive, which another process will import.
+    """
+    finder = _Files(paths)
+    before = {name: sys.modules.pop(name) for name in finder.paths if name in sys.modules}
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in finder.paths:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+def module_problems(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[Problem]:
+    """What is wrong with such files; `taken` are names that others have."""
+    used, problems = set(taken), []
+    installed = {*sys.stdlib_module_names, *packages_distributions()} if paths else set()
+    for path in paths:
+        if path.suffix != ".py" or not path.stem.isidentifier() or not path.is_file():
+            expected = "an existing Python file NAME.py whose name can be imported"
+            problems.append(Problem("extra-module", expected, str(path)))
+        elif path.stem in used:
+            problems.append(Problem("extra-module", f"a name other than {path.stem}", str(path)))
+        elif path.stem in installed:
+            expected = f"a name other than {path.stem}, which is an installed module that others import"
+            problems.append(Problem("extra-module", expected, str(path)))
+        used.add(path.stem)
+    return problems

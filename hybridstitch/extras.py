@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 
 class MissingExtra(ImportError, RuntimeError):  # noqa: N818 - the name says what is wrong
@@ -21,5 +22,18 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "a package").partition(".")[0]
-        message = f"{package} is not installed: pip install 'hybridstitch[{name}]'"
-        raise MissingExtra(message, name=error.name) from None
+        raise MissingExtra(_absence(package, name), name=error.name) from None
+
+
+def require(module: str, name: str, package: str | None = None) -> None:
+    """Look for a package of an extra before anything that takes long. package: its name, where the module's differs.
+
+    Raises:
+        MissingExtra: if it is not installed.
+    """
+    if find_spec(module) is None:
+        raise MissingExtra(_absence(package or module, name), name=module)
+
+
+def _absence(package: str, name: str) -> str:
+    return f"{package} is not installed: pip install 'hybridstitch[{name}]'"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hybridstitch.model_files import INDEX, SMALL_FOLDER, ModelFiles
 from hybridstitch.size_limits import SizeLimits as SizeLimits
 
 PAIR_FILE = "pair.json"
-"""What a packed pair says about itself."""
+"""The description in the folder of a packed pair."""
 
 # Latents, text and time must mean the same to both models.
 SHARED: dict[str, tuple[str, ...]] = {
@@ -66,15 +67,33 @@ def load_pair(
     source, small_source, subfolder = (
         (large, small, "transformer") if folder is None else (folder, folder, SMALL_FOLDER)
     )
-    of_pipeline = variant if not _is_local(source) or found.with_variant - {SMALL_FOLDER} else None
+    parts = _with_variant(source, found.with_variant - {SMALL_FOLDER}, dtype, variant) if _is_local(source) else {}
+    of_pipeline = None if _is_local(source) else variant
     of_small = variant if not _is_local(small_source) or SMALL_FOLDER in found.with_variant else None
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, variant=of_pipeline, **absent_parts(source)
+        source, dtype=dtype, use_safetensors=True, variant=of_pipeline, **absent_parts(source), **parts
     )
     small_transformer = SD3Transformer2DModel.from_pretrained(
         small_source, subfolder=subfolder, dtype=dtype, use_safetensors=True, variant=of_small
     )
     return pipeline, small_transformer
+
+
+def _with_variant(
+    source: str | Path | None, parts: Collection[str], dtype: torch.dtype, variant: str | None
+) -> dict[str, Any]:
+    """These parts of a folder with the weights of a variant, each by its own loader.
+
+    The loader of whole pipelines looks for a variant in the name of every file of a part, and raises IndexError for a
+    name without a dot, such as LICENSE.
+    """
+    classes = {name: entry for name, entry in StableDiffusion3Pipeline.load_config(source).items() if name in parts}
+    return {
+        name: getattr(import_module(library), kind).from_pretrained(
+            source, subfolder=name, dtype=dtype, use_safetensors=True, variant=variant
+        )
+        for name, (library, kind) in classes.items()
+    }
 
 
 def check_source(folder: str | Path | None, large: str | Path | None, small: str | Path | None) -> None:

@@ -158,20 +158,16 @@ def _of_object(value: Any) -> object:
 
 def _table(text: str, field: str, delimiters: str) -> Numbered:
     """The column of a table that holds prompts; every row must have as many cells as the first one."""
-    head = next(iter(io.StringIO(text, newline="")), "")
+    head, line = next(iter(io.StringIO(text, newline="")), ""), 1
     try:
         heads = {each: next(csv.reader([head], delimiter=each), []) for each in delimiters}
-    except csv.Error:  # longer than any name
-        heads = {each: [] for each in delimiters}
-    # The sign that splits the names into the most: a name with a sign of another kind in it stays whole.
-    delimiter = max(delimiters, key=lambda each: (_of_names(heads[each]) is not None, len(heads[each])))
-    column = _of_names(heads[delimiter])
-    if column is None:
-        expected = f"a first line that names a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
-        raise InvalidInput([Problem(f"{field} line 1", expected, head.strip())])
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
+        # The sign that splits the names into the most: a name with a sign of another kind in it stays whole.
+        delimiter = max(delimiters, key=lambda each: (_of_names(heads[each]) is not None, len(heads[each])))
+        column = _of_names(heads[delimiter])
+        if column is None:
+            expected = f"a first line that names a column {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+            raise InvalidInput([Problem(f"{field} line 1", expected, head.strip())])
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         width, line = len(next(rows)), rows.line_num + 1
         for row in rows:
             where = f"{field} line {line}"

@@ -11,13 +11,14 @@ from hybridstitch.errors import Problem, raise_if
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
+from hybridstitch.schema import plain
 from hybridstitch.strategy import Strategy
 
 if TYPE_CHECKING:
     from hybridstitch.catalogue import Catalogue
 
 FEWEST_STEPS = 4
-"""Who asks for so many steps gets them all, whatever the recipe's share of the steps."""
+"""A call with at most this many steps takes all of them, whatever the recipe's share of the steps."""
 AXES: dict[str, type[Strategy]] = {"plan": Plan, "mask": MaskStrategy, "fill": Fill}
 
 
@@ -38,13 +39,14 @@ class Recipe:
     step_share: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "step_share", plain(self.step_share))
         problems = [problem for axis in AXES for problem in getattr(self, axis).problems(f"recipe.{axis}")]
         raise_if(problems + step_share_problems(self.step_share, "recipe.step_share"))
 
     def schedule(self, asked: int) -> int | list[float]:
-        """Its steps, where a call asks for so many: all of them, or fewer by their `even_sigmas`.
+        """The steps of a call with `asked` steps: their number, or the noise levels of fewer steps.
 
-        A share of the steps leaves `FEWEST_STEPS` at least, or all where fewer are asked for.
+        A share of the steps leaves at least `FEWEST_STEPS`, or all if the call has fewer.
         """
         taken = max(round(self.step_share * asked), min(asked, FEWEST_STEPS))
         return asked if taken == asked else even_sigmas(taken)
@@ -78,7 +80,8 @@ def even_sigmas(steps: int) -> list[float]:
 
 def step_share_problems(value: Any, field: str) -> list[Problem]:
     """What is wrong with a recipe's share of the steps."""
-    fine = type(value) in (int, float) and 0.01 <= value <= 1
+    share = plain(value)
+    fine = type(share) in (int, float) and 0.01 <= share <= 1
     return [] if fine else [Problem(field, "a number between 0.01 and 1", value)]
 
 

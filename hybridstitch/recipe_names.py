@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hybridstitch.errors import Problem
+from hybridstitch.names import one_of
 
 NAMES = (
     *("large", "small", "t-stitch", "two-stage", "srdiffusion", "track", "mdd", "reuse", "extrapolate", "ras"),
@@ -42,8 +42,7 @@ def name_problem(field: str, name: Any, known: Iterable[str]) -> Problem | None:
     known = list(known)
     if name in known:
         return None
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return Problem(field, f"one of: {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else ""), name)
+    return Problem(field, one_of(known, name), name)
 
 
 def _content(path: Path) -> Any:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from inspect import isclass
 from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.names import one_of
+from hybridstitch.schema import plain
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ class Parameter:
         return f"{word} {self.range}" if self.range else word
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value` has the declared type and lies in the range. A bool is no number, NaN is nothing."""
+        """Whether `value` has the declared type and lies in the range. A bool is no number, NaN is nothing.
+
+        A number may be one of numpy's.
+        """
+        value = plain(value)
         if self.type is tuple:
             number = replace(self, type=float)
             return isinstance(value, tuple) and 0 < len(value) <= LONGEST and all(map(number.accepts, value))
@@ -88,7 +93,7 @@ def _plain(value: Any) -> Any:
     """A parameter's value as JSON has it."""
     if isinstance(value, Strategy):
         return value.to_dict()
-    return list(value) if isinstance(value, tuple) else value
+    return [plain(each) for each in value] if isinstance(value, tuple) else plain(value)
 
 
 Nested = Callable[[Any, str], "Strategy"]
@@ -113,6 +118,13 @@ class Strategy:
 
     type: ClassVar[str]
     """The name that requests and recipes use."""
+
+    def __post_init__(self) -> None:
+        """Store numbers of numpy's as Python's: their arithmetic has fewer digits."""
+        for each in fields(self):  # type: ignore[arg-type]  # a dataclass calls this
+            value = getattr(self, each.name)
+            kept = tuple(map(plain, value)) if isinstance(value, tuple) else plain(value)
+            object.__setattr__(self, each.name, kept)  # most strategies are frozen
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:

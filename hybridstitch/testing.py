@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from functools import partial
+from typing import Generic, TypeVar
 
 import pytest
 import torch
@@ -30,20 +31,22 @@ from hybridstitch.recipe import AXES, Recipe
 from hybridstitch.strategy import Strategy
 from hybridstitch.toys import TinyPair
 
+Tested = TypeVar("Tested", bound=Strategy)
+
 GRIDS = [(6, 6), (3, 8)]
 """Token grids that the conformance tests use: a square one and one that is not."""
 
 
-class StrategyConformance:
+class StrategyConformance(Generic[Tested]):
     """What every strategy owes: parameters that are stored, described, checked, and come back from JSON."""
 
-    @abstractmethod
-    def make(self) -> Strategy:
-        """The strategy under test."""
+    def make(self) -> Tested:
+        """Return the strategy under test. Every subclass defines it."""
+        raise NotImplementedError(f"{type(self).__name__}.make: expected a method that returns the strategy under test")
 
     @abstractmethod
     def recipe(self) -> Recipe:
-        """A recipe that uses it."""
+        """Return a recipe that uses the strategy."""
 
     @pytest.fixture
     def pair(self) -> TinyPair:
@@ -89,11 +92,8 @@ class StrategyConformance:
         torch.testing.assert_close(alone[0], batch[1], rtol=1e-3, atol=1e-3)
 
 
-class MaskConformance(StrategyConformance):
+class MaskConformance(StrategyConformance[MaskStrategy]):
     """What the loop expects of a `MaskStrategy`."""
-
-    @abstractmethod
-    def make(self) -> MaskStrategy: ...
 
     def recipe(self) -> Recipe:
         return Recipe(plans.Staged(large=0.4, hybrid=0.4, share=0.3), self.make())
@@ -123,11 +123,8 @@ class MaskConformance(StrategyConformance):
         assert mask.refresh >= 0
 
 
-class PlanConformance(StrategyConformance):
+class PlanConformance(StrategyConformance[Plan]):
     """What the loop expects of a `Plan`."""
-
-    @abstractmethod
-    def make(self) -> Plan: ...
 
     def recipe(self) -> Recipe:
         return Recipe(self.make(), masks.Random())
@@ -143,11 +140,8 @@ class PlanConformance(StrategyConformance):
         assert self.make().masked or not partial
 
 
-class FillConformance(StrategyConformance):
+class FillConformance(StrategyConformance[Fill]):
     """What the loop expects of a `Fill`."""
-
-    @abstractmethod
-    def make(self) -> Fill: ...
 
     def recipe(self) -> Recipe:
         return Recipe(plans.Staged(large=0.4, hybrid=0.4, share=0.3), masks.Random(), self.make())

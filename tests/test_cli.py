@@ -101,7 +101,7 @@ def test_every_help_has_an_example_that_can_be_parsed(name: str) -> None:
 
 PATHS = (
     *("pair", "large", "small", "out", "report", "mask_overlay", "key_file", "recipe_file", "define", "config"),
-    *("prompts", "held_out", "extra_module"),
+    *("prompts", "held_out", "extra_module", "recipes", "store", "requests", "key_file_a", "key_file_b", "a", "b"),
 )
 
 
@@ -109,16 +109,16 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
     (tmp_path / "file.txt").write_text("a prompt\n")
     lines, names = [], []
     for path, command in commands():
-        if path[0] not in ("generate", "explain", "bench", "tune", "recipes", "demo"):
-            continue
         for action in command._actions:
-            if action.dest in PATHS and action.option_strings:
+            is_text = path[0] == "bench" and action.dest == "recipes"
+            if action.dest in PATHS and action.option_strings and not is_text:
                 endings = {"explain": ".html", "tune": ".json", "generate": ".png"}
                 is_output = action.dest in ("out", "mask_overlay")
                 bad = "./file.txt/x" + (endings.get(path[0], "") if is_output else "")
-                lines.append([*path, *required(command), action.option_strings[0], bad])
+                sides = ["--a", "x", "--b", "x", "--out", "new"] if path[0] == "compare" else []
+                lines.append([*path, *required(command), *sides, action.option_strings[0], bad])
                 names.append(action.option_strings[0])
-    assert len(lines) > 30
+    assert len(lines) > 50
     for (code, line, said, heavy), name in zip(run_all(lines, tmp_path), names, strict=True):
         assert code == 2, (line, said)
         assert f"error: {name}: expected" in said, (line, said)
@@ -143,6 +143,8 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
         (["generate", "a", "--out", "a.gif", "--dtype", "float17"], {"--out": ".png", "--dtype": "bfloat16"}),
         (["explain", "a", "--target", "region", "--steps-explained", "0"],
          {"--region": "X0", "--steps-explained": "1..100"}),
+        (["explain", "red " * 65, "--gradient-steps", "0"], {"prompt": "1 to 64 words", "--gradient-steps": "1..256"}),
+        (["explain", "!?"], {"prompt": "1 to 64 words"}),
         (["bench", "--recipes", "smal,large@0,large/rk4", "--seeds", "1,1", "--against", "x"],
          {"--recipes": "did you mean small?", "--seeds": "different", "--against": "one of"}),
         (["tune", "--rounds", "0", "--guidance-scales", "21", "--count", "x"],
@@ -168,6 +170,28 @@ def test_everything_that_is_wrong_is_named_at_once(
     for name, words in named.items():
         assert any(line.startswith(f"error: {name}: expected") and words in line for line in lines), (name, lines)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["bench", "tune"])
+@pytest.mark.parametrize(
+    ("option", "content", "named"),
+    [
+        ("--config", "handler: {strategies: [a]}", "handler.strategies"),
+        ("--config", "handler: {strategies: {masks: [a]}}", "handler.strategies.masks"),
+        ("--config", "handlr: {}", "handlr"),
+        ("--config", "a: [", "--config"),
+        ("--define", "[[1, {}]]", "--define"),
+        ("--define", '["ab"]', "--define"),
+        ("--define", "7", "--define"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_by_name(
+    command: str, option: str, content: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "given").write_text(content)
+    assert main([command, option, str(tmp_path / "given"), "--out", str(tmp_path / "out.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {named}: expected"), line
 
 
 def test_folders_of_outputs_are_made_and_nothing_foreign_is_said(tiny: Path, tmp_path: Path) -> None:
@@ -207,12 +231,14 @@ def test_an_extra_module_does_not_bring_its_folder(tmp_path: Path) -> None:
 
     assert of_mine.NUMBER == 2
     assert sys.path == before
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="installed module"):
         add_modules([tmp_path / "statistics.py"])
 
 
 @pytest.mark.parametrize("name", ["bench", "tune"])
-def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_an_interrupted_command_goes_on(
+    name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
     command = [*STARTED, name, "--pair", str(tiny), "--prompts", "prompts.txt", "--steps", "6"]
     if name == "bench":
@@ -222,7 +248,10 @@ def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -
         command += ["--candidates", "3", "--rounds", "1", "--guidance-scales", "4.5", "--out", "found.json"]
         kept = tmp_path / "found.trials.jsonl"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 300
         while not (kept.exists() and kept.read_text().strip()) and time.monotonic() < deadline:
@@ -235,11 +264,41 @@ def test_an_interrupted_command_goes_on(name: str, tiny: Path, tmp_path: Path) -
     assert "the same command goes on from there" in said.splitlines()[-1]
     assert "Traceback" not in said
     lines = kept.read_text()
-    again = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
-    )
+    monkeypatch.chdir(tmp_path)
+    assert main(command[len(STARTED) :]) == 0
+    again = capsys.readouterr().err
     assert kept.read_text().startswith(lines)
-    assert re.search(r"\d+ pictures?(, [1-9]\d* of them drawn before)", again.stderr) or name == "tune"
-    assert re.search(r"s a picture: about \d+ s", again.stderr)
+    assert re.search(r"\d+ pictures?(, [1-9]\d* of them generated before)", again) or name == "tune"
+    assert re.search(r"s a picture: about \d+ s", again)
     if name == "tune":
-        assert "costs: 3 recipes" in again.stderr
+        assert "costs: 3 recipes" in again
+
+
+OF_A_BENCH = {"settings": {"seeds": [0]}, "contenders": {}}
+OF_A_COMPARISON = {"a": "x", "b": "y", "prompts": ["one"]}
+OF_A_SHADOW = {"shadow": {"a": "x", "b": "y"}, "share": 1}
+
+
+@pytest.mark.parametrize("content", [OF_A_BENCH, OF_A_COMPARISON, OF_A_SHADOW, [], {"settings": 1}, None])
+def test_a_folder_of_another_command_is_refused_and_left_as_it_is(
+    content: Any, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"sett' if content is None else json.dumps(content))
+    (tmp_path / "prompts.txt").write_text("one\n")
+    (tmp_path / "requests.jsonl").write_text('{"prompt": "one"}\n')
+    before, prompts = settings.read_text(), ["--prompts", str(tmp_path / "prompts.txt")]
+    sides = [f"--{side}={tiny}#num_inference_steps=1" for side in "ab"]
+    commands: list[tuple[Any, str, list[str]]] = [
+        (OF_A_BENCH, "--out", ["bench", "--pair", str(tiny), *prompts]),
+        (OF_A_COMPARISON, "--out", ["compare", *sides, *prompts]),
+        (OF_A_COMPARISON, "--folder", ["compare", "rate", str(tmp_path)]),
+        (OF_A_SHADOW, "--out", ["compare", "shadow", *sides, "--requests", str(tmp_path / "requests.jsonl")]),
+    ]
+    for own, option, command in commands:
+        if own != content:
+            assert main([*command, *(["--out", str(tmp_path)] if option == "--out" else [])]) == 2
+            (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+            assert "its settings.json" in said
+            assert said.startswith(f"error: {option.replace('--folder', 'folder')}: expected")
+            assert settings.read_text() == before

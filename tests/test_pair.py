@@ -102,9 +102,12 @@ def test_a_variant_is_loaded_where_a_part_has_it(tmp_path: Path, variant: str | 
         path = next((pair / part).glob("*.safetensors"))
         ones = {name: torch.ones_like(value) for name, value in load_file(path).items()}
         save_file(ones, path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")), {"format": "pt"})
+    for folder in (pair, *filter(Path.is_dir, pair.iterdir())):
+        (folder / "LICENSE").touch()  # a name without a dot
     pipe = HybridStitchPipeline.from_pretrained(**source, variant=variant)
     is_ones = [bool((next(model.parameters()) == 1).all()) for model in (pipe.large, pipe.components["text_encoder"])]
     assert is_ones == [variant == "fp16"] * 2
+    assert not any(part.training for part in pipe.components.values() if isinstance(part, torch.nn.Module))
     assert bool((next(pipe.small.parameters()) == 1).all()) == (variant == "fp16" and kind == "two folders")
 
 

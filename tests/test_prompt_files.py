@@ -58,6 +58,8 @@ WRONG = [
     ("p.txt", b"one\ntwo\ncaf\xe9\n", "prompts line 3"),
     ("p.txt", b"\xff\xfeo\x00n\x00e\x00", "prompts line 1"),
     ("p.csv", "name\none\n", "prompts line 1"),
+    ("p.csv", 'prompt,"tag"s\none,x\n', "prompts line 1"),
+    ("p.csv", "prompt," + "x" * 200_000 + "\none,x\n", "prompts line 1"),
     ("p.csv", "id,prompt\n1,one\n2\n", "prompts line 3"),
     ("p.csv", "id,prompt\n1,one\n2,\n", "prompts line 3"),
     ("p.csv", "prompt\na cat, a dog\n", "prompts line 2"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput, Recipe, recipes
@@ -206,3 +209,33 @@ def test_the_shares_of_a_report_are_as_large_as_it_says(tiny_pipe, catalogue, fi
         report = tiny_pipe("a", num_inference_steps=4, recipe=recipe).report
         assert 0 <= report.large_token_share <= 1, plan
         assert 0 <= report.small_token_share <= 1, plan
+
+
+@pytest.mark.parametrize("strategy", [each for axis in Catalogue.load().strategies.values() for each in axis.values()])
+def test_numbers_of_numpy_are_numbers_in_strategies(strategy: Any) -> None:
+    """Every number among the parameters of every strategy, given to its class and in a description."""
+    defaults = {key: each.default for key, each in strategy.parameters().items() if not each.nested}
+    as_numpy = {key: of_numpy(value) for key, value in defaults.items()}
+    assert strategy(**as_numpy) == strategy.build(as_numpy, "x") == strategy()
+    assert json.dumps(strategy(**as_numpy).to_dict()) == json.dumps(strategy().to_dict())
+    for key, value in as_numpy.items():
+        assert type(getattr(strategy(**as_numpy), key)) is type(defaults[key]), (key, value)
+
+
+def of_numpy(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(of_numpy, value))
+    kinds: dict[type, Any] = {int: np.int64, float: np.float64}
+    return kinds[type(value)](value) if type(value) in kinds else value
+
+
+def test_numbers_of_numpy_are_numbers_in_recipes() -> None:
+    share = np.float32(0.3)
+    described = {"plan": {"type": "staged", "share": share}, "step_share": np.float32(0.5), "name": "custom"}
+    recipe = Recipe.from_dict(described)
+    assert recipe == Recipe(Staged(share=share), step_share=np.float32(0.5))
+    assert (recipe.plan.share, recipe.step_share) == (float(share), 0.5)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    for wrong in (np.float32("nan"), np.float32(2)):
+        with pytest.raises(InvalidInput, match="share"):
+            Recipe.from_dict(described | {"plan": {"type": "staged", "share": wrong}})

@@ -1,5 +1,6 @@
 """A sheet of samples to look at: prompts that people try first, and two objects side by side."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ SHEET_PROMPTS = ALONE + PAIRS + STYLED + UNSEEN
 """Chosen before any sample was seen."""
 COLUMNS = 8
 SIDE = 128
-LABEL = 14
+LINE = 13
+LABEL = 2 * LINE + 2
+"""Height of a label: two lines of at most 22 characters."""
 
 
 def draw_sheet(drawn: list[np.ndarray], path: Path) -> None:
@@ -76,8 +79,7 @@ def draw_sheet(drawn: list[np.ndarray], path: Path) -> None:
         for index, picture in enumerate(pictures):
             left, top = index % COLUMNS * SIDE, index // COLUMNS * height
             sheet.paste(Image.fromarray(picture), (left, top + LABEL + line * SIDE))
-            label = SHEET_PROMPTS[index]
-            shown = label if len(label) < 22 else label.replace(" at the ", " ").replace(" and ", ", ")
-            draw.text((left + 2, top + 1), shown[:22], fill="black")
+            for number, words in enumerate(textwrap.wrap(SHEET_PROMPTS[index], 22)):
+                draw.text((left + 2, top + 1 + number * LINE), words, fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)

@@ -12,17 +12,20 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 from tqdm import tqdm
 
 from hybridstitch import HybridStitchPipeline
 from hybridstitch.bench.traffic import Reply, Wish
+from hybridstitch.extras import extra
 from hybridstitch.serving.client import Client, ServiceError
 from hybridstitch.serving.local import draw
 from hybridstitch.serving.request import parse_request
 from hybridstitch.serving.response import encode_picture
 from hybridstitch.serving.server import Server
+
+with extra("serve"):
+    import psutil
 
 REPLY_SECONDS = 120
 """A request without an answer by then is lost."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hybridstitch.errors import Problem, raise_if
+from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.kept_settings import SETTINGS, kept_settings
 
 if TYPE_CHECKING:
     from hybridstitch.pipeline import HybridStitchPipeline
@@ -95,9 +96,9 @@ class BenchFolder:
         everyone = (old["contenders"] if old else {}) | self.contenders
         if not old or everyone != old["contenders"]:
             self.path.mkdir(parents=True, exist_ok=True)
-            draft = self.path / "settings.json.part"
+            draft = self.path / f"{SETTINGS}.part"
             draft.write_text(json.dumps({"settings": self.settings, "contenders": everyone}, indent=1))
-            draft.replace(self.path / "settings.json")
+            draft.replace(self.path / SETTINGS)
 
     def results(self) -> list[Result]:
         """Those of all contenders so far."""
@@ -128,7 +129,10 @@ def changed_settings(
     folder: Path, settings: Mapping[str, Any], contenders: Mapping[str, Any] = MappingProxyType({})
 ) -> list[Problem]:
     """What keeps a folder from taking more results: these settings or contenders are not those of its results."""
-    old = _begun(folder)
+    try:
+        old = _begun(folder)
+    except InvalidInput as error:
+        return list(error.problems)
     if not old:
         return []
     changed = [name for name, value in settings.items() if old["settings"].get(name) != value]
@@ -139,15 +143,23 @@ def changed_settings(
 
 def _begun(folder: Path) -> dict[str, Any] | None:
     """The settings of a folder with results; None for one whose bench failed before its first picture."""
-    path = folder / "settings.json"
-    has_results = path.is_file() and any(folder.glob("results-*.jsonl"))
-    return json.loads(path.read_text()) if has_results else None
+    kept = _kept(folder)
+    return kept if any(folder.glob("results-*.jsonl")) else None
 
 
 def contenders_of(folder: Path) -> dict[str, dict[str, Any]]:
     """What each contender of the bench in a folder is, by name; none where there is no bench yet."""
-    path = folder / "settings.json"
-    return json.loads(path.read_text())["contenders"] if path.exists() else {}
+    kept = _kept(folder)
+    return kept["contenders"] if kept else {}
+
+
+def _kept(folder: Path) -> dict[str, Any] | None:
+    """The content of a bench's settings.json, None without one. Raises InvalidInput for any other."""
+
+    def is_bench(content: dict[str, Any]) -> bool:
+        return all(isinstance(content.get(name), dict) for name in ("settings", "contenders"))
+
+    return kept_settings(folder, "out", "an empty folder, or one of a bench", is_bench)
 
 
 def fingerprint(pipe: HybridStitchPipeline) -> str:

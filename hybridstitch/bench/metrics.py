@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from torch.nn import functional
+
+if TYPE_CHECKING:
+    import torch
 
 EQUAL_DB = 60.0
 """The most that PSNR is taken for: 8-bit pictures that are nearer are equal to the eye, and in a mean of decibels a few
@@ -44,6 +47,9 @@ def mean_similarity(similar: np.ndarray, where: np.ndarray | None = None) -> flo
 
 def similarity(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Structural similarity at each pixel whose window lies in the picture, `(height - 10, width - 10)`."""
+    import torch  # late: a command that only checks its options needs none
+    from torch.nn import functional
+
     first, second = (
         torch.from_numpy(np.asarray(each, np.float64)).permute(2, 0, 1)[:, None] for each in (picture, reference)
     )

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.extra_modules import add_modules
 from hybridstitch.option_paths import file_to_read
-from hybridstitch.option_values import several as several
-from hybridstitch.option_values import whole as whole
+from hybridstitch.option_values import whole
 from hybridstitch.pair_options import add_pair_options, open_pair, pair_folder, pair_problems
 from hybridstitch.prompt_files import KINDS, read_prompts
 from hybridstitch.recipe_names import TUNED_FILE, known_names
@@ -73,16 +72,12 @@ def open_catalogue(options: argparse.Namespace) -> Catalogue:
 
 
 def _strategies(options: argparse.Namespace) -> Any:
-    """The strategies that the configuration names."""
+    """The strategies that the configuration names. Raises InvalidInput for a file that `pack` would refuse."""
     if not options.config:
         return None
-    import yaml
+    from hybridstitch.serving.settings import SECTION, read_config
 
-    try:
-        config = yaml.safe_load(options.config.read_text()) or {}
-        return (config.get("handler") or {}).get("strategies")
-    except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
-        raise InvalidInput([Problem("config", "a model-config.yaml", str(error))]) from None
+    return (read_config(options.config).get(SECTION) or {}).get("strategies")
 
 
 def _described(options: argparse.Namespace) -> dict[str, Any]:
@@ -98,9 +93,11 @@ def defined(catalogue: Catalogue, path: Path | None) -> dict[str, Recipe]:
 def described_recipes(path: Path) -> dict[str, Any]:
     """What a JSON file of recipes holds. Raises InvalidInput."""
     try:
-        described = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+        described = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInput([Problem("define", f"a JSON object of recipes by name ({error})", str(path))]) from None
+    if not isinstance(described, dict):
+        raise InvalidInput([Problem("define", "a JSON object of recipes by name", described)])
     raise_if([Problem("define", "names without , ~ @ / =, not reference", name) for name in described if taken(name)])
     return described
 

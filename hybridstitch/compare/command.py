@@ -11,12 +11,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hybridstitch.bench.options import several, whole
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.extra_modules import module_problems
+from hybridstitch.option_paths import folder_to_write
+from hybridstitch.option_values import Unreadable, several, whole
 from hybridstitch.prompt_files import BUILT_IN, KINDS
 
 if TYPE_CHECKING:
     from hybridstitch.compare.comparison import Comparison
+    from hybridstitch.compare.endpoints import Spec
+    from hybridstitch.compare.shadow import Request
 
 Made = TypeVar("Made")
 Tokens = Mapping[str, str | None]
@@ -44,7 +48,6 @@ def rate(options: argparse.Namespace) -> None:
     from hybridstitch.compare.folder import Folder
     from hybridstitch.compare.rate import Rating
 
-    options.check(options)
     folder = Folder(options.folder)
     comparison = Comparison.from_dict(folder.settings)
     with Rating(comparison, folder, options.port) as rating:
@@ -57,19 +60,11 @@ def rate(options: argparse.Namespace) -> None:
 
 def shadow(options: argparse.Namespace) -> None:
     """Send a share of given requests to both endpoints, and report how they drift apart over time."""
-    from hybridstitch.compare.endpoints import OF_THE_RUN, Credentials, parse_endpoint
-    from hybridstitch.compare.plan import SIDES
-    from hybridstitch.compare.shadow import Shadow, read_requests
+    from hybridstitch.compare.endpoints import OF_THE_RUN, Credentials
+    from hybridstitch.compare.shadow import Shadow
     from hybridstitch.compare.warmup import open_warm
 
-    options.check(options)
-    _require(options, ("a", "b", "out"))
-    problems: list[Problem] = []
-    requests = _attempt(problems, lambda: read_requests(options.requests)) or []
-    specs = {side: _attempt(problems, partial(parse_endpoint, getattr(options, side), side)) for side in SIDES}
-    tokens, headers = _credentials(problems, options)
-    raise_if(problems)
-    known = {side: spec for side, spec in specs.items() if spec}
+    requests, known, tokens, headers = _shadowed(options)
     first = {name: value for name, value in requests[0].items() if name not in ("prompt", "seed", *OF_THE_RUN)}
     endpoints, _ = open_warm(known, Credentials(tokens, headers), options.timeout, requests[0]["prompt"], 0, 1, first)
     with Shadow(
@@ -82,6 +77,21 @@ def shadow(options: argparse.Namespace) -> None:
     )
 
 
+def _shadowed(options: argparse.Namespace) -> tuple[list[Request], dict[str, Spec], Tokens, Headers]:
+    """Requests, endpoints and credentials. Raises InvalidInput with every option that is wrong."""
+    from hybridstitch.compare.endpoints import parse_endpoint
+    from hybridstitch.compare.plan import SIDES
+    from hybridstitch.compare.shadow import read_requests
+
+    _require(options, ("a", "b", "out"))
+    problems = _out_problems(options)
+    requests = _attempt(problems, lambda: read_requests(options.requests)) or []
+    specs = {side: _attempt(problems, partial(parse_endpoint, getattr(options, side), side)) for side in SIDES}
+    tokens, headers = _credentials(problems, options)
+    raise_if(problems)
+    return requests, {side: spec for side, spec in specs.items() if spec}, tokens, headers
+
+
 def _comparison(options: argparse.Namespace) -> tuple[Comparison, Tokens, Headers]:
     from hybridstitch.compare.comparison import Comparison
     from hybridstitch.compare.metrics import Measures
@@ -89,7 +99,7 @@ def _comparison(options: argparse.Namespace) -> tuple[Comparison, Tokens, Header
     from hybridstitch.prompt_files import read_prompts
 
     _require(options, ("a", "b", "out"))
-    problems: list[Problem] = []
+    problems = _out_problems(options) + module_problems([Path(each) for each in options.extra_module])
     prompts = _attempt(problems, lambda: read_prompts(options.prompts, options.count)) or ["any"]
     load = _attempt(problems, lambda: Load(options.concurrency, options.rate, options.block, options.pause)) or Load()
     limits = _attempt(problems, lambda: _limits(options.limit)) or {}
@@ -117,6 +127,11 @@ def _comparison(options: argparse.Namespace) -> tuple[Comparison, Tokens, Header
     raise_if(problems)
     assert comparison is not None
     return comparison, tokens, headers
+
+
+def _out_problems(options: argparse.Namespace) -> list[Problem]:
+    out = folder_to_write(str(options.out))
+    return [Problem("out", out.expected, out.got)] if isinstance(out, Unreadable) else []
 
 
 def _attempt(problems: list[Problem], make: Callable[[], Made]) -> Made | None:
@@ -181,7 +196,7 @@ def _no_others(command: argparse.ArgumentParser, taken: tuple[str, ...]) -> Call
 def add_command(commands: Any) -> None:
     """Declare the command, its two companions and their options."""
     command = commands.add_parser("compare", help=compare.__doc__, description=compare.__doc__)
-    command.set_defaults(run=compare)
+    command.set_defaults(run=compare, check=_comparison)
     _add_endpoints(command)
     command.add_argument("--prompts", default=BUILT_IN, help=f"a {KINDS} file (%(default)s, the embedded pair's)")
     command.add_argument("--count", type=whole(1), help="how many of them, evenly spread (all)")
@@ -225,8 +240,12 @@ def _add_rate(companions: Any, check: Callable[[argparse.Namespace], None]) -> N
 
 
 def _add_shadow(companions: Any, check: Callable[[argparse.Namespace], None]) -> None:
+    def check_all(options: argparse.Namespace) -> None:
+        check(options)
+        _shadowed(options)
+
     command = companions.add_parser("shadow", help=shadow.__doc__, description=shadow.__doc__)
-    command.set_defaults(run=shadow, check=check)
+    command.set_defaults(run=shadow, check=check_all)
     _add_endpoints(command, companion=True)
     command.add_argument("--requests", type=Path, required=True, help="a .jsonl file of requests, each with a prompt")
     command.add_argument("--share", type=float, default=0.1, help="of the requests, 0 to 1 (%(default)s)")

@@ -13,7 +13,7 @@ from typing import Any
 
 import hybridstitch
 from hybridstitch.compare.decision import Margins
-from hybridstitch.compare.endpoints import Credentials, Endpoint, Spec, parse_endpoint
+from hybridstitch.compare.endpoints import Credentials, Endpoint, Spec, parse_endpoint, without_secrets
 from hybridstitch.compare.folder import Folder
 from hybridstitch.compare.measured import MeasuredPair, Measurer, declared
 from hybridstitch.compare.metrics import Measures
@@ -94,8 +94,9 @@ class Comparison:
         return ordered_cells(len(self.prompts), self.seeds, self.order_seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, from which `from_dict` makes it again."""
-        return {**asdict(self), "load": self.load.to_dict(), "measures": asdict(self.measures)}
+        """JSON form, from which `from_dict` makes it again, but for values of queries: they may be keys."""
+        sides = {side: without_secrets(getattr(self, side)) for side in SIDES}
+        return {**asdict(self), **sides, "load": self.load.to_dict(), "measures": asdict(self.measures)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
@@ -129,7 +130,7 @@ class Comparison:
     def report(self, folder: Folder, measurer: Measurer | None = None) -> dict[str, Any]:
         """Write report.html, report.json and pairs.csv from what lies in the folder; the JSON form."""
         measurer = measurer or Measurer(folder, self.prompts, self.measures)
-        return write_report(self, folder, measurer.pairs(self.cells))
+        return write_report(self.from_dict(self.to_dict()), folder, measurer.pairs(self.cells))
 
     def _endpoints(self, credentials: Credentials) -> dict[str, Endpoint]:
         """Both sides, warmed up, once the measures have had a try at their pictures."""

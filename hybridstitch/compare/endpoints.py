@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ OF_THE_RUN = ("prompt", "n", "num_images", "response_format", "stream")
 CAN_BE_LEFT_OUT = ("n", "response_format")
 """Of these, the ones that a server may refuse and that an endpoint string takes out by giving them no value."""
 MAX_SECONDS = 3600.0
+HIDDEN = "hidden-"
+"""Begins what stands in reports for a value of an address's query."""
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -118,6 +121,26 @@ def parse_endpoint(text: str, side: str = "endpoint") -> Spec:
         problems.append(Problem(f"{side}#kind", "no fields: kind text sends the prompt alone", sorted(fields)))
     raise_if(problems)
     return Spec(text, target, fields, kind, seed == "on" and kind != "text", left_out)
+
+
+def without_secrets(text: str) -> str:
+    """An endpoint string that may be kept: each value of its query is replaced by a short digest.
+
+    Equal values have equal digests, so a folder is still known to be that of another comparison. What is hidden
+    already stays as it is.
+    """
+    target, mark, fragment = text.partition("#")
+    address, question, query = target.partition("?")
+    if not question or "://" not in target:
+        return text
+    return f"{address}?{'&'.join(map(_hidden, query.split('&')))}{mark}{fragment}"
+
+
+def _hidden(part: str) -> str:
+    name, equals, value = part.rpartition("=")
+    if re.fullmatch(f"{HIDDEN}[0-9a-f]{{8}}", value):
+        return part
+    return f"{name}{equals}{HIDDEN}{sha256(value.encode()).hexdigest()[:8]}"
 
 
 def open_endpoint(

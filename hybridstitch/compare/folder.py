@@ -15,8 +15,10 @@ from typing import Any
 from hybridstitch.compare.endpoints import Answer
 from hybridstitch.compare.plan import Cell
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.kept_settings import SETTINGS, kept_settings
 
-SETTINGS, ANSWERS, SESSIONS, IMAGES = "settings.json", "answers.jsonl", "sessions.jsonl", "images"
+ANSWERS, SESSIONS, IMAGES = "answers.jsonl", "sessions.jsonl", "images"
+COMPARISON, SHADOW = "a comparison", "a shadow run"
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ class Folder:
     @property
     def settings(self) -> dict[str, Any]:
         """What the comparison was begun with. Raises InvalidInput for a folder without one."""
-        try:
-            return json.loads((self.path / SETTINGS).read_text())
-        except (OSError, ValueError) as error:
-            raise InvalidInput([Problem("folder", "the folder of a comparison", str(self.path))]) from error
+        kept = kept_settings(self.path, "folder", "the folder of a comparison", lambda each: _kind(each) == COMPARISON)
+        if kept is None:
+            raise InvalidInput([Problem("folder", "the folder of a comparison", str(self.path))])
+        return kept
 
     @contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
@@ -73,13 +75,14 @@ class Folder:
             yield
 
     def _check(self, settings: dict[str, Any]) -> None:
-        if not (self.path / SETTINGS).exists() or not (self.path / ANSWERS).exists():
+        kind = _kind(settings)
+        old = kept_settings(self.path, "out", f"an empty folder, or one of {kind}", lambda each: _kind(each) == kind)
+        if old is None or not (self.path / ANSWERS).exists():
             write_whole(self.path / SETTINGS, json.dumps(settings, indent=1).encode())
             return
-        old = self.settings
         changed = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
         if changed:
-            expected = f"an empty folder, or one of a comparison with the same {', '.join(changed)}"
+            expected = f"an empty folder, or one of {kind} with the same {', '.join(changed)}"
             raise InvalidInput([Problem("out", expected, str(self.path))])
 
     def rows(self) -> Mapping[tuple[str, Cell], Row]:
@@ -126,6 +129,11 @@ class Folder:
     def _append(self, name: str, content: Mapping[str, Any]) -> None:
         # The line break goes first: what an interruption cut off stays a line of its own.
         append_line(self.path / name, content)
+
+
+def _kind(settings: Mapping[str, Any]) -> str:
+    """What these settings are of."""
+    return COMPARISON if {"a", "b", "prompts"} <= settings.keys() else SHADOW if "shadow" in settings else "a run"
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote_plus, urljoin, urlsplit
 
 import requests
 import urllib3
@@ -73,8 +73,13 @@ class HttpEndpoint:
         return Answer(ended - started, picture.data, picture.extension, picture.report)
 
     def describe(self) -> dict[str, Any]:
-        """Its kind, as named or recognised, and the names of the headers that it is sent."""
-        return {"kind": self.kind, "sends_seed": self.spec.sends_seed, "headers": sorted(self._headers)}
+        """Its kind, as named or recognised; the names of the headers that it is sent, and whether a token is."""
+        return {
+            "kind": self.kind,
+            "sends_seed": self.spec.sends_seed,
+            "headers": sorted(self._headers),
+            "token": bool(self._token),
+        }
 
     def _failure(self, started: float, error: str) -> Answer:
         return Answer(time.perf_counter() - started, error=self._words(error))
@@ -134,7 +139,10 @@ class HttpEndpoint:
 
     def _words(self, text: str) -> str:
         """An error to be kept: short, without the token, a header's value or the query, which a server may echo."""
-        for secret in filter(None, (self._token, *self._headers.values(), urlsplit(self.spec.target).query)):
+        query = urlsplit(self.spec.target).query
+        values = [part.rpartition("=")[2] for part in query.split("&")]
+        in_query = [query, *values, *map(unquote_plus, values)]
+        for secret in filter(None, (self._token, *self._headers.values(), *in_query)):
             text = text.replace(secret, "[hidden]") if len(secret) >= SHORTEST_SECRET else text
         text = " ".join(text.split())
         return text if len(text) <= MAX_ERROR else text[: MAX_ERROR - 1] + "…"

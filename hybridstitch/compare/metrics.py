@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from PIL import Image, ImageFilter
 
 from hybridstitch.bench.metrics import mean_similarity, more_often, psnr, similarity
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.extra_modules import add_modules
 
 EFFICIENTNET = "efficientnet"
 """Names the distance of `hybridstitch.bench.perceptual`, whose weights come with the extra `bench`."""
@@ -121,11 +121,7 @@ class Measures:
         return None if self._quality is None else _number(self._quality, picture.copy(), prompt)
 
     def _imported(self, field: str, path: str) -> Any:
-        missing = [each for each in self.modules if not Path(each).is_file()]
-        raise_if([Problem("extra-module", "a Python file", each) for each in missing])
-        folders = [str(Path(each).resolve().parent) for each in self.modules]
-        # Behind all others: a file beside the module must not take the place of an installed one.
-        sys.path += [folder for folder in folders if folder not in sys.path]
+        add_modules(self.modules)
         module, _, attribute = path.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)

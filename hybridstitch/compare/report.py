@@ -68,7 +68,7 @@ def make_report(comparison: Comparison, folder: Folder, pairs: Sequence[Measured
         "pairs": [_pair(pair) for pair in pairs],
         "planned_pairs": len(comparison.cells),
         "settings": comparison.to_dict(),
-        "rerun": rerun(comparison, str(folder.path)),
+        "rerun": rerun(comparison, str(folder.path), sessions[-1]["endpoints"] if sessions else {}),
         "times": {"sessions": sessions},
     }
     return without_nan(report)
@@ -92,10 +92,17 @@ def pairs_csv(pairs: Sequence[MeasuredPair]) -> str:
     return buffer.getvalue()
 
 
-def rerun(comparison: Comparison, out: str) -> str:
-    """The command that makes the same comparison, as a line for a shell."""
+def rerun(comparison: Comparison, out: str, described: Mapping[str, Mapping[str, Any]]) -> str:
+    """The command that makes the same comparison, as a line for a shell.
+
+    described: what each endpoint said of itself. Of tokens and headers the command has the options, without the values.
+    """
     load, measures = comparison.load, comparison.measures
     words = ["hybridstitch", "compare", "--a", comparison.a, "--b", comparison.b, "--prompts", comparison.prompts_from]
+    for side, told in described.items():
+        words += [f"--key-file-{side}", "KEY_FILE"] if told.get("token") else []
+        for name in told.get("headers", ()):
+            words += [f"--header-{side}", f"{name}: @FILE"]
     words += ["--count", str(len(comparison.prompts)), "--seeds", ",".join(map(str, comparison.seeds)), "--out", out]
     words += ["--rate", f"{load.rate:g}"] if load.rate else ["--concurrency", str(load.concurrency)]
     words += ["--block", str(load.block_size), "--pause", f"{load.pause:g}", "--warmup", str(comparison.warmup)]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 from hybridstitch.compare.drift import page, sentence, summarise
-from hybridstitch.compare.endpoints import OF_THE_RUN, Endpoint
+from hybridstitch.compare.endpoints import OF_THE_RUN, Endpoint, without_secrets
 from hybridstitch.compare.folder import Folder, append_line, write_whole
 from hybridstitch.compare.measured import Measurer
 from hybridstitch.compare.metrics import Measures
@@ -67,7 +67,7 @@ class Shadow:
     @property
     def settings(self) -> dict[str, Any]:
         """What a folder must agree in."""
-        described = {side: endpoint.spec.text for side, endpoint in self.endpoints.items()}
+        described = {side: without_secrets(endpoint.spec.text) for side, endpoint in self.endpoints.items()}
         return {"shadow": described, "share": self.share, "seed": self.seed, "window": self.window}
 
     @property

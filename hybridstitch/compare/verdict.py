@@ -10,6 +10,7 @@ from typing import Any
 from hybridstitch.bench.intervals import Interval, without_nan
 from hybridstitch.compare.findings import SPEED_WORDS, Failures, Measured, Speed, interval_dict, picture_word
 from hybridstitch.compare.margins import Margins
+from hybridstitch.progress import counted
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _fidelity_clause(measured: Sequence[Measured], margins: Margins) -> str:
 
 
 def _unmeasured_clause(measured: Measured) -> str:
-    pairs = f"{measured.unmeasured} {'pair' if measured.unmeasured == 1 else 'pairs'}"
+    pairs = counted(measured.unmeasured, "pair")
     return f"the measure of {measured.name} failed on {pairs}, which counts against B"
 
 

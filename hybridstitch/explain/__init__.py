@@ -2,6 +2,6 @@
 
 from hybridstitch.explain.explain import METHODS, TARGETS, explain
 from hybridstitch.explain.explanation import Explanation
-from hybridstitch.explain.words import MAX_WORDS, Word
+from hybridstitch.words import MAX_WORDS, Word
 
 __all__ = ["MAX_WORDS", "METHODS", "TARGETS", "Explanation", "Word", "explain"]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Texts
-from hybridstitch.explain.words import Word
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.prompts import ENCODERS
+from hybridstitch.words import Word
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from hybridstitch.explain.explanation import Explanation
 from hybridstitch.explain.meter import Meter
 from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Choice, Prediction, Target, Texts
-from hybridstitch.explain.words import MAX_WORDS, Word, words_of
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.region import Region, region_problems
+from hybridstitch.words import Word, word_problem, words_of
 
 TARGETS = ("mask", "region", "image")
 METHODS = tuple(RESTS)
@@ -127,7 +127,7 @@ def _of_all(heat: Tensor, readings: Readings, words: Sequence[Word]) -> Tensor:
 
 
 def default_steps_explained(num_inference_steps: Any) -> int:
-    """How many steps are explained where nobody says it; the steps may be anything that a caller gave."""
+    """The default of `steps_explained`; the argument may be anything that a caller gave."""
     is_number = type(num_inference_steps) is int and num_inference_steps > 0
     return min(STEPS_EXPLAINED, num_inference_steps) if is_number else STEPS_EXPLAINED
 
@@ -136,10 +136,8 @@ def _problems(
     prompt: Any, target: Any, method: Any, region: Any, steps_explained: Any, steps: Any, width: Any, height: Any
 ) -> list[Problem]:
     """What is wrong with the question."""
-    problems = []
-    words = len(words_of(prompt)) if isinstance(prompt, str) else 0
-    if not 1 <= words <= MAX_WORDS:
-        problems.append(Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words"))
+    wrong = word_problem(prompt if isinstance(prompt, str) else "")
+    problems = [wrong] if wrong else []
     for field, value, allowed in (("target", target, TARGETS), ("method", method, METHODS)):
         if value not in allowed:
             problems.append(Problem(field, f"one of: {', '.join(allowed)}", value))
@@ -171,7 +169,7 @@ def _choice(
     guidance_scale: float,
     always: Tensor | None,
 ) -> Choice:
-    """always: bool `(tokens,)`, those that no mask chose, because a region asks for them."""
+    """always: bool `(tokens,)`, those that no mask chose, because they lie in a region."""
     masked = [step for step in drawing.masked if drawing.has_choice(step, always)]
     if not masked:
         outside = "" if always is None else " outside the region"

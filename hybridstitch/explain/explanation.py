@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from hybridstitch.explain.words import Word
+from hybridstitch.words import Word
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from hybridstitch.fills.extrapolate import Extrapolate
 from hybridstitch.fills.last import Last
 from hybridstitch.fills.small import Small
 from hybridstitch.fills.small_rest import SmallRest
+from hybridstitch.trajectory import Trajectory
 
 BUILT_IN: tuple[type[Fill], ...] = (Small, SmallRest, Last, Extrapolate, Corrected, Direction)
 
-__all__ = ["BUILT_IN", "Corrected", "Direction", "Extrapolate", "Fill", "Last", "Small", "SmallRest"]
+__all__ = ["BUILT_IN", "Corrected", "Direction", "Extrapolate", "Fill", "Last", "Small", "SmallRest", "Trajectory"]

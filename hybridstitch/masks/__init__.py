@@ -16,6 +16,7 @@ from hybridstitch.masks.spread import Spread
 from hybridstitch.masks.union import Union
 from hybridstitch.masks.velocity_change import VelocityChange
 from hybridstitch.masks.x0_change import X0Change
+from hybridstitch.trajectory import Trajectory
 
 BUILT_IN: tuple[type[MaskStrategy], ...] = (
     VelocityChange,
@@ -50,6 +51,7 @@ __all__ = [
     "MinimumAge",
     "Random",
     "Spread",
+    "Trajectory",
     "Union",
     "VelocityChange",
     "X0Change",

@@ -10,6 +10,7 @@ from hybridstitch.plans.periodic import Periodic
 from hybridstitch.plans.routed import Routed
 from hybridstitch.plans.small_first import SmallFirst
 from hybridstitch.plans.staged import Staged
+from hybridstitch.trajectory import Trajectory
 
 BUILT_IN: tuple[type[Plan], ...] = (
     AllSteps,
@@ -35,4 +36,5 @@ __all__ = [
     "Routed",
     "SmallFirst",
     "Staged",
+    "Trajectory",
 ]

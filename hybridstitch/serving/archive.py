@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from hybridstitch.catalogue import TUNED_FILE
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.extra_modules import importable, module_problems
+from hybridstitch.extras import require
 from hybridstitch.flops import forward_flops
 from hybridstitch.model_files import SMALL_FOLDER, ModelFiles
 from hybridstitch.pair import SizeLimits, check_folders, check_packed, find_files
 from hybridstitch.serving.disk import require_space, size_text
-from hybridstitch.serving.extra_modules import importable, module_problems
 from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
 from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
 from hybridstitch.skeleton import build_skeleton
@@ -74,6 +75,7 @@ def pack(
     modules = [Path(module) for module in extra_modules]
     problems = [*_name_problems(name, version, archive_format), *_file_problems(handler, config, modules)]
     raise_if(problems + _out_problems(Path(out), file_name(name, version)))
+    require("model_archiver", "serve", "torch-model-archiver")
     found = _find_models(pair, large, small, plain, variant)
     if recipes is not None and found.add_json(TUNED_FILE, Path(recipes)) is None:
         raise InvalidInput([Problem("recipes", "a file that `hybridstitch tune` wrote", str(recipes))])
@@ -208,7 +210,7 @@ def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain:
 
 
 def _warn_of_costs(pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> None:
-    """Say how much a forward of the small model saves, and warn if that is nothing to speak of."""
+    """Log how much a forward of the small model saves, and warn if that is less than `WORTHWHILE`."""
     tokens = (SizeLimits.of(pipeline, small).default[0] // pipeline.vae_scale_factor // pipeline.patch_size) ** 2
     words = pipeline.tokenizer_max_length
     large_cost, small_cost = (

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybridstitch.errors import InvalidInput
+from hybridstitch.extras import extra
 from hybridstitch.serving.manifest import Archive, read_archive
 
 COPIES = "models"
@@ -70,7 +71,8 @@ def _remove(found: set[Path], archive: Archive) -> None:
 
 def _working_folders() -> set[Path]:
     """The folders that processes work in."""
-    import psutil
+    with extra("serve"):
+        import psutil
 
     folders = set()
     for process in psutil.process_iter():

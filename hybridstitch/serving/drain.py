@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from hybridstitch.serving.answers import ServiceError, ServiceTimeout
@@ -87,7 +88,7 @@ def _await_idle(transport: Transport, name: str, limit: float, ends: float) -> N
 
 
 def _ask_workers(transport: Transport, name: str, count: int, seconds: float) -> list[int | None]:
-    """The process ids of the workers that answered `count` calls at once; 0: not said, None: no answer."""
+    """The process ids of the workers that answered `count` calls at once; 0: it has none, None: no answer."""
 
     def ask(_: int) -> int | None:
         try:
@@ -109,14 +110,14 @@ def _unregister_closed(transport: Transport, name: str, workers: int, ends: floa
     Without workers TorchServe refuses new requests at once with status 503, so none can be lost in between.
     """
     patience = max(1.0, ends - time.monotonic())
-    transport.scale(name, 0, patience)
+    is_gone = False
     try:
-        is_empty = not transport.describe(name, False)[0]["jobQueueStatus"]["pendingRequests"]
-        if is_empty:
+        transport.scale(name, 0, patience)
+        if not transport.describe(name, False)[0]["jobQueueStatus"]["pendingRequests"]:
             transport.unregister(name)
-            return True
-    except ServiceError:
-        transport.scale(name, workers, patience)
-        raise
-    transport.scale(name, workers, patience)
-    return False
+            is_gone = True
+    finally:  # also after Ctrl-C: a version that stays must have its workers
+        if not is_gone:
+            with suppress(ServiceTimeout):  # they load their models meanwhile
+                transport.scale(name, workers, patience)
+    return is_gone

@@ -14,6 +14,8 @@ from hybridstitch.pair import SizeLimits
 from hybridstitch.schema import Schema, integer, mismatch
 from hybridstitch.serving.fields import nullable, request_schema
 from hybridstitch.serving.request import GenerationRequest, draft_request, raise_if_shapeless
+from hybridstitch.serving.rules import Rule
+from hybridstitch.words import word_problem
 
 IN_BAND = "explain"
 """The field that holds the whole request where its address does not say that it is an explanation, as over gRPC."""
@@ -86,13 +88,17 @@ def parse_explanation(
     schemas = question_fields()
     sent = {name: value for name, value in payload.items() if value is not None or name not in {*FIXED, *schemas}}
     asked = {name: sent.pop(name, schema["default"]) for name, schema in schemas.items()}
-    draft = draft_request(sent | dict(FIXED), defaults, limits, catalogue, others=tuple(schemas), request_id=request_id)
-    steps = draft.values["num_inference_steps"]
-    if payload.get("steps_explained") is None and "num_inference_steps" not in draft.wrong:
-        asked["steps_explained"] = min(asked["steps_explained"], steps)
     problems = [
         Problem(name, rule, asked[name]) for name, schema in schemas.items() if (rule := mismatch(schema, asked[name]))
     ]
+    wrong = {problem.field for problem in problems}
+    chosen = {name: None if name in wrong else payload.get(name) for name in schemas}
+    draft = draft_request(
+        sent | dict(FIXED), defaults, limits, catalogue, others=chosen, more_rules=[_STEPS], request_id=request_id
+    )
+    steps = draft.values["num_inference_steps"]
+    if payload.get("steps_explained") is None and "num_inference_steps" not in draft.wrong:
+        asked["steps_explained"] = min(asked["steps_explained"], steps)
     problems += [
         Problem(name, f"{json.dumps(only)} in an explanation", sent[name])
         for name, only in FIXED.items()
@@ -101,20 +107,17 @@ def parse_explanation(
     if asked["target"] == "region" and draft.values["region"] is None:
         problems.append(Problem("region", "[x0, y0, x1, y1] with target region", None))
     problems += draft.problems
-    problems += _problems_between(draft.values, asked, {problem.field for problem in problems})
+    if "prompt" not in draft.wrong and (too_many := word_problem(draft.values["prompt"])):
+        problems.append(too_many)
     raise_if(problems)
     return draft.request(), Question(**asked)
 
 
-def _problems_between(values: Mapping[str, Any], asked: Mapping[str, Any], wrong: set[str]) -> list[Problem]:
-    """What is wrong with a question beside the fields of a request that are right by themselves."""
-    from hybridstitch.explain.words import MAX_WORDS, words_of
+def _steps(values: Mapping[str, Any]) -> Problem | None:
+    explained, steps = values.get("steps_explained"), values.get("num_inference_steps")
+    if explained is None or steps is None or explained <= steps:
+        return None
+    return Problem("steps_explained", f"at most num_inference_steps, {steps}", explained)
 
-    found = []
-    if "prompt" not in wrong and not 1 <= (words := len(words_of(values["prompt"]))) <= MAX_WORDS:
-        found.append(Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words"))
-    steps = values["num_inference_steps"]
-    if not {"steps_explained", "num_inference_steps"} & wrong and asked["steps_explained"] > steps:
-        expected = f"at most num_inference_steps, {steps}"
-        found.append(Problem("steps_explained", expected, asked["steps_explained"]))
-    return found
+
+_STEPS = Rule(("steps_explained", "num_inference_steps"), _steps)

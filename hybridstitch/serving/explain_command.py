@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridstitch.errors import Problem, raise_if
+from hybridstitch.extras import require
 from hybridstitch.option_paths import file_to_write, make_folders
 from hybridstitch.option_values import one_of, whole
 from hybridstitch.serving.request_options import (
@@ -21,6 +22,7 @@ from hybridstitch.serving.request_options import (
     open_for,
     request_problems,
 )
+from hybridstitch.words import word_problem
 
 PAGES = (".html", ".htm")
 TARGETS, METHODS = ("mask", "region", "image"), ("ablation", "integrated_gradients")
@@ -31,7 +33,7 @@ BAR = 24
 
 
 def explain(options: argparse.Namespace) -> None:
-    """Say which words of a prompt made the picture, its mask or a region of it what it is, and where each one acts."""
+    """Explain which words of a prompt shaped the picture, its mask or a region of it, and where each word acts."""
     from hybridstitch.serving.explain_page import render
 
     make_folders(options.out)
@@ -46,6 +48,8 @@ def check(options: argparse.Namespace) -> None:
     problems = request_problems(options, FIELDS)
     if options.target == "region" and options.region is None:
         problems.append(Problem("region", "X0,Y0,X1,Y1 with --target region", None))
+    if not any(problem.field == "prompt" for problem in problems) and (wrong := word_problem(options.prompt)):
+        problems.append(wrong)
     raise_if(problems)
 
 
@@ -75,6 +79,7 @@ def _ask_server(fields: dict[str, Any], options: argparse.Namespace) -> dict[str
 
 
 def _explain_here(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    require("captum", "serve")  # before the pair is loaded
     from tqdm import tqdm
 
     from hybridstitch.serving.explain import parse_explanation
@@ -102,13 +107,13 @@ def add_command(commands: Any, pair: Path) -> None:
     add_request_options(
         command,
         seed="of the picture (random)",
-        region="with target region: the part of the picture in question; otherwise the large model draws all of it",
+        region="with target region: the part of the picture in question; otherwise the large model renders all of it",
     )
     command.add_argument(
         "--target", type=one_of(*TARGETS), help="mask (why these tokens are the large model's), region or image (mask)"
     )
     command.add_argument("--method", type=one_of(*METHODS), help="ablation or integrated_gradients (ablation)")
-    command.add_argument("--steps-explained", type=whole(1, 100), help="so many steps, spread evenly: fewer cost less")
+    command.add_argument("--steps-explained", type=whole(1, 100), help="how many steps, spread evenly; fewer cost less")
     command.add_argument(
         "--gradient-steps", type=whole(1, 256), help="of integrated gradients: more are nearer to complete"
     )

@@ -189,11 +189,7 @@ def _tiles(answer: Answer) -> str:
     named = f"step{'s' * (len(steps) > 1)} {', '.join(str(step + 1) for step in steps)}"
     tiles = [
         ("Cost", str(answer["forwards"]), "forwards of a transformer, beyond those of the picture"),
-        (
-            "Steps explained",
-            str(len(steps)),
-            f"step{'s' * (len(steps) != 1)} {named} of {len(report['mask']['share_by_step'])}",
-        ),
+        ("Steps explained", str(len(steps)), f"{named} of {len(report['mask']['share_by_step'])}"),
         ("Large model's share", f"{100 * report['large_token_share']:.0f} %", "of the token-steps of the picture"),
     ]
     if "convergence_delta" in answer:

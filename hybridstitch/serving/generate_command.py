@@ -1,9 +1,8 @@
-"""`hybridstitch generate`: pictures of a prompt, drawn in this process or by a server."""
+"""`hybridstitch generate`: pictures of a prompt, generated in this process or by a server."""
 
 from __future__ import annotations
 
 import argparse
-import base64
 import io
 import json
 from pathlib import Path
@@ -26,7 +25,7 @@ GENERATED = (*FIELDS, "num_images")
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Draw pictures of one prompt, in this process or by a server."""
+    """Generate pictures of one prompt, in this process or by a server."""
     from hybridstitch.serving.show import report_lines
 
     make_folders(options.out, options.report, options.mask_overlay)
@@ -55,8 +54,11 @@ def _numbered(path: Path, count: int) -> list[Path]:
 
 
 def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
-    document = open_client(options).predict(payload | {"response_format": "json"}, options.model).json()
-    return [base64.b64decode(picture["b64_json"]) for picture in document["data"]], document["report"]
+    from hybridstitch.serving.answers import Result
+
+    reply = open_client(options).predict(payload | {"response_format": "json"}, options.model)
+    result = Result.from_document(reply.json())
+    return [result.image_bytes, *result.other_bytes], result.report
 
 
 def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
@@ -85,7 +87,9 @@ def add_command(commands: Any, pair: Path) -> None:
     command = commands.add_parser("generate", help=generate.__doc__, description=generate.__doc__)
     command.set_defaults(run=generate, check=check)
     add_request_options(
-        command, seed="of the first picture; each next one has the next seed", region="the large model draws all of it"
+        command,
+        seed="of the first picture; each next one has the next seed",
+        region="the large model renders all of it",
     )
     command.add_argument("--num-images", type=whole(), help="1 to 8 pictures, to OUT-1, OUT-2 and so on")
     command.add_argument(

@@ -17,7 +17,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
-from hybridstitch.extras import extra
+from hybridstitch.extras import extra, require
 
 with extra("serve"):
     from grpc_tools import protoc
@@ -38,7 +38,7 @@ class Method:
 
 @cache
 def methods(service: str) -> dict[str, Method]:
-    """All calls of a service by name. Raises ImportError if torchserve is not installed."""
+    """All calls of a service by name. Raises MissingExtra if torchserve is not installed."""
     return {
         each.name: Method(
             f"/{service}/{each.name}", GetMessageClass(each.input_type), GetMessageClass(each.output_type)
@@ -68,7 +68,6 @@ def _compile(jar: Path) -> FileDescriptorSet:
 
 
 def _jar() -> Path:
+    require("ts", "serve", "torchserve")
     package = importlib.util.find_spec("ts")
-    if package is None or package.origin is None:
-        raise ImportError("torchserve is not installed")
-    return Path(package.origin).parent / "frontend" / "model-server.jar"
+    return Path(str(package and package.origin)).parent / "frontend" / "model-server.jar"

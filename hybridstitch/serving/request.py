@@ -14,17 +14,16 @@ from hybridstitch.errors import InvalidInput, Problem, raise_if
 from hybridstitch.names import one_of
 from hybridstitch.pair import SizeLimits
 from hybridstitch.recipe import AXES, Recipe
-from hybridstitch.region import Region, region_problems
+from hybridstitch.region import Region
 from hybridstitch.schema import mismatch
 from hybridstitch.serving.fields import MAX_SEED, request_fields
+from hybridstitch.serving.rules import Rule, is_one_picture, request_rules, settle
 
 MAX_FIELDS = 64  # bounds the error answer: a request with more is refused as a whole
 MAX_DEPTH = 16  # no valid request nests deeper, and deeper ones could exhaust Python's stack
 DELIVERY = ("request_id", "deadline_ms", "stream", "previews")
 """Fields about the exchange. The picture does not depend on them."""
 RECIPE_FIELDS = ("name", *AXES, "step_share")
-STREAMING = ("stream", "previews")
-"""Fields about answers in pieces."""
 OF_STITCHING = ("region", "previews")
 """Fields that an endpoint without recipes does not have."""
 
@@ -134,10 +133,10 @@ def parse_request(
 
     Args:
         payload: the fields; null means that a field is not set.
-        defaults: the operator's, which override the built-in ones; a None in it means "not set".
+        defaults: the operator's, which override the built-in ones; a None in it means "not set". One that does not
+            fit what the payload says gives way to the built-in one.
         catalogue: without it the endpoint has no recipes, and `recipe`, `speed` and OF_STITCHING are unknown.
-        can_stream: False over gRPC, where a streamed answer would leave TorchServe's thread of the worker waiting for
-            ever; defaults of STREAMING are not for such requests.
+        can_stream: False over gRPC, see `request_rules`.
         request_id: for a payload that names none; random by default.
     """
     return draft_request(payload, defaults, limits, catalogue, can_stream=can_stream, request_id=request_id).request()
@@ -149,14 +148,16 @@ def draft_request(
     limits: SizeLimits,
     catalogue: Catalogue | None = None,
     *,
-    others: Sequence[str] = (),
+    others: Mapping[str, Any] | None = None,
+    more_rules: Sequence[Rule] = (),
     can_stream: bool = True,
     request_id: str | None = None,
 ) -> Draft:
     """As `parse_request`, but wrong fields are listed in the draft. Raises InvalidInput for a payload that has none.
 
     Args:
-        others: fields that the caller has taken out, known as well.
+        others: fields that the caller has taken out, known as well; None for one that is not set or wrong.
+        more_rules: between those and the request's own.
     """
     raise_if_shapeless(payload)
     schemas = request_fields(limits)
@@ -164,11 +165,12 @@ def draft_request(
         schemas = {name: schema for name, schema in schemas.items() if name not in OF_STITCHING}
     known = [*schemas, "recipe", "speed"] if catalogue else [*schemas]
     sent = {name: value for name, value in payload.items() if value is not None or name not in known}
-    defaults = {name: value for name, value in defaults.items() if can_stream or name not in STREAMING}
-    given = {**{name: value for name, value in defaults.items() if value is not None}, **sent}
+    operators = {name: value for name, value in defaults.items() if value is not None}
+    given = {**operators, **sent}
     width, height = limits.default
-    drawn_id = request_id or uuid.uuid4().hex
-    values = {**BUILT_IN_DEFAULTS, "width": width, "height": height, "request_id": drawn_id, **given}
+    built_in = {**BUILT_IN_DEFAULTS, "width": width, "height": height}
+    values = {**built_in, "request_id": request_id or uuid.uuid4().hex, **given}
+    others = others or {}
     problems = [
         Problem(name[:80], one_of([*known, *others], name, "one of the known fields"), value)
         for name, value in given.items()
@@ -179,55 +181,26 @@ def draft_request(
         for name, schema in schemas.items()
         if name in values and (rule := mismatch(schema, values[name]))
     ]
-    if not problems:
-        _fit_defaults(values, sent)
-    values.setdefault("response_format", "image" if _is_one_picture(values) else "json")
     wrong = {problem.field for problem in problems}
-    if values["stream"] is True and not can_stream:
-        problems.append(Problem("stream", "false over gRPC, where only whole answers are sent", True))
-    recipe, speed = None, None
-    if catalogue:
-        recipe, speed = _chosen(values, sent, catalogue, problems)
-    problems += _problems_between(values, wrong, limits)
+    beside = values | {name: value for name, value in others.items() if value is not None}
+    rules = [*request_rules(limits, can_stream), *more_rules]
+    problems += settle(rules, beside, wrong, operators.keys() - sent.keys(), built_in)
+    values = {name: value for name, value in beside.items() if name not in others}
+    values.setdefault("response_format", "image" if is_one_picture(values) else "json")
+    recipe, speed = _chosen(values, catalogue, problems) if catalogue else (None, None)
     return Draft(values, problems, recipe, speed)
 
 
-def _fit_defaults(values: dict[str, Any], sent: Mapping[str, Any]) -> None:
-    """Give up defaults that do not fit what the request says: nobody is told off for a field that was not sent."""
-    if sent.get("response_format") == "image":
-        values["stream"] = values["stream"] if "stream" in sent else False
-        values["num_images"] = values["num_images"] if "num_images" in sent else 1
-    if "response_format" not in sent and not _is_one_picture(values):
-        values["response_format"] = "json"
-    if "previews" not in sent and not values["stream"]:
-        values["previews"] = 0
-    if "seed" not in sent and values["seed"] is not None:
-        values["seed"] = min(values["seed"], MAX_SEED + 1 - values["num_images"])
-    if "region" not in sent and values["region"] and region_problems(values["region"], *_size(values)):
-        values["region"] = None
-
-
-def _size(values: Mapping[str, Any]) -> tuple[int, int]:
-    return values["width"], values["height"]
-
-
-def _is_one_picture(values: Mapping[str, Any]) -> bool:
-    return values["num_images"] == 1 and values["stream"] is not True
-
-
 def _chosen(
-    values: dict[str, Any], sent: Mapping[str, Any], catalogue: Catalogue, problems: list[Problem]
+    values: dict[str, Any], catalogue: Catalogue, problems: list[Problem]
 ) -> tuple[Recipe | None, float | None]:
     """The recipe that is asked for, or the speed; what is wrong with them joins the problems."""
+    is_named = "recipe" in values
     asked, speed = values.pop("recipe", catalogue.default), values.pop("speed", None)
-    if {"speed", "recipe"} <= sent.keys():
-        problems.append(Problem("speed", "no recipe beside it", speed))
-    elif "recipe" in sent:
-        speed = None  # the operator's default
     if speed is not None:
         problems.extend(catalogue.speed_problems(speed))
-    if speed is not None and "recipe" not in sent:
-        return None, speed
+        if not is_named:
+            return None, speed
     if isinstance(asked, dict):
         asked = {name: each for name, each in asked.items() if each is not None or name not in RECIPE_FIELDS}
     try:
@@ -235,24 +208,6 @@ def _chosen(
     except InvalidInput as error:
         problems.extend(error.problems)
         return None, None
-
-
-def _problems_between(values: Mapping[str, Any], wrong: set[str], limits: SizeLimits) -> list[Problem]:
-    """What is wrong with fields beside each other that are right by themselves."""
-    found = []
-    is_image = not {"response_format", "num_images", "stream"} & wrong and values["response_format"] == "image"
-    if is_image and not _is_one_picture(values):
-        found.append(Problem("response_format", "json for a stream and for several images", "image"))
-    if not {"seed", "num_images"} & wrong and (values["seed"] or 0) + values["num_images"] - 1 > MAX_SEED:
-        found.append(
-            Problem("seed", f"at most {MAX_SEED + 1 - values['num_images']} for so many images", values["seed"])
-        )
-    if not {"previews", "stream"} & wrong and values["previews"] and not values["stream"]:
-        found.append(Problem("previews", "0 without stream", values["previews"]))
-    if "region" not in wrong and values["region"]:
-        width, height = (limits.maximum if name in wrong else values[name] for name in ("width", "height"))
-        found += region_problems(values["region"], width, height)
-    return found
 
 
 def raise_if_shapeless(payload: Any) -> None:

@@ -29,7 +29,6 @@ def serve(options: argparse.Namespace) -> None:
     from hybridstitch.serving.server import Server
     from hybridstitch.serving.waiting import waiting
 
-    raise_if(_option_problems(options))
     archives = _archives(options.store)
     if options.no_auth:
         _tell(NO_TOKENS.format(management=options.port + 1 if options.port else "the management address"))
@@ -52,8 +51,8 @@ def serve(options: argparse.Namespace) -> None:
                 server.stop()
 
 
-def _option_problems(options: argparse.Namespace) -> list[Problem]:
-    """What is wrong with the options: all of it, before anything starts."""
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every option that is wrong."""
     from hybridstitch.serving.machine import host_problem, port_problem
 
     problems = [] if options.store.is_dir() else [Problem("store", "an existing folder", str(options.store))]
@@ -63,7 +62,7 @@ def _option_problems(options: argparse.Namespace) -> list[Problem]:
     if options.key_file:
         expected = _key_file_expectation(options)
         problems += [Problem("key-file", expected, str(options.key_file))] if expected else []
-    return problems
+    raise_if(problems)
 
 
 def _key_file_expectation(options: argparse.Namespace) -> str:
@@ -147,7 +146,7 @@ def _paths(served: Sequence[Archive]) -> list[str]:
 def add_command(commands: Any) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("serve", help=serve.__doc__, description=serve.__doc__)
-    command.set_defaults(run=serve)
+    command.set_defaults(run=serve, check=check)
     command.add_argument("--store", type=Path, default=Path("model_store"), help="the model store (%(default)s)")
     command.add_argument("--port", type=int, default=8080, help="for predictions; 0 picks free ones (%(default)s)")
     command.add_argument("--host", default="127.0.0.1", help="serve predictions at this address (%(default)s)")

@@ -1,4 +1,4 @@
-"""A TorchServe of one's own: started as a child process, ready when it says so, gone when it is left."""
+"""A TorchServe that this process starts, waits for and stops."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.extras import require
 from hybridstitch.serving.archive import ROOT
 from hybridstitch.serving.client import Client, ServiceError
 from hybridstitch.serving.disk import leaving_nothing, require_space
@@ -169,6 +170,7 @@ class Server:
         return self.client.describe(model, customized=False)[0]["workers"]
 
     def _start(self, stack: contextlib.ExitStack) -> None:
+        require("ts", "serve", "torchserve")
         self.home = Path(stack.enter_context(short_temporary_folder()))
         self.ports = choose_ports(self._port)
         self._write_config()

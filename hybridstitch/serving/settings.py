@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.names import one_of
 from hybridstitch.schema import Schema, integer, mismatch
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ _SECTIONS_OF_HANDLER = ("defaults", "strategies")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the archive and the `handler:` section of its model-config.yaml say."""
+    """The settings of a worker: those of its archive, and of the `handler:` section in its model-config.yaml."""
 
     folder: Path
     device: torch.device
@@ -141,7 +141,8 @@ def read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InvalidInput([Problem("config", "an existing YAML file", str(path))]) from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InvalidInput([Problem("config", f"YAML that can be read ({error})", str(path))]) from error
+        reason = " ".join(str(error).split())  # YAML's own has several lines
+        raise InvalidInput([Problem("config", f"YAML that can be read ({reason})", str(path))]) from error
     raise_if(config_problems(config))
     return dict(config)
 
@@ -255,8 +256,7 @@ def _refusals(name: str, value: Any) -> list[Problem]:
 def _known_key(name: Any, known: Iterable[str], elsewhere: Mapping[str, str]) -> str:
     if name in elsewhere:
         return elsewhere[name]
-    near = difflib.get_close_matches(str(name), [*known], n=1)
-    return f"a known key; did you mean {near[0]}?" if near else f"one of: {', '.join(sorted(known))}"
+    return one_of(sorted(known), name)
 
 
 def _is_section(value: Any) -> bool:

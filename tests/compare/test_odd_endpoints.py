@@ -64,6 +64,8 @@ ANSWERS: dict[str, Callable[[Asked], Any]] = {
     ),
     "/refuses-n": lambda asked: (400, {"error": "n"}) if "n" in asked.fields else data(b64_json=ENCODED),
     "/version?api-version=2": lambda _: PICTURE,
+    f"/version?api-version=2&code={KEY}": lambda _: PICTURE,
+    f"/echo?code={KEY}": lambda asked: {"no such code": KEY, "path": asked.path},
     "/keyed": lambda asked: PICTURE if asked.key == KEY else (403, f"not {asked.key}"),
     "/url": lambda asked: data(url=f"{asked.host}/files/1.png?signed=x", revised_prompt="see http://elsewhere/help"),
     "/relative": lambda _: data(url="/files/1.png"),
@@ -171,6 +173,7 @@ def test_what_brings_no_picture_is_a_failure_that_says_why(odd: tuple[str, list[
 def test_headers_are_secrets(odd: tuple[str, list[Asked]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "key").write_text(f"{KEY}\r\n")
     assert read_headers("a", ["x-api-key: @" + str(tmp_path / "key"), "X-Org:7"]) == {"x-api-key": KEY, "X-Org": "7"}
+    assert KEY not in str(open_endpoint(parse_endpoint(f"{odd[0]}/echo?code={KEY}")).ask("a cat", 0).error)
     wrong = open_endpoint(parse_endpoint(f"{odd[0]}/keyed"), headers={"x-api-key": "wr0ng-key"}).ask("a cat", 0)
     assert "403" in (wrong.error or "")
     assert "wr0ng-key" not in (wrong.error or "")
@@ -183,13 +186,28 @@ def test_headers_are_secrets(odd: tuple[str, list[Asked]], tmp_path: Path, monke
 
 
 def test_a_comparison_sends_each_side_its_headers_and_writes_none(
-    odd: tuple[str, list[Asked]], tmp_path: Path, capsys: pytest.CaptureFixture
+    odd: tuple[str, list[Asked]], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setenv("HYBRIDSTITCH_TOKEN_B", f"{KEY}-of-b")
     (tmp_path / "p.txt").write_text("one\n")
-    command = ["compare", "--a", f"{odd[0]}/keyed", "--b", f"{odd[0]}/picture", "--prompts", str(tmp_path / "p.txt")]
+    in_query = f"{odd[0]}/version?api-version=2&code={KEY}"
+    prompts = ["--prompts", str(tmp_path / "p.txt")]
+    command = ["compare", "--a", f"{odd[0]}/keyed", "--b", f"{in_query}#quality=9", *prompts]
     command += ["--out", str(tmp_path / "out")]
     assert main([*command, "--header-a", f"x-api-key: {KEY}"]) == 1
     assert "No difference" in capsys.readouterr().out
+    again = json.loads((tmp_path / "out" / "report.json").read_text())["rerun"]
+    assert "--header-a 'x-api-key: @FILE'" in again
+    assert "--key-file-b KEY_FILE" in again
+    assert "code=hidden-" in again
+    assert main([*command, "--header-a", f"x-api-key: {KEY}"]) == 1  # the same comparison
+    other = [each.replace(KEY, "another-key") for each in command]
+    assert main([*other, "--header-a", f"x-api-key: {KEY}"]) == 2
+    assert "with the same b" in capsys.readouterr().err
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text('{"prompt": "one"}\n' * 2)
+    asked = ["--requests", str(requests), "--share", "1", "--out", str(tmp_path / "out" / "shadow")]
+    assert main(["compare", "shadow", "--a", in_query, "--b", in_query, *asked]) in (0, 1)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert not any(KEY.encode() in path.read_bytes() for path in written)
     assert main([*command, "--header-a", KEY]) == 2

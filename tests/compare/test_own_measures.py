@@ -113,6 +113,14 @@ def test_a_distance_that_fails_once_does_not_end_the_report(
     assert "inferior" in report["summary"] or "undecided" in report["summary"]
 
 
+def test_the_folder_of_an_extra_module_is_not_searched(
+    tiny: Path, tmp_path: Path, module: list[str], capsys: pytest.CaptureFixture
+):
+    (tmp_path / f"beside_{tmp_path.name}.py").write_text("def one(picture, prompt):\n    return 1.0\n")
+    assert main(compare(tiny, tmp_path, module, "--quality", f"beside_{tmp_path.name}:one")) == 2
+    assert "--quality: expected module:function that can be imported" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [["--quality", "own:bytes_wanted"], ["--distance", "own:numbers"]])
 def test_a_measure_that_expects_another_picture_is_refused_before_the_run(
     tiny: Path, tmp_path: Path, module: list[str], capsys: pytest.CaptureFixture, option: list[str]

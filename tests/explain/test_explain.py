@@ -15,8 +15,8 @@ from hybridstitch.explain import Explanation, explain
 from hybridstitch.explain.drawing import draw
 from hybridstitch.explain.meter import Meter
 from hybridstitch.explain.targets import Choice, Texts
-from hybridstitch.explain.words import without, words_of
 from hybridstitch.mmdit import cached_attention, mmdit_forward
+from hybridstitch.words import without, words_of
 
 HYBRID = {"plan": {"type": "staged"}, "mask": {"type": "velocity-change"}, "fill": {"type": "small"}}
 SETTINGS: dict[str, Any] = {"num_inference_steps": 8, "seed": 5, "width": 32, "height": 32}
@@ -259,7 +259,8 @@ def test_the_attribution_mask_is_where_the_prompt_moves_the_small_model(tiny_pai
 def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it():
     code = (
         "import sys; sys.modules['captum'] = sys.modules['captum.attr'] = None; "
-        "from hybridstitch.cli import main; sys.exit(main(['explain', 'a dog', '--out', 'x.html']))"
+        "from hybridstitch.cli import main; code = main(['explain', 'a dog', '--out', 'x.html']); "
+        "assert 'torch' not in sys.modules, 'known before anything is loaded'; sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

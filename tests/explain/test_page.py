@@ -57,6 +57,13 @@ def test_the_page_is_whole_and_needs_nothing_else(page_of: Any, target: str) -> 
     assert text == render(answer)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_tile_names_the_steps_that_were_explained(page_of: Any, count: int) -> None:
+    answer, text = page_of("a b", "--recipe", "large", "--target", "image", "--steps-explained", str(count))
+    steps = ", ".join(str(step + 1) for step in answer["steps_explained"])
+    assert f">{'step' if count == 1 else 'steps'} {steps} of 4<" in text
+
+
 def test_every_word_is_there_with_its_score(page_of: Any) -> None:
     answer, text = page_of("a b")
     page = Page(text)

@@ -48,6 +48,7 @@ BAD_REQUESTS = [
     Bad("too many fields", json.dumps({f"field{index}": 0 for index in range(1000)}).encode(), {"body"}),
     Bad("a form with wrong numbers", b"prompt=red&seed=x&width=1.5", {"seed", "width"}, FORM),
     Bad("a form without a prompt", b"seed=1", {"prompt"}, FORM),
+    Bad("an empty object that is labelled as text", b"{}", {"prompt"}, "text/plain"),
     Bad("plain text that is too long", b"x" * 2001, {"prompt"}, "text/plain"),
     Bad("plain text that is not UTF-8", b"\xff", {"body"}, "text/plain"),
     Bad("no content type and no text", b"\x89PNG\r\n\xff", {"body"}, None),

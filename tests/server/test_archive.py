@@ -218,6 +218,15 @@ def test_defaults_and_strategies_are_tried_before_anything_is_packed(
     assert not list((tmp_path / "store").iterdir())
 
 
+@pytest.fixture(scope="module")
+def two_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `large` and a `small` pipeline."""
+    folder = tmp_path_factory.mktemp("two")
+    make_pipeline("sd35-large").save_pretrained(folder / "large")
+    make_pipeline("sd35-medium", layers=2, heads=1).save_pretrained(folder / "small")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("sides", "level", "ratio"),
     [
@@ -227,12 +236,10 @@ def test_defaults_and_strategies_are_tried_before_anything_is_packed(
     ],
 )
 def test_packing_says_what_the_small_model_saves(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, sides: tuple[str, str], level: str, ratio: str
+    two_folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, sides: tuple[str, str], level: str, ratio: str
 ) -> None:
-    make_pipeline("sd35-large").save_pretrained(tmp_path / "large")
-    make_pipeline("sd35-medium", layers=2, heads=1).save_pretrained(tmp_path / "small")
     caplog.set_level("INFO", logger="hybridstitch")
-    pack(large=tmp_path / sides[0], small=tmp_path / sides[1], out=tmp_path / "store")
+    pack(large=two_folders / sides[0], small=two_folders / sides[1], out=tmp_path / "store")
     (said,) = [record for record in caplog.records if "FLOPs" in record.getMessage()]
     assert said.levelname == level
     assert re.search(rf"takes {ratio} times the FLOPs of the small one", said.getMessage())

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -13,6 +14,7 @@ from hybridstitch import Client, InvalidInput, ServiceError
 from hybridstitch.serving.archive import pack
 from tests.server.conftest import QUICK, Connect
 from tests.server.echo import pack_echo
+from tests.server.test_odd_answers import fixed, serving
 
 both = pytest.mark.parametrize("transport", ["http", "grpc"])
 
@@ -97,6 +99,25 @@ def test_the_default_version_is_refused_at_once_and_no_wait_drops_what_waits(
     finally:
         for each in client.describe("leaving/all", customized=False):
             client.unregister("leaving", None if each["modelVersion"] == "2.0" else each["modelVersion"], timeout=0)
+
+
+@pytest.mark.parametrize("refused", ["no workers", "unregister"])
+def test_a_version_that_cannot_be_unloaded_has_its_workers_again(refused: str) -> None:
+    """A server that is slow to end the workers, or refuses to unload: not left without workers."""
+    wanted: list[int] = []
+    version = {"modelVersion": "1.0", "minWorkers": 2, "workers": [], "jobQueueStatus": {"pendingRequests": 0}}
+
+    def answer(handler: Any) -> None:
+        if handler.command == "PUT":
+            wanted.append(int(parse_qs(urlsplit(handler.path).query)["min_worker"][0]))
+            if refused == "no workers" and wanted[-1] == 0:
+                time.sleep(2)
+        is_refused = handler.command == "DELETE" and refused == "unregister"
+        fixed(500 if is_refused else 200, [version] if handler.command == "GET" else {"status": "done"})(handler)
+
+    with serving(answer) as url, Client(url, "token", 5, url, "token") as client, pytest.raises(ServiceError):
+        client.unregister("a", timeout=0.5)
+    assert wanted == [0, 2]
 
 
 def test_an_impossible_limit_is_refused(client: Client) -> None:

@@ -21,7 +21,7 @@ from tests.server.conftest import QUICK
 
 MODEL = "limited"
 SECONDS = 4
-QUEUE = 3
+QUEUE = 2
 LARGEST = {"prompt": "apple " * 64, "num_inference_steps": 100, "width": 128, "height": 128, "guidance_scale": 20}
 MOST_EXPLAINED = LARGEST | {"steps_explained": 100, "gradient_steps": 256}
 COSTLIEST: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,7 +32,7 @@ COSTLIEST: dict[str, tuple[str, dict[str, Any]]] = {
     "mask": ("explanations", MOST_EXPLAINED | {"target": "mask", "recipe": "ras"}),
     "gradients": ("explanations", MOST_EXPLAINED | {"target": "image", "method": "integrated_gradients"}),
 }
-BATCHES = [["prediction"], ["stream"], ["gradients"], ["both models", "ablation", "mask"]]
+BATCHES = [["stream"], ["prediction", "gradients"], ["both models", "ablation", "mask"]]
 
 
 @pytest.fixture(scope="module")

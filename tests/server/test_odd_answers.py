@@ -170,6 +170,17 @@ def test_an_error_is_one_line_of_its_own_and_no_chain_of_the_libraries_below() -
             assert text.count("Traceback (most recent call last)") == 1
 
 
+@pytest.mark.parametrize("body", [{}, [], b"<html>", {"data": []}, {"data": [PICTURE]}])
+def test_the_command_says_in_one_line_that_an_answer_has_no_picture(
+    body: Any, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with serving(fixed(200, body)) as url:
+        assert main(["generate", "x", "--url", url, "--out", str(tmp_path / "x.png")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: unexpected_answer: ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_commands_ask_the_model_that_the_address_names(tmp_path: Path) -> None:
     paths: list[str] = []
 

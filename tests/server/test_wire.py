@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hybridstitch.serving.explain import explanation_schema, parse_explanation
 from hybridstitch.serving.fields import request_schema
 from hybridstitch.serving.payload import decode_body, decode_fields
 from hybridstitch.serving.request import parse_request
+from hybridstitch.serving.rules import request_rules
 from tests.server.test_handler import call, make_handler
 from tests.server.test_schema import LIMITS
 
@@ -143,7 +146,8 @@ def test_null_and_an_empty_value_of_a_form_mean_not_set(catalogue: Catalogue) ->
         ({"stream": True, "response_format": "json"}, {"response_format": "image"}, {"stream": False}),
         ({"stream": True, "previews": 2}, {"stream": False}, {"previews": 0}),
         ({"region": [0, 0, 128, 128]}, {"width": 64}, {"region": None}),
-        ({"seed": 2**53 - 1}, {"num_images": 2}, {"seed": 2**53 - 2}),
+        ({"num_images": 8}, {"seed": 2**53 - 1}, {"num_images": 1}),
+        ({"width": 64, "height": 64}, {"region": [0, 0, 128, 64]}, {"width": 128, "height": 64}),
         ({"speed": 1.5}, {"recipe": "small"}, {"speed": None}),
     ],
 )
@@ -152,6 +156,87 @@ def test_a_default_is_never_blamed_for_what_was_sent(
 ) -> None:
     request = parse_request({"prompt": "x", **sent}, defaults, LIMITS, catalogue)
     assert {name: getattr(request, name) for name in found} == found
+
+
+VALUES: dict[str, tuple[Any, ...]] = {
+    "stream": (True, False),
+    "previews": (2, 0),
+    "response_format": ("image", "json"),
+    "num_images": (1, 8),
+    "seed": (0, 2**53 - 1, 2**53 - 3),
+    "region": ([0, 0, 64, 64], [64, 64, 128, 128], [0, 64, 64, 128]),
+    "width": (64, 128),
+    "height": (64, 128),
+    "recipe": ("small", {"plan": "all"}),
+    "speed": (1.5,),
+    "num_inference_steps": (2, 9),
+}
+"""Values, right by themselves, of every field that a rule between fields is about."""
+OF_EXPLANATIONS: dict[str, tuple[Any, ...]] = {"steps_explained": (2, 5), "target": ("region", "mask")}
+
+
+def some_of(values: dict[str, tuple[Any, ...]], chance: random.Random, most: int) -> dict[str, Any]:
+    return {name: chance.choice(values[name]) for name in chance.sample(list(values), chance.randint(1, most))}
+
+
+def answered(ask: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What comes of a request, or None if it is refused."""
+    try:
+        return ask(*arguments, **options)
+    except InvalidInput:
+        return None
+
+
+def test_the_values_cover_every_rule(catalogue: Catalogue) -> None:
+    known = {name for rule in request_rules(LIMITS, can_stream=True) for name in rule.fields}
+    assert known <= VALUES.keys()
+
+
+@pytest.mark.parametrize("can_stream", [True, False])
+def test_defaults_give_way_to_what_was_sent(catalogue: Catalogue, can_stream: bool) -> None:
+    """What is right without defaults is right with them; and only those give way that do not fit."""
+    chance, tried, fitted = random.Random(0), 0, 0
+    for _ in range(400):
+        sent, defaults = {"prompt": "x", **some_of(VALUES, chance, 3)}, some_of(VALUES, chance, 5)
+        if None in (
+            answered(parse_request, each, {}, LIMITS, catalogue) for each in ({"prompt": "x"} | defaults, sent)
+        ):
+            continue
+        if answered(parse_request, sent, {}, LIMITS, catalogue, can_stream=can_stream) is None:
+            continue
+        tried += 1
+        request = parse_request(sent, defaults, LIMITS, catalogue, can_stream=can_stream, request_id="1")
+        for name in sent.keys() - {"recipe"}:
+            assert getattr(request, name) in (sent[name], tuple(sent["region"]) if name == "region" else None), defaults
+        everything = {"seed": request.seed, **defaults, **sent}
+        together = answered(
+            parse_request, everything, {}, LIMITS, catalogue, can_stream=can_stream, request_id="1"
+        )  # fmt: skip
+        if together is not None:
+            fitted += 1
+            assert request == together, (sent, defaults)
+    assert tried > fitted > 20
+
+
+def test_defaults_give_way_to_an_explanation(catalogue: Catalogue) -> None:
+    chance, tried = random.Random(0), 0
+    fields = {name: VALUES[name] for name in ("region", "width", "height", "recipe", "num_inference_steps")}
+    for _ in range(400):
+        sent, defaults = {"prompt": "x"} | some_of(fields | OF_EXPLANATIONS, chance, 3), some_of(VALUES, chance, 5)
+        if answered(parse_request, {"prompt": "x"} | defaults, {}, LIMITS, catalogue) is None:
+            continue
+        if answered(parse_explanation, sent, {}, LIMITS, catalogue) is None:
+            continue
+        tried += 1
+        request, question = parse_explanation(sent, defaults, LIMITS, catalogue)
+        assert question.steps_explained == sent.get("steps_explained", min(4, request.num_inference_steps))
+    assert tried > 50
+
+
+def test_a_default_is_not_blamed_beside_a_wrong_field(catalogue: Catalogue) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        parse_request({"prompt": "x", "width": 1, "stream": False}, {"stream": True, "previews": 2}, LIMITS, catalogue)
+    assert [problem.field for problem in refused.value.problems] == ["width"]
 
 
 def test_an_explanation_of_few_steps_needs_no_other_field(catalogue: Catalogue) -> None:
@@ -179,7 +264,7 @@ def test_the_words_of_an_explanation_are_counted_beside_other_problems(catalogue
     sent = {"prompt": "a " * 65, "width": 1, "num_inference_steps": 3, "steps_explained": 5, "target": "Mask"}
     with pytest.raises(InvalidInput) as refused:
         parse_explanation(sent, {}, LIMITS, catalogue)
-    assert [problem.field for problem in refused.value.problems] == ["target", "width", "prompt", "steps_explained"]
+    assert [problem.field for problem in refused.value.problems] == ["target", "width", "steps_explained", "prompt"]
 
 
 @pytest.mark.parametrize(

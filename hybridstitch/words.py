@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from hybridstitch.errors import Problem
+
 MAX_WORDS = 64
 """Every word costs forwards; no text encoder of SD3 but T5 reads more."""
 # Words are found in a string of classes, one letter a character, see `_class_of`.
@@ -49,6 +51,12 @@ def words_of(prompt: str) -> list[Word]:
         for found in _WORD.finditer(classes)
         if found["weight"] is None
     ]
+
+
+def word_problem(prompt: str) -> Problem | None:
+    """What is wrong with the number of words of a prompt that is to be explained."""
+    words = len(words_of(prompt))
+    return None if 1 <= words <= MAX_WORDS else Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words")
 
 
 def without(prompt: str, words: Sequence[Word], left_out: Collection[int]) -> str:
