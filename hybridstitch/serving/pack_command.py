@@ -45,7 +45,7 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--small", type=folder_to_read("the folder of an SD3 model"), help="a diffusers SD3 folder: the small model"
     )
-    command.add_argument("--plain", action="store_true", help="the large model alone, drawn by diffusers itself")
+    command.add_argument("--plain", action="store_true", help="the large model alone, in diffusers' own pipeline")
     command.add_argument(
         "--out", type=folder_to_write, default="model_store", help="a folder, the model store (%(default)s)"
     )

@@ -77,7 +77,7 @@ def parse_json(value: Any, field: str = "body") -> Any:
 
 
 def _decode_whole(field: str, value: Any) -> Any:
-    """A body that nothing is said of: JSON if it starts with `{`, else the prompt."""
+    """The fields in a body without a content type: JSON if it starts with `{`, else the prompt."""
     if not isinstance(value, bytes | bytearray | str):
         return value  # TorchServe has parsed it
     text = _text(field, value)

@@ -71,7 +71,7 @@ _SECTIONS_OF_HANDLER = ("defaults", "strategies")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the archive and the `handler:` section of its model-config.yaml say."""
+    """The settings of a worker: those of its archive, and of the `handler:` section in its model-config.yaml."""
 
     folder: Path
     device: torch.device
