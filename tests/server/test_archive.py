@@ -317,3 +317,12 @@ def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.mar").write_bytes(content)
     with pytest.raises(InvalidInput, match=r"odd\.mar"):
         read_archive(tmp_path / "odd.mar")
+
+
+@pytest.mark.parametrize("model", [{"modelName": "m", "modelVersion": 1.0}, {"modelName": 7}, {"modelName": None}, []])
+def test_a_manifest_with_other_values_than_texts_is_named(tmp_path: Path, model: Any) -> None:
+    """Archives are ordered by name and version: one that cannot be ordered must not end `serve`."""
+    with zipfile.ZipFile(tmp_path / "odd.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
+    with pytest.raises(InvalidInput, match=r"odd\.mar"):
+        read_archive(tmp_path / "odd.mar")
