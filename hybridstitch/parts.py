@@ -7,6 +7,8 @@ from typing import Any, Self
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
+from hybridstitch.exclusive import exclusive
+
 PARTS = (
     *("vae", "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3"),
     *("tokenizer", "tokenizer_2", "tokenizer_3", "image_processor", "vae_scale_factor"),
@@ -66,9 +68,10 @@ class Parts:
 
     def to(self, *args: Any, **options: Any) -> Self:
         """Move every part, or change its dtype: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
-        self._pipeline.to(*args, **options)
-        options.pop("silence_dtype_warnings", None)
-        self.small.to(*args, **options)
+        with exclusive(self._pipeline.transformer, self.small):  # not under a generation of another thread
+            self._pipeline.to(*args, **options)
+            options.pop("silence_dtype_warnings", None)
+            self.small.to(*args, **options)
         return self
 
     def set_progress_bar_config(self, **config: Any) -> None:

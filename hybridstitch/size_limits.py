@@ -45,7 +45,7 @@ class SizeLimits:
         parts = ("transformer", "transformer_small", "vae")
         try:
             return cls.of_configs(*(json.loads((folder / part / "config.json").read_text()) for part in parts))
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
 
     @classmethod

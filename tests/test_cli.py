@@ -73,7 +73,7 @@ def required(command: argparse.ArgumentParser) -> list[str]:
 
 
 def test_help_and_wrong_options_load_nothing(tmp_path: Path) -> None:
-    lines = [["--help"], ["--version"], ["--nothing"], []]
+    lines = [["--help"], ["--version"], ["--nothing"], [], ["generate", "a", "--speed=--"]]
     for path, _ in commands():
         lines += [[*path, "--help"], [*path, "--nothing"]]
     for code, line, said, heavy in run_all(lines, tmp_path):
@@ -150,6 +150,10 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
         (["tune", "--rounds", "0", "--guidance-scales", "21", "--count", "x"],
          {"--rounds": "at least 1", "--guidance-scales": "0..20", "--count": "a whole number"}),
         (["recipes", "--pair", "nowhere"], {"--pair": "no such folder"}),
+        (["recipes", "--pair", "x" * 300], {"--pair": "file name too long"}),
+        (["bench", "--out", "x" * 300, "--prompts", "\ud800"], {"--out": "file name too long", "--prompts": ""}),
+        (["generate", "a", "--recipe", '{"plan": ' + "9" * 5000 + "}"], {"--recipe": "digits"}),
+        (["serve", "--store", ".", "--port", "0", "--host", "\ud800"], {"--host": "an IPv4 address"}),
     ],
 )  # fmt: skip
 def test_everything_that_is_wrong_is_named_at_once(
@@ -294,7 +298,7 @@ def test_a_folder_of_another_command_is_refused_and_left_as_it_is(
     for own, option, command in commands:
         if own != content:
             assert main([*command, *(["--out", str(tmp_path)] if option == "--out" else [])]) == 2
-            (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+            (said,) = capsys.readouterr().err.splitlines()  # nothing was loaded
             assert "its settings.json" in said
             assert said.startswith(f"error: {option.replace('--folder', 'folder')}: expected")
             assert settings.read_text() == before

@@ -197,6 +197,7 @@ class Mine(MaskStrategy):
         ("{steps: 2}", "my_masks", "handler.defaults.steps"),
         ("{}", "your_masks", "handler.strategies.masks.mine"),
         ("{}", "beside", "handler.strategies.masks.mine"),
+        ("{}", "leaving", "handler.strategies.masks.mine"),
     ],
 )
 def test_defaults_and_strategies_are_tried_before_anything_is_packed(
@@ -205,7 +206,9 @@ def test_defaults_and_strategies_are_tried_before_anything_is_packed(
     (tmp_path / "config.yaml").write_text(CONFIG.format(defaults=defaults, module=module))
     for name in ("my_masks", "beside"):
         (tmp_path / f"{name}.py").write_text(MASK)
-    given: dict[str, Any] = {"config": tmp_path / "config.yaml", "extra_modules": [tmp_path / "my_masks.py"]}
+    (tmp_path / "leaving.py").write_text("raise SystemExit")
+    modules = [tmp_path / "my_masks.py", tmp_path / "leaving.py"]
+    given: dict[str, Any] = {"config": tmp_path / "config.yaml", "extra_modules": modules}
     if field is None:
         assert "my_masks.py" in names(pack(tiny, out=tmp_path / "store", **given))
         return
