@@ -94,7 +94,7 @@ class Catalogue:
             tuned = tuple(self._tuned(point) for point in content["points"])
         except InvalidInput:
             raise
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInput([Problem(str(path), "a file that `hybridstitch tune` wrote", repr(error))]) from error
         return replace(self, recipes={**self.recipes, **named}, tuned=tuned)
 
@@ -234,9 +234,11 @@ def _import_strategy(axis: str, name: str, path: str) -> type[Strategy]:
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the operator's module raises, the answer names it
-        words = f"{error}; --extra-module packs a file" if isinstance(error, ModuleNotFoundError) else str(error)
-        raise InvalidInput([Problem(where, f"module:Class that can be imported ({words})", path)]) from error
+    except (Exception, SystemExit) as error:  # whatever the operator's module raises, the answer names it
+        reason = f"it exits, {error}" if isinstance(error, SystemExit) else str(error)
+        if isinstance(error, ModuleNotFoundError):
+            reason += "; --extra-module packs a file"
+        raise InvalidInput([Problem(where, f"module:Class that can be imported ({reason})", path)]) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise InvalidInput([Problem(where, f"a subclass of {base.__name__}", path)])
     if getattr(found, "type", None) != name:

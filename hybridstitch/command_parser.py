@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -40,6 +41,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As the base's, but an unknown option is an error of the command that it was given to."""
+        args = [*(sys.argv[1:] if args is None else args)]
+        before_end = args[: args.index("--")] if "--" in args else args
+        if empty := [each for each in before_end if re.fullmatch(r"--[\w-]+=--", each)]:
+            # argparse takes this for the end of the options, and an empty list for the value.
+            self.error(f"{empty[0].removesuffix('=--')}: expected a value, got '--'")
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             named = [each for each in unknown if each.startswith("-")] or unknown

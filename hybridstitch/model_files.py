@@ -14,6 +14,8 @@ INDEX = "model_index.json"
 SMALL_FOLDER = "transformer_small"
 """Where a packed pair keeps its small transformer, beside the folders of the large model's SD3 pipeline."""
 REQUIRED = ("transformer", "vae", "scheduler", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+OPTIONAL = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
+"""The loader reads no other parts, whatever an index names."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 _WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -45,13 +47,21 @@ class ModelFiles:
         index = self.add_json(INDEX, folder / INDEX)
         if index is None:
             return
-        parts = {name: entry for name, entry in index.items() if isinstance(entry, list) and entry and entry[0]}
+        parts = {}
+        for name in (*REQUIRED, *OPTIONAL):
+            entry = index.get(name)
+            if isinstance(entry, list) and len(entry) == 2 and all(isinstance(each, str) for each in entry):
+                parts[name] = entry
+            elif entry not in (None, [None, None]):
+                self._refuse(folder / INDEX, f"{name}: a list of a library and a class", entry)
+        if self.problems:
+            return
         if absent := [name for name in REQUIRED if name not in parts]:
             self._refuse(folder / INDEX, f"an SD3 pipeline, with {', '.join(absent)}", index.get("_class_name"))
         third = [name for name in ("text_encoder_3", "tokenizer_3") if name in parts]
         if len(third) == 1:
             self._refuse(folder / INDEX, "text_encoder_3 and tokenizer_3, or neither", f"{third[0]} alone")
-        for name, (library, *_) in parts.items():
+        for name, (library, _) in parts.items():
             if library not in _WEIGHTS:
                 self._refuse(folder / INDEX, f"{name} of one of: {', '.join(_WEIGHTS)}", library)
             else:
@@ -162,7 +172,7 @@ class ModelFiles:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             self._refuse(path, "an existing file", None)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._refuse(path, "a JSON file", str(error))
         else:
             if isinstance(content, dict):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hybridstitch.errors import Problem
 from hybridstitch.option_values import Reader, Unreadable
@@ -17,9 +19,24 @@ PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 INDEX, SMALL_FOLDER = "model_index.json", "transformer_small"
 
 
+def _for_paths(read: Reader) -> Reader:
+    """A reader that also refuses what can be no path: a name that is too long, or a character that no name can have."""
+
+    @functools.wraps(read)
+    def checked(text: str) -> Any:
+        try:
+            return read(text)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it has a character that no name can have"
+            return Unreadable(f"a path that the system takes ({reason.lower()})", text)
+
+    return checked
+
+
 def file_to_read(what: str) -> Reader:
     """A file that is there. what: in words, such as `a Python file`."""
 
+    @_for_paths
     def read(text: str) -> Path | Unreadable:
         path = Path(text)
         if not path.is_file():
@@ -32,6 +49,7 @@ def file_to_read(what: str) -> Reader:
 def folder_to_read(what: str, *holding: str) -> Reader:
     """A folder that is there and holds one of these names. what: in words."""
 
+    @_for_paths
     def read(text: str) -> Path | Unreadable:
         path = Path(text)
         if not path.is_dir():
@@ -43,6 +61,7 @@ def folder_to_read(what: str, *holding: str) -> Reader:
     return read
 
 
+@_for_paths
 def packed_pair(text: str) -> Path | Unreadable:
     """The folder of a packed pair."""
     path = Path(text)
@@ -52,6 +71,7 @@ def packed_pair(text: str) -> Path | Unreadable:
     return Unreadable(f"the folder of a packed pair, with {' and '.join(missing)}", text) if missing else path
 
 
+@_for_paths
 def folder_or_hub_id(text: str) -> str | Unreadable:
     """An SD3 model: a folder of diffusers, or a hub id."""
     path = Path(text)
@@ -63,6 +83,7 @@ def folder_or_hub_id(text: str) -> str | Unreadable:
 def file_to_write(*endings: str) -> Reader:
     """A file that can be written, with one of these endings, if there are any. Its folder need not be there yet."""
 
+    @_for_paths
     def read(text: str) -> Path | Unreadable:
         path = Path(text)
         if endings and path.suffix.lower() not in endings:
@@ -76,6 +97,7 @@ def file_to_write(*endings: str) -> Reader:
     return read
 
 
+@_for_paths
 def folder_to_write(text: str) -> Path | Unreadable:
     """A folder that can be written. It need not be there yet."""
     path = Path(text)

@@ -106,8 +106,10 @@ def name_or_object(text: str) -> Any:
         return text
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f"{error.msg} at character {error.pos + 1}" if isinstance(error, ValueError) else "too many brackets"
+    except (ValueError, RecursionError) as error:
+        where = "too many brackets or digits"
+        if isinstance(error, json.JSONDecodeError):
+            where = f"{error.msg} at character {error.pos + 1}"
         return Unreadable(f"a recipe's name or a JSON object; this is not JSON ({where})", text)
     return value if isinstance(value, dict) else Unreadable("a recipe's name or a JSON object", text)
 

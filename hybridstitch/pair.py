@@ -23,7 +23,7 @@ from hybridstitch.model_files import INDEX, SMALL_FOLDER, ModelFiles
 from hybridstitch.size_limits import SizeLimits as SizeLimits
 
 PAIR_FILE = "pair.json"
-"""What a packed pair says about itself."""
+"""The description in the folder of a packed pair."""
 
 # Latents, text and time must mean the same to both models.
 SHARED: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""What a long command says on stderr while it works: an estimate first, then a bar, or a line a minute."""
+"""The progress of a long command on stderr: an estimate first, then a bar, or a line a minute."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ LINE_SECONDS = 60.0
 
 
 class Progress:
-    """Counts the pictures that a command draws; use as a context manager.
+    """Counts the pictures that a command generates; use as a context manager.
 
     A terminal shows a bar. Elsewhere, and for a command that prints JSON, there is a line a minute. After the first
-    pictures a line says how long the rest takes.
+    pictures a line estimates the time of the rest.
 
     Args:
         what: the pictures in words, such as "3 contenders on 8 prompts, 2 seeds".
-        total: how many are drawn now.
-        kept: how many more an earlier run of the command drew.
-        later: how many more the command may draw after these, at most.
+        total: how many are generated now.
+        kept: how many more an earlier run of the command generated.
+        later: how many more the command may generate after these, at most.
         bar: False for a command that prints JSON.
     """
 
     def __init__(self, what: str, total: int, kept: int = 0, later: int = 0, bar: bool = True):
         self._total, self._later, self._done = total, later, 0
-        before = f", {kept} of them drawn before" if kept else ""
+        before = f", {kept} of them generated before" if kept else ""
         say(f"{what}: {counted(total + kept, 'picture')}{before}")
         self._is_bar = bar and sys.stderr.isatty()
         self._bar = tqdm(total=total, unit="picture", disable=not self._is_bar, leave=False)
@@ -44,7 +44,7 @@ class Progress:
         self._bar.close()
 
     def update(self, count: int = 1) -> None:
-        """Note that so many more pictures were drawn."""
+        """Count `count` more pictures."""
         if not count:
             return
         is_first = not self._done

@@ -155,5 +155,5 @@ def _shape_problems(name: str, value: Tensor, count: int, rows: int | None, lead
 
 
 def described(value: Any) -> Any:
-    """What an error says was given instead of a tensor."""
+    """A value for an error: of a tensor its dtype and shape."""
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else value

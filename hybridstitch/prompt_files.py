@@ -26,6 +26,8 @@ DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
 COMMENT = "# "
 """Begins a line of a text file that is no prompt."""
 MOST = 100_000
+LARGEST = 2**28
+"""Bytes of a file at most: a device such as /dev/zero has no end."""
 SHOWN = 10
 """Problems that are named at once."""
 
@@ -69,13 +71,18 @@ def read_prompts(source: str | Path, count: int | None = None, field: str = "pro
 def read_text(path: Path, field: str, expected: str) -> str:
     """The text of a file in UTF-8, without a byte order mark. Raises InvalidInput."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise InvalidInput([Problem(field, f"{expected} (no such file)", str(path))]) from None
     except OSError as error:
         raise InvalidInput(
             [Problem(field, f"{expected} ({(error.strerror or 'unreadable').lower()})", str(path))]
         ) from None
+    except ValueError:  # a NUL or half a surrogate pair
+        raise InvalidInput([Problem(field, expected, str(path))]) from None
+    if len(content) > LARGEST:
+        raise InvalidInput([Problem(field, f"{expected}, of at most {LARGEST} bytes", str(path))])
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -135,6 +142,8 @@ def _json(text: str, field: str) -> Numbered:
         raise InvalidInput([Problem(f"{field} line {error.lineno}", expected, error.msg)]) from None
     except RecursionError:
         raise InvalidInput([Problem(field, expected, "too many brackets")]) from None
+    except ValueError:
+        raise InvalidInput([Problem(field, expected, "a number of thousands of digits")]) from None
     if not isinstance(values, list):
         raise InvalidInput([Problem(field, expected, values)])
     for number, value in enumerate(values, 1):

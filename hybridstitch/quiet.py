@@ -1,4 +1,4 @@
-"""Keeps what libraries print out of the output of a command, unless `--verbose` asks for it."""
+"""Keeps what libraries print out of the output of a command, unless `--verbose` is given."""
 
 from __future__ import annotations
 

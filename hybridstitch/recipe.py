@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hybridstitch.catalogue import Catalogue
 
 FEWEST_STEPS = 4
-"""Who asks for so many steps gets them all, whatever the recipe's share of the steps."""
+"""A call with at most this many steps takes all of them, whatever the recipe's share of the steps."""
 AXES: dict[str, type[Strategy]] = {"plan": Plan, "mask": MaskStrategy, "fill": Fill}
 
 
@@ -44,9 +44,9 @@ class Recipe:
         raise_if(problems + step_share_problems(self.step_share, "recipe.step_share"))
 
     def schedule(self, asked: int) -> int | list[float]:
-        """Its steps, where a call asks for so many: all of them, or fewer by their `even_sigmas`.
+        """The steps of a call with `asked` steps: their number, or the noise levels of fewer steps.
 
-        A share of the steps leaves `FEWEST_STEPS` at least, or all where fewer are asked for.
+        A share of the steps leaves at least `FEWEST_STEPS`, or all if the call has fewer.
         """
         taken = max(round(self.step_share * asked), min(asked, FEWEST_STEPS))
         return asked if taken == asked else even_sigmas(taken)

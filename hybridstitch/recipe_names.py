@@ -48,7 +48,7 @@ def name_problem(field: str, name: Any, known: Iterable[str]) -> Problem | None:
 def _content(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # whoever reads the file itself says what is wrong with it
 
 

@@ -1,4 +1,4 @@
-"""Which picture sizes a pair can draw."""
+"""Which picture sizes a pair can generate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """Which picture sizes a pair can draw, in pixels: width and height are multiples of `multiple_of` in the range."""
+    """Picture sizes that a pair can generate, in pixels: both sides are multiples of `multiple_of` in the range."""
 
     multiple_of: int
     minimum: int
@@ -45,12 +45,12 @@ class SizeLimits:
         parts = ("transformer", "transformer_small", "vae")
         try:
             return cls.of_configs(*(json.loads((folder / part / "config.json").read_text()) for part in parts))
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
 
     @classmethod
     def of_configs(cls, large: Mapping[str, Any], small: Mapping[str, Any], vae: Mapping[str, Any]) -> Self:
-        """The position tables bound the size; below 4 tokens a side nothing is drawn."""
+        """The position tables bound the size; below 4 tokens a side no picture comes out."""
         pixels = 2 ** (len(vae["block_out_channels"]) - 1)
         cell = pixels * large["patch_size"]
         largest = min(large["pos_embed_max_size"], small["pos_embed_max_size"])

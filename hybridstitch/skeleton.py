@@ -13,10 +13,15 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import nn
 
 from hybridstitch.errors import Problem, raise_if
-from hybridstitch.model_files import INDEX, SMALL_FOLDER, ModelFiles
+from hybridstitch.model_files import INDEX, OPTIONAL, REQUIRED, SMALL_FOLDER, ModelFiles
 
 SMALL = ("diffusers", SD3Transformer2DModel.__name__)
-_CLASSES = {"transformer": SD3Transformer2DModel.__name__, "vae": "AutoencoderKL"}
+_CLASSES = {
+    "transformer": SD3Transformer2DModel.__name__,
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModelWithProjection",
+    "text_encoder_2": "CLIPTextModelWithProjection",
+}
 
 
 def build_skeleton(folder: Path, found: ModelFiles) -> tuple[StableDiffusion3Pipeline, SD3Transformer2DModel]:
@@ -27,7 +32,7 @@ def build_skeleton(folder: Path, found: ModelFiles) -> tuple[StableDiffusion3Pip
     tokenizer does not fit its text encoder. Missing weights count, too: loaders fill them with random numbers.
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    parts = {name: entry for name, entry in index.items() if isinstance(entry, list)}
+    parts = {name: index.get(name) or [None, None] for name in (*REQUIRED, *OPTIONAL) if name in index}
     if SMALL_FOLDER in found.tensors:
         parts[SMALL_FOLDER] = [*SMALL]
     problems: list[Problem] = []
@@ -86,8 +91,10 @@ def _vocabulary_problems(name: str, built: Mapping[str, Any], found: ModelFiles)
         problems.append(
             Problem(where, f"at most {encoder.config.vocab_size} tokens, as its text encoder", len(tokenizer))
         )
-    places = getattr(encoder.config, "max_position_embeddings", None)
-    if places is not None and tokenizer.model_max_length > places:
+    places, longest = getattr(encoder.config, "max_position_embeddings", None), tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        problems.append(Problem(where, "a number as model_max_length in tokenizer_config.json", longest))
+    elif places is not None and longest > places:
         expected = f"a model_max_length of at most {places} in tokenizer_config.json, as its text encoder"
-        problems.append(Problem(where, expected, min(tokenizer.model_max_length, 10**30)))
+        problems.append(Problem(where, expected, min(longest, 10**30)))
     return problems

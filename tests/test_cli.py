@@ -73,7 +73,7 @@ def required(command: argparse.ArgumentParser) -> list[str]:
 
 
 def test_help_and_wrong_options_load_nothing(tmp_path: Path) -> None:
-    lines = [["--help"], ["--version"], ["--nothing"], []]
+    lines = [["--help"], ["--version"], ["--nothing"], [], ["generate", "a", "--speed=--"]]
     for path, _ in commands():
         lines += [[*path, "--help"], [*path, "--nothing"]]
     for code, line, said, heavy in run_all(lines, tmp_path):
@@ -166,6 +166,10 @@ def test_models_that_cannot_be_packed_are_refused_before_anything_is_loaded(tmp_
         (["recipes", "--pair", "nowhere"], {"--pair": "no such folder"}),
         (["compare"], {"--a": "in use", "--b": "candidate", "--out": "a folder"}),
         (["doctor", "--heal"], {"--heal": "--url, beside it, got nothing"}),
+        (["recipes", "--pair", "x" * 300], {"--pair": "file name too long"}),
+        (["bench", "--out", "x" * 300, "--prompts", "\ud800"], {"--out": "file name too long", "--prompts": ""}),
+        (["generate", "a", "--recipe", '{"plan": ' + "9" * 5000 + "}"], {"--recipe": "digits"}),
+        (["serve", "--store", ".", "--port", "0", "--host", "\ud800"], {"--host": "an IPv4 address"}),
     ],
 )  # fmt: skip
 def test_everything_that_is_wrong_is_named_at_once(
@@ -280,7 +284,7 @@ def test_an_interrupted_command_goes_on(
     assert main(command[len(STARTED) :]) == 0
     again = capsys.readouterr().err
     assert kept.read_text().startswith(lines)
-    assert re.search(r"\d+ pictures?(, [1-9]\d* of them drawn before)", again) or name == "tune"
+    assert re.search(r"\d+ pictures?(, [1-9]\d* of them generated before)", again) or name == "tune"
     assert re.search(r"s a picture: about \d+ s", again)
     if name == "tune":
         assert "costs: 3 recipes" in again
@@ -310,7 +314,7 @@ def test_a_folder_of_another_command_is_refused_and_left_as_it_is(
     for own, option, command in commands:
         if own != content:
             assert main([*command, *(["--out", str(tmp_path)] if option == "--out" else [])]) == 2
-            (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+            (said,) = capsys.readouterr().err.splitlines()  # nothing was loaded
             assert "its settings.json" in said
             assert said.startswith(f"error: {option.replace('--folder', 'folder')}: expected")
             assert settings.read_text() == before

@@ -482,6 +482,22 @@ def test_threads_share_a_pipeline_and_leave_no_trace(shared):
         assert not model.proj_out._forward_hooks
 
 
+def test_no_part_moves_under_a_generation_of_another_thread(shared):
+    alone = shared("a dog", generator=seeded(1), **CALL).images
+    mover = threading.Thread(target=shared.to, args=(torch.float64,))
+
+    def start(_pipe, step, _time, inputs):
+        if step == 0:
+            mover.start()
+            mover.join(0.2)
+        return inputs
+
+    found = shared("a dog", generator=seeded(1), callback_on_step_end=start, **CALL).images
+    mover.join()
+    shared.to(torch.float32)
+    assert torch.equal(found, alone)
+
+
 def test_the_documents_way_to_open_the_pair_by_diffusers_works(monkeypatch):
     root = Path(__file__).parents[1]
     monkeypatch.chdir(root)

@@ -46,6 +46,9 @@ def test_separators_within_a_line_do_not_end_it(tmp_path: Path, name: str, separ
 
 
 WRONG = [
+    ("p.csv", 'prompt,"x\none,two\n', "prompts line 1"),
+    ("p.csv", f"prompt{'x' * 2**18}\none\n", "prompts line 1"),
+    ("p.json", f"[{'9' * 5000}]", "prompts"),
     ("p.txt", "", "prompts"),
     ("p.txt", "one\n" + "x" * 2001, "prompts line 2"),
     ("p.txt", "one\n\u200b\u200b\n", "prompts line 2"),
@@ -78,6 +81,13 @@ def test_what_is_no_prompt_is_refused_by_its_line(tmp_path: Path, name: str, con
     with pytest.raises(InvalidInput) as error:
         read_prompts(tmp_path / name)
     assert [problem.field for problem in error.value.problems] == [field]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "a\0b", "\ud800", "x" * 300])
+def test_what_is_no_file_with_an_end_is_refused(path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hybridstitch.prompt_files.LARGEST", 2**20)
+    with pytest.raises(InvalidInput, match=r"prompts: expected a \.txt"):
+        read_prompts(path)
 
 
 def test_every_wrong_line_is_named(tmp_path: Path):

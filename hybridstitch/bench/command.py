@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hybridstitch.progress import Progress
 
 WATCH_SECONDS = 0.5
-"""Between two looks at what the processes of a bench have drawn."""
+"""Between two counts of the pictures of a bench's processes."""
 MATCHED_ON = 8
 """Calibration prompts on which a plan that looks at the picture is brought to a cost."""
 
@@ -49,7 +49,7 @@ def bench(options: argparse.Namespace) -> None:
         _bench(options)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted: what was drawn is kept in {options.out}, and the same command goes on from there"
+            f"interrupted: what was generated is kept in {options.out}, and the same command goes on from there"
         ) from None
 
 
@@ -113,7 +113,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a bench that the options say alone."""
+    """The settings of a bench that follow from the options alone."""
     names = ("seeds", "steps", "guidance_scale", "width", "height", "processes")
     return {name: getattr(options, name) for name in names} | {"dtype": options.dtype or DTYPES[0]}
 

@@ -227,7 +227,7 @@ class Tuner:
 
 
 def _watched(draws: Iterable[Draw], progress: Progress) -> Iterator[Draw]:
-    """The draws; each one that is asked for tells that the one before it is done."""
+    """Yield the draws; taking the next one counts the one before it as done."""
     for number, draw in enumerate(draws):
         progress.update(int(number > 0))
         yield draw

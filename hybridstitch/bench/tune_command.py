@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 def tune(options: argparse.Namespace) -> None:
-    """Search the recipes that are worth their cost on a pair, for the speed dial, and write them to a file."""
+    """Search for the recipes nearest to the large model at each cost, for the speed dial, and write them to a file."""
     out = _out(options)
     make_folders(out)
     try:
         found = _search(options, out)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted: what was drawn is kept in {_trials(out)}, and the same command goes on from there"
+            f"interrupted: what was generated is kept in {_trials(out)}, and the same command goes on from there"
         ) from None
     print(out.read_text() if options.json else out)
     for trial in [] if options.json else found:

@@ -85,11 +85,12 @@ def shadow(options: argparse.Namespace) -> None:
 def _shadowed(options: argparse.Namespace) -> tuple[list[Request], dict[str, Spec], Tokens, Headers]:
     """Requests, endpoints and credentials. Raises InvalidInput with every option that is wrong."""
     from hybridstitch.compare.endpoints import parse_endpoint
+    from hybridstitch.compare.folder import SHADOW
     from hybridstitch.compare.plan import SIDES
     from hybridstitch.compare.shadow import read_requests
 
     _require(options, ("a", "b", "out"))
-    problems = _out_problems(options)
+    problems = _out_problems(options, SHADOW)
     requests = _attempt(problems, lambda: read_requests(options.requests)) or []
     specs = {side: _attempt(problems, partial(parse_endpoint, getattr(options, side), side)) for side in SIDES}
     tokens, headers = _credentials(problems, options)
@@ -99,12 +100,13 @@ def _shadowed(options: argparse.Namespace) -> tuple[list[Request], dict[str, Spe
 
 def _comparison(options: argparse.Namespace) -> tuple[Comparison, Tokens, Headers]:
     from hybridstitch.compare.comparison import Comparison
+    from hybridstitch.compare.folder import COMPARISON
     from hybridstitch.compare.metrics import Measures
     from hybridstitch.compare.run import Load
     from hybridstitch.prompt_files import read_prompts
 
     _require(options, ("a", "b", "out"))
-    problems = _out_problems(options) + module_problems([Path(each) for each in options.extra_module])
+    problems = _out_problems(options, COMPARISON) + module_problems([Path(each) for each in options.extra_module])
     prompts = _attempt(problems, lambda: read_prompts(options.prompts, options.count)) or ["any"]
     load = _attempt(problems, lambda: Load(options.concurrency, options.rate, options.block, options.pause)) or Load()
     limits = _attempt(problems, lambda: _limits(options.limit)) or {}
@@ -134,9 +136,16 @@ def _comparison(options: argparse.Namespace) -> tuple[Comparison, Tokens, Header
     return comparison, tokens, headers
 
 
-def _out_problems(options: argparse.Namespace) -> list[Problem]:
+def _out_problems(options: argparse.Namespace, kind: str) -> list[Problem]:
+    """What is wrong with the folder of a run. kind: what it may hold already."""
+    from hybridstitch.compare.folder import settings_of
+
     out = folder_to_write(str(options.out))
-    return [Problem("out", out.expected, out.got)] if isinstance(out, Unreadable) else []
+    if isinstance(out, Unreadable):
+        return [Problem("out", out.expected, out.got)]
+    problems: list[Problem] = []
+    _attempt(problems, lambda: settings_of(options.out, kind))
+    return problems
 
 
 def _attempt(problems: list[Problem], make: Callable[[], Made]) -> Made | None:

@@ -76,7 +76,7 @@ class Folder:
 
     def _check(self, settings: dict[str, Any]) -> None:
         kind = _kind(settings)
-        old = kept_settings(self.path, "out", f"an empty folder, or one of {kind}", lambda each: _kind(each) == kind)
+        old = settings_of(self.path, kind)
         if old is None or not (self.path / ANSWERS).exists():
             write_whole(self.path / SETTINGS, json.dumps(settings, indent=1).encode())
             return
@@ -129,6 +129,11 @@ class Folder:
     def _append(self, name: str, content: Mapping[str, Any]) -> None:
         # The line break goes first: what an interruption cut off stays a line of its own.
         append_line(self.path / name, content)
+
+
+def settings_of(folder: Path, kind: str) -> dict[str, Any] | None:
+    """What a run into this folder was begun with, None if none was. Raises InvalidInput for one of another kind."""
+    return kept_settings(folder, "out", f"an empty folder, or one of {kind}", lambda each: _kind(each) == kind)
 
 
 def _kind(settings: Mapping[str, Any]) -> str:

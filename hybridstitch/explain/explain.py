@@ -127,7 +127,7 @@ def _of_all(heat: Tensor, readings: Readings, words: Sequence[Word]) -> Tensor:
 
 
 def default_steps_explained(num_inference_steps: Any) -> int:
-    """How many steps are explained where nobody says it; the steps may be anything that a caller gave."""
+    """The default of `steps_explained`; the argument may be anything that a caller gave."""
     is_number = type(num_inference_steps) is int and num_inference_steps > 0
     return min(STEPS_EXPLAINED, num_inference_steps) if is_number else STEPS_EXPLAINED
 
@@ -169,7 +169,7 @@ def _choice(
     guidance_scale: float,
     always: Tensor | None,
 ) -> Choice:
-    """always: bool `(tokens,)`, those that no mask chose, because a region asks for them."""
+    """always: bool `(tokens,)`, those that no mask chose, because they lie in a region."""
     masked = [step for step in drawing.masked if drawing.has_choice(step, always)]
     if not masked:
         outside = "" if always is None else " outside the region"

@@ -185,7 +185,7 @@ def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain:
 
 
 def _warn_of_costs(pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> None:
-    """Say how much a forward of the small model saves, and warn if that is nothing to speak of."""
+    """Log how much a forward of the small model saves, and warn if that is less than `WORTHWHILE`."""
     tokens = (SizeLimits.of(pipeline, small).default[0] // pipeline.vae_scale_factor // pipeline.patch_size) ** 2
     words = pipeline.tokenizer_max_length
     large_cost, small_cost = (

@@ -267,7 +267,7 @@ class Client:
             return error
 
     def _ensure_workers(self, model: str, workers: int, timeout: float) -> None:
-        """TorchServe prefers the minWorkers of the archive to the number that a registration asks for."""
+        """Scale to `workers`: TorchServe prefers the minWorkers of the archive to the number in a registration."""
         if self._transport.describe(model, False)[0]["minWorkers"] != workers:
             self._transport.scale(model, workers, timeout)
 

@@ -17,7 +17,7 @@ MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Say whether a server could start here or, with --url, whether every worker of one really answers."""
+    """Check whether a server could start here or, with --url, whether every worker of a running one answers."""
     from hybridstitch.serving.doctor import examine
 
     only_without = {"store": options.store, "port": options.port}
@@ -59,7 +59,7 @@ def add_command(commands: Any) -> None:
     command.add_argument("--management-url", help="with --url: its management address (the same host, the next port)")
     command.add_argument("--key-file", type=Path, help="with --url: its key_file.json; not for serve --no-auth")
     command.add_argument("--timeout", type=float, default=30, help="seconds for each prediction (%(default)s)")
-    command.add_argument("--heal", action="store_true", help="start the workers anew that stand still, and prove it")
+    command.add_argument("--heal", action="store_true", help="restart workers that hang, and prove that they answer")
     command.add_argument(
         "--store",
         type=folder_to_read("a folder of archives"),

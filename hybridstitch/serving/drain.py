@@ -88,7 +88,7 @@ def _await_idle(transport: Transport, name: str, limit: float, ends: float) -> N
 
 
 def _ask_workers(transport: Transport, name: str, count: int, seconds: float) -> list[int | None]:
-    """The process ids of the workers that answered `count` calls at once; 0: not said, None: no answer."""
+    """The process ids of the workers that answered `count` calls at once; 0: it has none, None: no answer."""
 
     def ask(_: int) -> int | None:
         try:

@@ -1,4 +1,4 @@
-"""Whether a running server does its work, and healing the models of it that stand still."""
+"""Whether a running server does its work, and healing of its models whose workers hang."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hybridstitch.serving.probe import NoAnswer, Version, await_ready, describe,
 def examine_server(client: Client, heal: bool = False) -> list[Finding]:
     """What is well and what is not with the server that `client` reaches, at both addresses and with both tokens.
 
-    The client's timeout is the limit for each prediction, in seconds. With `heal`, a model whose workers stand still
+    The client's timeout is the limit for each prediction, in seconds. With `heal`, a model whose workers hang
     is scaled to no workers and back to as many as it had, and must then answer.
     """
     try:
@@ -51,7 +51,7 @@ def _examine_version(client: Client, version: Version, heal: bool) -> Finding:
             proven = _prove(client, version, name, version.described.get("startupTimeout", client.timeout))
             return Finding(name, proven.ok, f"healed: {proven.detail}; before: {ailing}")
     except NoAnswer as error:
-        advice = "healing did not help: look at model_log.log, register the archive anew, or start the server anew"
+        advice = "healing did not help: look at model_log.log, register the archive again, or restart the server"
         return Finding(name, False, str(error), advice)
     except ServiceError as error:
         return Finding(name, False, str(error), "the token, the address or the server's log")

@@ -22,7 +22,7 @@ Check = Callable[[Any], bool]
 
 
 def explanation_problems(answer: Any) -> list[Problem]:
-    """Every field that a page needs and that is not what docs/interface.md says."""
+    """Every field that a page needs and that differs from docs/interface.md."""
     found = _Found()
     if not found.check("answer", answer, "an object", _is_object):
         return found.problems

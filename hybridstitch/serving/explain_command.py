@@ -33,7 +33,7 @@ BAR = 24
 
 
 def explain(options: argparse.Namespace) -> None:
-    """Say which words of a prompt made the picture, its mask or a region of it what it is, and where each one acts."""
+    """Explain which words of a prompt shaped the picture, its mask or a region of it, and where each word acts."""
     from hybridstitch.serving.explain_page import render
 
     make_folders(options.out)
@@ -107,13 +107,13 @@ def add_command(commands: Any, pair: Path) -> None:
     add_request_options(
         command,
         seed="of the picture (random)",
-        region="with target region: the part of the picture in question; otherwise the large model draws all of it",
+        region="with target region: the part of the picture in question; otherwise the large model renders all of it",
     )
     command.add_argument(
         "--target", type=one_of(*TARGETS), help="mask (why these tokens are the large model's), region or image (mask)"
     )
     command.add_argument("--method", type=one_of(*METHODS), help="ablation or integrated_gradients (ablation)")
-    command.add_argument("--steps-explained", type=whole(1, 100), help="so many steps, spread evenly: fewer cost less")
+    command.add_argument("--steps-explained", type=whole(1, 100), help="how many steps, spread evenly; fewer cost less")
     command.add_argument(
         "--gradient-steps", type=whole(1, 256), help="of integrated gradients: more are nearer to complete"
     )

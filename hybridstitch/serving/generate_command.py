@@ -1,4 +1,4 @@
-"""`hybridstitch generate`: pictures of a prompt, drawn in this process or by a server."""
+"""`hybridstitch generate`: pictures of a prompt, generated in this process or by a server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GENERATED = (*FIELDS, "num_images")
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Draw pictures of one prompt, in this process or by a server."""
+    """Generate pictures of one prompt, in this process or by a server."""
     from hybridstitch.serving.show import report_lines
 
     make_folders(options.out, options.report, options.mask_overlay)
@@ -87,7 +87,9 @@ def add_command(commands: Any, pair: Path) -> None:
     command = commands.add_parser("generate", help=generate.__doc__, description=generate.__doc__)
     command.set_defaults(run=generate, check=check)
     add_request_options(
-        command, seed="of the first picture; each next one has the next seed", region="the large model draws all of it"
+        command,
+        seed="of the first picture; each next one has the next seed",
+        region="the large model renders all of it",
     )
     command.add_argument("--num-images", type=whole(), help="1 to 8 pictures, to OUT-1, OUT-2 and so on")
     command.add_argument(

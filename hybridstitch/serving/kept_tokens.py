@@ -5,6 +5,7 @@ TorchServe's own key file lies in a new folder after every start, and nothing re
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import requests
 
@@ -47,9 +48,18 @@ class KeptTokens:
         self._thread = Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        """Write the file. Raises OSError where that is not possible, InvalidInput without the server's own file."""
+        """Write the file.
+
+        Raises OSError where that is not possible, InvalidInput without the server's own file, or if another server
+        keeps its tokens at the same path: each would overwrite those of the other.
+        """
         read_key_file(self._server.key_file, *KINDS, "API")
-        self.look(datetime.now(UTC))
+        self._claim = _claimed(self._path)
+        try:
+            self.look(datetime.now(UTC))
+        except BaseException:
+            _give_up(self._claim)
+            raise
         self._thread.start()
         return self
 
@@ -57,6 +67,7 @@ class KeptTokens:
         self._left.set()
         self._thread.join()
         self._path.unlink(missing_ok=True)
+        _give_up(self._claim)
 
     def look(self, now: datetime) -> None:
         """Renew what ends soon as of `now`, and write again what is not on the disk."""
@@ -102,6 +113,24 @@ class KeptTokens:
         if self._lives.get(kind, ("",))[0] != ends:
             self._lives[kind] = (ends, left)
         return left < RENEW_SHARE * self._lives[kind][1]
+
+
+def _claimed(path: Path) -> TextIO:
+    """A locked file beside a path. The end of the process, however it comes, gives up the claim."""
+    claim = path.with_name(f".{path.name}.lock").open("w")
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        claim.close()
+        expected = "a path of its own: another server keeps its tokens there"
+        raise InvalidInput([Problem("key_file", expected, shown_path(path))]) from None
+    return claim
+
+
+def _give_up(claim: TextIO) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(claim.name)
+    claim.close()
 
 
 def write_private(path: Path, keys: dict[str, Any]) -> None:

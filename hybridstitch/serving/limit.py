@@ -69,8 +69,8 @@ class TimeLimit:
         """Raise OutOfTime if the rest of the time is reserved."""
         if self._began is not None and self._note() - self._began > self.seconds - self.reserve:
             raise OutOfTime(
-                f"responseTimeout: the server ends work before {self.seconds:g} s have passed; expected a request, or "
-                "a batch, that takes less: ask for fewer steps, pictures or gradient_steps, or raise responseTimeout "
+                f"responseTimeout: expected a request or batch that takes less than {self.seconds:g} s, and the worker "
+                "ended this one shortly before. Send fewer steps, pictures or gradient_steps, or raise responseTimeout "
                 "in model-config.yaml"
             )
 

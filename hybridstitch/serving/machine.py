@@ -122,7 +122,7 @@ def host_problem(name: str, host: str) -> Problem | None:
     try:
         with socket.socket() as found:
             found.bind((host, 0))
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, TypeError) as error:  # TypeError: half a surrogate pair
         reason = getattr(error, "strerror", None) or "not a name"
         return Problem(name, f"an IPv4 address of this machine, such as 127.0.0.1 or 0.0.0.0 for all ({reason})", host)
     return None

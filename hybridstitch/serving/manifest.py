@@ -42,7 +42,10 @@ def read_archive(path: Path) -> Archive:
                 manifest = opened.read(MANIFEST).decode()
                 size = sum(entry.file_size for entry in opened.infolist())
         model = json.loads(manifest)["model"]
-        return Archive(path, model["modelName"], model.get("modelVersion", FIRST_VERSION), size, model.get("handler"))
+        name, version = model["modelName"], model.get("modelVersion", FIRST_VERSION)
+        if not (isinstance(name, str) and isinstance(version, str)):
+            raise TypeError("modelName and modelVersion: expected texts")
+        return Archive(path, name, version, size, model.get("handler"))
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = Problem("archive", f"a whole archive with {MANIFEST}", f"{path.name}: {error}")
         raise InvalidInput([problem]) from error

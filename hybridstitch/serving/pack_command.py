@@ -47,7 +47,7 @@ def add_command(commands: Any) -> None:
     command.add_argument("--pair", type=Path, help="a packed pair folder")
     command.add_argument("--large", type=Path, help="a diffusers SD3 folder: the large model and the shared parts")
     command.add_argument("--small", type=Path, help="a diffusers SD3 folder: the small model")
-    command.add_argument("--plain", action="store_true", help="the large model alone, drawn by diffusers itself")
+    command.add_argument("--plain", action="store_true", help="the large model alone, in diffusers' own pipeline")
     command.add_argument(
         "--out", type=folder_to_write, default="model_store", help="a folder, the model store (%(default)s)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ def decode_body(values: Mapping[str, Any], content_type: str, types: Mapping[str
 
     Args:
         values: by key, as TorchServe gives them: a body under `body`, the fields of a form under their names.
-        content_type: what the client says of the body; without it, JSON if it starts with `{`, else the prompt.
+        content_type: what the client says of the body; without it, and for text, see `_decode_whole`.
         types: the content types of a form's parts.
 
     Raises:
@@ -42,11 +43,8 @@ def decode_body(values: Mapping[str, Any], content_type: str, types: Mapping[str
     body = values.get("body")
     if kind == JSON:
         return parse_json(body)
-    if not kind:
+    if kind in ("", TEXT):  # browsers label JSON as text
         return _decode_whole("body", body)
-    if kind == TEXT:
-        found = _json_object(body)
-        return {"prompt": _text("body", body)} if found is None else found
     expected = f"one of: {', '.join((JSON, *FORMS, TEXT))}; no image and no other file is taken"
     raise InvalidInput([Problem("content-type", expected, content_type)])
 
@@ -77,20 +75,12 @@ def parse_json(value: Any, field: str = "body") -> Any:
 
 
 def _decode_whole(field: str, value: Any) -> Any:
-    """A body that nothing is said of: JSON if it starts with `{`, else the prompt."""
+    """A body that may be JSON: it is if it starts with `{`, or with `[{`, which is refused later; else the prompt."""
     if not isinstance(value, bytes | bytearray | str):
         return value  # TorchServe has parsed it
     text = _text(field, value)
-    return parse_json(text.encode(errors="surrogatepass"), field) if text.lstrip().startswith("{") else {"prompt": text}
-
-
-def _json_object(value: Any) -> dict[str, Any] | None:
-    """The JSON object in what is labelled as text, which is how browsers send JSON; None for any other text."""
-    try:
-        found = json.loads(value)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+    is_json = re.match(r"\s*(\{|\[\s*\{)", text)
+    return parse_json(text.encode(errors="surrogatepass"), field) if is_json else {"prompt": text}
 
 
 def _form_fields(values: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
@@ -99,7 +89,8 @@ def _form_fields(values: Mapping[str, Any], types: Mapping[str, str]) -> dict[st
     found = {}
     for name, value in values.items():
         if types.get(name, "").startswith("image/"):
-            problems.append(Problem(name[:80], "no image: none is taken", f"{types[name]}, {len(value)} bytes"))
+            size = f", {len(value)} bytes" if isinstance(value, bytes | bytearray) else ""
+            problems.append(Problem(name[:80], "no image: none is taken", f"{types[name]}{size}"))
         elif isinstance(value, bytes | bytearray | str):
             try:
                 found[name] = _value(name, _text(name[:80], value))

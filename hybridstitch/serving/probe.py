@@ -22,7 +22,7 @@ SPARE_ROUNDS = 2  # a round may find a worker at the work of somebody else
 
 
 class NoAnswer(RuntimeError):  # noqa: N818 - named for what was seen, not that it is an error
-    """A model did not do what it should, and what was seen. `curable`: its workers stand still, new ones may help."""
+    """A model did not do what it should, and what was seen. `curable`: its workers hang, new ones may help."""
 
     def __init__(self, seen: str, advice: str, curable: bool):
         self.advice = advice
@@ -94,13 +94,14 @@ def describe(client: Client, version: Version) -> dict[str, Any] | None:
 
 
 def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -> str:
-    """Let every worker generate the smallest picture with all of its models, and say what that proves.
+    """Let every worker generate the smallest picture with all of its models; returns what that proves, in words.
 
     Idle workers take turns, and the header of an answer names the worker. Raises NoAnswer if a prediction fails or
     takes longer than the client's timeout, or if a worker answered none.
     """
     side = description["limits"]["minimum"]
     payload = smallest_request(side, recipes=bool(description.get("recipes")))
+    before = Sighting.of(version.pids)
     silent, sent, slowest, named = set(version.pids), 0, 0.0, True
     for _ in range(version.wanted + SPARE_ROUNDS):
         drawn = _draw_at_once(client, version, payload)
@@ -111,13 +112,17 @@ def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -
         if not (silent and named):
             break
     if silent and named:
-        raise NoAnswer(f"READY, but {_processes(silent)} took none of {sent} predictions", _HEAL, True)
+        seen = f"READY, but {_processes(silent)} took none of {sent} predictions"
+        if busy := silent & before.active_until(Sighting.of(version.pids)):
+            # New workers would end what these are doing for somebody.
+            raise NoAnswer(f"{seen}; busy: {_processes(busy)}", "wait until its request has ended", False)
+        raise NoAnswer(seen, _HEAL, True)
     models = "by both models" if "recipe" in payload else "in two steps"
-    found = f"drew {side}x{side} {models}, the slowest in {slowest:.2f} s"
+    found = f"generated {side}x{side} {models}, the slowest in {slowest:.2f} s"
     if named:
         who = "its worker" if version.wanted == 1 else f"each of {version.wanted} workers"
         return f"{who} {found}"
-    which = "" if version.wanted == 1 else "; which worker drew which cannot be seen from here"
+    which = "" if version.wanted == 1 else "; the answers do not name their workers"
     return f"{version.wanted} of {version.wanted} predictions at once: {found}{which}"
 
 

@@ -1,4 +1,4 @@
-"""Options of commands that ask for a picture: the fields of the request, and who answers it."""
+"""Options of commands that generate a picture: the fields of the request, and the pair or server that answers it."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ FIELDS = (
 
 
 def add_request_options(command: argparse.ArgumentParser, seed: str, region: str) -> None:
-    """Declare the options in FIELDS. seed, region: what is said of those two."""
+    """Declare the options in FIELDS. seed, region: help texts of those two."""
     command.add_argument("prompt", help="what the picture shows, 1 to 2000 characters")
     command.add_argument("--negative-prompt", help="what it must not show")
     command.add_argument("--seed", type=whole(), help=seed)
     command.add_argument("--recipe", type=name_or_object, help="a name (see `hybridstitch recipes`), or a JSON object")
     command.add_argument(
-        "--speed", type=number(), help="instead of a recipe: so many times fewer FLOPs than the large model"
+        "--speed", type=number(), help="instead of a recipe: at least this many times fewer FLOPs than the large model"
     )
     command.add_argument("--num-inference-steps", type=whole(), help="1 to 100 (28)")
     command.add_argument("--guidance-scale", type=number(), help="0 to 20 (4.5)")
     command.add_argument("--width", type=whole(), help="in pixels (the pair's own)")
     command.add_argument("--height", type=whole(), help="in pixels (the pair's own)")
     command.add_argument("--region", type=corners, metavar="X0,Y0,X1,Y1", help=region)
-    command.add_argument("--deadline-ms", type=whole(), help="give up at the first step after so many milliseconds")
+    command.add_argument("--deadline-ms", type=whole(), help="give up at the first step after this many milliseconds")
 
 
 def add_server_options(command: argparse.ArgumentParser, pair: Path) -> None:
@@ -86,7 +86,7 @@ def request_problems(options: argparse.Namespace, names: Sequence[str]) -> list[
 
 
 def open_for(options: argparse.Namespace, fields: Mapping[str, Any]) -> HybridStitchPipeline:
-    """The pair that draws in this process. Raises InvalidInput for a recipe or speed that it lacks, before it loads."""
+    """The pair of this process. Raises InvalidInput, before it loads, for a recipe or speed that it does not have."""
     from hybridstitch.catalogue import Catalogue
 
     catalogue = Catalogue.load().of_pair(pair_folder(options))

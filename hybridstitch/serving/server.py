@@ -1,4 +1,4 @@
-"""A TorchServe of one's own: started as a child process, ready when it says so, gone when it is left."""
+"""A TorchServe that this process starts, waits for and stops."""
 
 from __future__ import annotations
 

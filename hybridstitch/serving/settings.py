@@ -28,6 +28,8 @@ PICTURES_PER_FORWARD = 8
 OF_STITCHING = ("recipe", "speed", "region", "previews")
 """Defaults without a meaning for the plain endpoint, which is packed with the same settings."""
 
+MOST_VALUES = 10_000
+"""Values in a model-config.yaml at most."""
 _MOST = 2**31 - 1  # TorchServe ignores an integer that does not fit into 32 bits
 _COUNT, _SWITCH = integer(1, _MOST), {"type": "boolean"}
 _OF_TORCHSERVE: dict[str, Schema] = {
@@ -71,7 +73,7 @@ _SECTIONS_OF_HANDLER = ("defaults", "strategies")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the archive and the `handler:` section of its model-config.yaml say."""
+    """The settings of a worker: those of its archive, and of the `handler:` section in its model-config.yaml."""
 
     folder: Path
     device: torch.device
@@ -104,7 +106,16 @@ def read_settings(context: Context) -> Settings:
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """Reads YAML, but refuses a key that stands twice in a mapping: the second one would replace the first."""
+    """Reads YAML, but refuses a key that stands twice in a mapping: the second one would replace the first.
+
+    It also refuses aliases that multiply: ten lines of them can stand for a thousand million values.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _values_in(node, {}) > MOST_VALUES:
+            raise yaml.MarkedYAMLError(f"more than {MOST_VALUES} values", problem_mark=node.start_mark)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [str(key.value) for key, _ in node.value]
@@ -113,13 +124,23 @@ class _EachKeyOnce(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _values_in(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
+    """How many values a node stands for, those of its aliases each time."""
+    if node not in counted:
+        counted[node] = 1  # of an alias of itself
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        if isinstance(node, yaml.CollectionNode):
+            counted[node] += sum(_values_in(part, counted) for part in parts)
+    return counted[node]
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The content of a model-config.yaml. Raises InvalidInput that names every wrong key, or why it is not read."""
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except FileNotFoundError:
         raise InvalidInput([Problem("config", "an existing YAML file", str(path))]) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         words = str(error)
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             words = f"line {error.problem_mark.line + 1}: {error.problem or error.context}"

@@ -147,7 +147,7 @@ def _valid_id(given: Any) -> str | None:
 
 
 def _is_http(context: Context, index: int) -> bool:
-    """Whether a request came over HTTP. Its headers tell: there is always one, `Content-Length` at least.
+    """Whether a request came over HTTP, where it always has a header, `Content-Length` at least.
 
     Over gRPC no header arrives, but for those that TorchServe itself makes of a sequence of requests.
     """

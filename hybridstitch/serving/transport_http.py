@@ -38,7 +38,7 @@ LEAST_SECONDS = 0.001
 """A limit that has passed already, in the form that a socket takes."""
 
 KEPT_CONNECTIONS = 64
-"""As many as threads may use one client at a time without connecting anew."""
+"""As many as threads may use one client at a time without a new connection."""
 
 
 class Site:

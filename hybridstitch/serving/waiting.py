@@ -1,4 +1,4 @@
-"""Saying that a long step still runs: a line when it begins, and one every ten seconds."""
+"""Reports a long step: a line when it begins, and one every ten seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LINE_SECONDS = 10.0
 
 @contextmanager
 def waiting(what: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Say that `what` began and, until it ends, how long it has run. `say` takes a line for the user."""
+    """Report that `what` began and, until it ends, how long it has run. `say` takes a line for the user."""
     started, ended = time.monotonic(), Event()
 
     def tell() -> None:

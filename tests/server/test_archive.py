@@ -197,6 +197,7 @@ class Mine(MaskStrategy):
         ("{steps: 2}", "my_masks", "handler.defaults.steps"),
         ("{}", "your_masks", "handler.strategies.masks.mine"),
         ("{}", "beside", "handler.strategies.masks.mine"),
+        ("{}", "leaving", "handler.strategies.masks.mine"),
     ],
 )
 def test_defaults_and_strategies_are_tried_before_anything_is_packed(
@@ -205,7 +206,9 @@ def test_defaults_and_strategies_are_tried_before_anything_is_packed(
     (tmp_path / "config.yaml").write_text(CONFIG.format(defaults=defaults, module=module))
     for name in ("my_masks", "beside"):
         (tmp_path / f"{name}.py").write_text(MASK)
-    given: dict[str, Any] = {"config": tmp_path / "config.yaml", "extra_modules": [tmp_path / "my_masks.py"]}
+    (tmp_path / "leaving.py").write_text("raise SystemExit")
+    modules = [tmp_path / "my_masks.py", tmp_path / "leaving.py"]
+    given: dict[str, Any] = {"config": tmp_path / "config.yaml", "extra_modules": modules}
     if field is None:
         assert "my_masks.py" in names(pack(tiny, out=tmp_path / "store", **given))
         return
@@ -213,6 +216,15 @@ def test_defaults_and_strategies_are_tried_before_anything_is_packed(
         pack(tiny, out=tmp_path / "store", **given)
     assert fields(refused) == [field]
     assert not list((tmp_path / "store").iterdir())
+
+
+@pytest.fixture(scope="module")
+def two_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `large` and a `small` pipeline."""
+    folder = tmp_path_factory.mktemp("two")
+    make_pipeline("sd35-large").save_pretrained(folder / "large")
+    make_pipeline("sd35-medium", layers=2, heads=1).save_pretrained(folder / "small")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -224,12 +236,10 @@ def test_defaults_and_strategies_are_tried_before_anything_is_packed(
     ],
 )
 def test_packing_says_what_the_small_model_saves(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, sides: tuple[str, str], level: str, ratio: str
+    two_folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, sides: tuple[str, str], level: str, ratio: str
 ) -> None:
-    make_pipeline("sd35-large").save_pretrained(tmp_path / "large")
-    make_pipeline("sd35-medium", layers=2, heads=1).save_pretrained(tmp_path / "small")
     caplog.set_level("INFO", logger="hybridstitch")
-    pack(large=tmp_path / sides[0], small=tmp_path / sides[1], out=tmp_path / "store")
+    pack(large=two_folders / sides[0], small=two_folders / sides[1], out=tmp_path / "store")
     (said,) = [record for record in caplog.records if "FLOPs" in record.getMessage()]
     assert said.levelname == level
     assert re.search(rf"takes {ratio} times the FLOPs of the small one", said.getMessage())
@@ -305,5 +315,14 @@ def test_what_is_not_whole_may_be_packed_again_and_what_is_no_archive_stays(tiny
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + b"\x00" * 18])
 def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.mar").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"odd\.mar"):
+        read_archive(tmp_path / "odd.mar")
+
+
+@pytest.mark.parametrize("model", [{"modelName": "m", "modelVersion": 1.0}, {"modelName": 7}, {"modelName": None}, []])
+def test_a_manifest_with_other_values_than_texts_is_named(tmp_path: Path, model: Any) -> None:
+    """Archives are ordered by name and version: one that cannot be ordered must not end `serve`."""
+    with zipfile.ZipFile(tmp_path / "odd.mar", "w") as archive:
+        archive.writestr("MAR-INF/MANIFEST.json", json.dumps({"model": model}))
     with pytest.raises(InvalidInput, match=r"odd\.mar"):
         read_archive(tmp_path / "odd.mar")

@@ -70,7 +70,7 @@ def test_every_worker_of_a_good_server_draws(server: Server, wedging: str) -> No
     assert {name: finding.ok for name, finding in found.items()} == {
         name: True for name in ("server", "hybridstitch 1.0", "plain 1.0", "wedging 1.0")
     }
-    assert "its worker drew 32x32 by both models" in found["hybridstitch 1.0"].detail
+    assert "its worker generated 32x32 by both models" in found["hybridstitch 1.0"].detail
 
 
 def test_a_worker_that_stands_still_is_found_healed_and_proven(
@@ -91,7 +91,7 @@ def test_a_worker_that_stands_still_is_found_healed_and_proven(
     assert main([*command, "--heal", "--json"]) == 0
     healed = next(each for each in json.loads(capsys.readouterr().out) if each["name"] == "wedging 1.0")
     assert healed["ok"] is True
-    assert "healed: its worker drew" in healed["detail"]
+    assert "healed: its worker generated" in healed["detail"]
     assert server.workers(wedging)[0]["pid"] != worker["pid"]
     assert main(command) == 0
 
@@ -127,6 +127,23 @@ def test_a_busy_worker_is_not_taken_for_one_that_stands_still(server: Server, we
     assert found.ok is False
     assert "busy" in found.detail
     assert server.workers(wedging)[0]["pid"] == worker["pid"]
+
+
+def test_a_worker_that_is_busy_beside_an_idle_one_is_not_ended(server: Server, wedging: str) -> None:
+    server.client.scale(wedging, 2)
+    try:
+        before = {worker["pid"] for worker in server.workers(wedging)}
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(server.client.predict, PICTURE | {"busy_seconds": 10}, wedging)
+            time.sleep(0.5)
+            found = examined(server, heal=True)["wedging 1.0"]
+            assert not answer.done()
+            assert answer.result().content  # healing would have ended it
+        assert found.ok is False
+        assert "busy: worker process " in found.detail
+        assert {worker["pid"] for worker in server.workers(wedging)} == before
+    finally:
+        server.client.scale(wedging, 1)
 
 
 def test_what_nothing_is_drawn_on(server: Server, store: Path, wedging: str, tmp_path: Path) -> None:

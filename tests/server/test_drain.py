@@ -37,7 +37,7 @@ def test_a_change_of_versions_answers_every_picture_that_was_accepted(client: Cl
     try:
         for archive in archives:
             client.register(archive, "changing")
-        slow = QUICK | {"num_inference_steps": 20, "recipe": "large", "num_images": 2}
+        slow = QUICK | {"num_inference_steps": 12, "recipe": "large", "num_images": 2}
         with ThreadPoolExecutor(6) as pool:
             answers = [pool.submit(client.generate, **slow, model="changing") for _ in range(6)]
             accepted(client, "changing/1.0", answers, working=1)

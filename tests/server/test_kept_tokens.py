@@ -11,6 +11,7 @@ import pytest
 
 from hybridstitch import Client
 from hybridstitch.cli import main
+from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.kept_tokens import RENEW_SHARE, KeptTokens
 from hybridstitch.serving.server import Server
 
@@ -26,6 +27,8 @@ def test_tokens_are_kept_renewed_and_removed(tmp_path: Path) -> None:
             assert client.health()
             ends = datetime.fromisoformat(first["inference"]["expiration time"])
             life = ends - datetime.now(UTC)
+            with pytest.raises(InvalidInput, match="another server"), KeptTokens(server, path):
+                pass  # each would overwrite the tokens of the other
             kept.look(ends - 2 * RENEW_SHARE * life)
             assert json.loads(server.key_file.read_text()) == first
             server.key_file.unlink()  # the keys are in memory, and the file comes back with the next look

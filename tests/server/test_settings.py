@@ -57,6 +57,12 @@ def test_every_known_setting_is_accepted() -> None:
     assert named({"handler": None}) == named({"handler": {"defaults": None, "strategies": None}}) == []
 
 
+LAUGHS = b"a0: &a0 [0,0,0,0,0,0,0,0,0,0]\n" + b"".join(
+    b"a%d: &a%d [%s]\n" % (level, level, b",".join([b"*a%d" % (level - 1)] * 10)) for level in range(1, 9)
+)
+"""Ten lines that stand for a thousand million values."""
+
+
 @pytest.mark.parametrize("name", TORCHSERVE)
 def test_a_setting_of_torchserve_with_a_wrong_value_is_named(name: str) -> None:
     for value in wrong_values(TORCHSERVE[name]):
@@ -114,6 +120,8 @@ def test_everything_wrong_is_named_at_once() -> None:
         (b"handler:\n\tdtype: float32\n", "config", "(line 2: found character '\\t'"),
         (b"handler: {dtype: float16}\nhandler: {}", "config", "twice"),
         (b"\xff\xfe\x00", "config", "can be read"),
+        (b"[" * 5000, "config", "can be read"),
+        (LAUGHS, "config", "more than 10000 values"),
         (b"minWorkers: 2\nmaxWorkers: 1\n", "maxWorkers", "at least 2"),
         (b"micro_batching: {}", "micro_batching", "one of: "),
         (b"handler: {profile: true}", "handler.profile", "one of: "),

@@ -89,6 +89,8 @@ def test_text_is_the_prompt(content_type: str | None, row: dict[str, Any]) -> No
         (FORM, {}, {"body"}, "Content-Type: application/json"),
         (FORM, {'{"prompt": "a': b'b"}'}, {"body"}, "Content-Type: application/json"),
         ("", {"body": b"{'prompt': 'x'}"}, {"body"}, "valid JSON"),
+        (TEXT, {"body": b'{"prompt": "x",}'}, {"body"}, "valid JSON"),
+        ("", {"body": b'[{"prompt": "x"},'}, {"body"}, "valid JSON"),
         ("", {"body": b"\x89PNG\xff"}, {"body"}, "no image"),
         ("image/png", {"body": b"\x89PNG\xff"}, {"content-type"}, "no image"),
         (PARTS, {"prompt": b"x", "image": b"\x89PNG\xff"}, {"image"}, "no image"),
