@@ -20,6 +20,7 @@ from hybridstitch.bench import recipes_command, tune_command
 from hybridstitch.command_parser import CommandParser
 from hybridstitch.compare import command as compare_command
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.interrupts import interruptible
 from hybridstitch.option_paths import folder_to_write, packed_pair
 from hybridstitch.option_values import readable, unreadable
 from hybridstitch.quiet import silence_libraries
@@ -36,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         silence_libraries()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _check(options)
-        return options.run(options) or 0
+        with interruptible():
+            _check(options)
+            return options.run(options) or 0
     except InvalidInput as error:
         for problem in error.problems:
             print(f"error: {_named(problem, options)}", file=sys.stderr)

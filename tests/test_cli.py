@@ -251,6 +251,25 @@ def test_an_extra_module_does_not_bring_its_folder(tmp_path: Path) -> None:
         add_modules([tmp_path / "statistics.py"])
 
 
+def test_an_interrupt_that_breaks_a_librarys_cleanup_is_still_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    class Lock:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("cannot release un-acquired lock")
+
+    def run(_options: argparse.Namespace) -> None:
+        with Lock():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("hybridstitch.bench.command._bench", run)
+    assert main(["bench", "--count", "1", "--out", "x"]) == 130
+    assert "interrupted: what was generated is kept in x" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["bench", "tune"])
 def test_an_interrupted_command_goes_on(
     name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -24,6 +24,7 @@ from hybridstitch.bench.options import (
 )
 from hybridstitch.bench.specs import read_spec
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.interrupts import interruptible
 from hybridstitch.option_paths import folder_to_write
 from hybridstitch.option_values import number, several
 from hybridstitch.pair_options import DTYPES, pair_folder
@@ -45,12 +46,9 @@ MATCHED_ON = 8
 
 def bench(options: argparse.Namespace) -> None:
     """Recipes side by side: cost, measured speed-up, and fidelity to the large model's own pictures."""
-    try:
+    kept = f"interrupted: what was generated is kept in {options.out}, and the same command goes on from there"
+    with interruptible(kept):
         _bench(options)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted: what was generated is kept in {options.out}, and the same command goes on from there"
-        ) from None
 
 
 def check(options: argparse.Namespace) -> None:

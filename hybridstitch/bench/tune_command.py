@@ -20,6 +20,7 @@ from hybridstitch.bench.options import (
     open_pipe,
 )
 from hybridstitch.errors import InvalidInput, Problem, raise_if
+from hybridstitch.interrupts import interruptible
 from hybridstitch.option_paths import file_to_read, file_to_write, make_folders
 from hybridstitch.option_values import number, several, whole
 from hybridstitch.pair_options import pair_folder
@@ -36,12 +37,9 @@ def tune(options: argparse.Namespace) -> None:
     """Search for the recipes nearest to the large model at each cost, for the speed dial, and write them to a file."""
     out = _out(options)
     make_folders(out)
-    try:
+    kept = f"interrupted: what was generated is kept in {_trials(out)}, and the same command goes on from there"
+    with interruptible(kept):
         found = _search(options, out)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted: what was generated is kept in {_trials(out)}, and the same command goes on from there"
-        ) from None
     print(out.read_text() if options.json else out)
     for trial in [] if options.json else found:
         kind = "stitched" if trial.stitched else ""

@@ -48,12 +48,12 @@ class Token:
         self._kind = kind
         field = "token" if kind == "inference" else f"{kind}_token"
         self._value = clean_token(field, given) if given is not None and given != "" else None
-        self._key_file = None if self._value else key_file
+        self._key_file, source = None if self._value else key_file, "key_file"
         if environment and not (self._value or self._key_file):
-            self._value = token_in(VARIABLES[kind])
+            self._value, source = token_in(VARIABLES[kind]), KEY_FILE_VARIABLE
             self._key_file = None if self._value else os.environ.get(KEY_FILE_VARIABLE) or None
         if self._key_file:
-            self._value = read_key_file(self._key_file, kind)[kind]
+            self._value = read_key_file(self._key_file, kind, field=source)[kind]
 
     def use(self, send: Callable[[str | None], Answer]) -> Answer:
         """`send` with the token; if the server refuses it and the key file holds another by now, again with that.

@@ -118,7 +118,7 @@ def test_a_key_file_that_is_none_is_refused_unseen(
     for command in (["doctor"], ["generate", "x", "--out", str(tmp_path / "x.png")]):
         assert main([*command, "--url", NOBODY, "--key-file", str(path)]) == 2
     monkeypatch.setenv(KEY_FILE_VARIABLE, str(path))
-    refused(lambda: Client(NOBODY), "^key_file: expected")
+    refused(lambda: Client(NOBODY), f"^{KEY_FILE_VARIABLE}: expected")
     assert SECRET not in "".join(capfd.readouterr())
 
 
