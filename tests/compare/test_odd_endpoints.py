@@ -238,7 +238,22 @@ def test_both_sides_are_tried_before_anything_is_loaded(
         (["shadow"], requests, str(broken), f"{odd[0]}/keyed", refused),
     ):
         started = time.monotonic()
-        assert main(["compare", *companion, "--a", a, "--b", b, *given, "--out", str(tmp_path / "out")]) == 2
+        assert (
+            main(
+                [
+                    "compare",
+                    *companion,
+                    "--a",
+                    a,
+                    "--b",
+                    b,
+                    *given,
+                    "--out",
+                    str(tmp_path / "-".join(["out", *companion])),
+                ]
+            )
+            == 2
+        )
         said = capsys.readouterr().err
         assert all(word in said for word in words), said
         assert "a: expected" not in said
