@@ -10,13 +10,15 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
 from hybridstitch.cli import main
+from hybridstitch.serving.answers import Reply
 from hybridstitch.serving.archive import pack
 from hybridstitch.serving.doctor import Finding, examine
 from hybridstitch.serving.examine_machine import examine_java, examine_packages
@@ -111,34 +113,38 @@ def test_one_of_two_workers_that_stands_still_is_found_though_the_other_answers(
     server.client.scale(wedging, 1)
 
 
-def test_a_busy_worker_is_not_taken_for_one_that_stands_still(server: Server, wedging: str, tmp_path: Path) -> None:
-    worker = server.workers(wedging)[0]
-    end = tmp_path / "busy"
+@contextmanager
+def busy(server: Server, model: str, folder: Path) -> Iterator[Future[Reply]]:
+    """Keep one worker of a model at work inside it; the answer of its request, which healing would end."""
+    end = folder / "end"
     with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(server.client.predict, PICTURE | {"busy_until": str(end)}, wedging)
+        answer = pool.submit(server.client.predict, PICTURE | {"busy_until": str(end)}, model)
         try:
             while not end.with_suffix(".begun").exists():
                 assert not answer.done(), answer.result()
                 time.sleep(0.05)
-            found = examined(server, heal=True, timeout=2)["wedging 1.0"]
+            yield answer
         finally:
             end.touch()
-        assert answer.result().content  # healing would have ended it
+        assert answer.result().content
+
+
+def test_a_busy_worker_is_not_taken_for_one_that_stands_still(server: Server, wedging: str, tmp_path: Path) -> None:
+    worker = server.workers(wedging)[0]
+    with busy(server, wedging, tmp_path):
+        found = examined(server, heal=True, timeout=2)["wedging 1.0"]
     assert found.ok is False
     assert "busy" in found.detail
     assert server.workers(wedging)[0]["pid"] == worker["pid"]
 
 
-def test_a_worker_that_is_busy_beside_an_idle_one_is_not_ended(server: Server, wedging: str) -> None:
+def test_a_worker_that_is_busy_beside_an_idle_one_is_not_ended(server: Server, wedging: str, tmp_path: Path) -> None:
     server.client.scale(wedging, 2)
     try:
         before = {worker["pid"] for worker in server.workers(wedging)}
-        with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(server.client.predict, PICTURE | {"busy_seconds": 10}, wedging)
-            time.sleep(0.5)
+        with busy(server, wedging, tmp_path) as answer:
             found = examined(server, heal=True)["wedging 1.0"]
             assert not answer.done()
-            assert answer.result().content  # healing would have ended it
         assert found.ok is False
         assert "busy: worker process " in found.detail
         assert {worker["pid"] for worker in server.workers(wedging)} == before
