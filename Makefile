@@ -23,8 +23,9 @@ demo: setup
 demo-compare: setup
 	$(BIN)/python -m hybridstitch.compare.demo
 
+# Two processes, a file to each at a time: every one starts servers of its own.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .
