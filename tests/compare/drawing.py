@@ -40,10 +40,10 @@ def drawing_server(pair: Path, recipe: str = "large", steps: int = 2) -> Iterato
             if self.path == "/redirect":
                 self.send_header("Location", "/image")
             self.end_headers()
-            if self.path != "/drops":
-                self.wfile.write(answer)
-                return
             with suppress(OSError):  # the client gives up
+                if self.path != "/drops":
+                    self.wfile.write(answer)
+                    return
                 for byte in answer[:30]:
                     self.wfile.write(bytes([byte]))
                     time.sleep(0.1)
