@@ -7,12 +7,12 @@ from functools import partial
 
 from hybridstitch import HybridStitchPipeline
 from hybridstitch.pipeline import StepWatcher
-from hybridstitch.serving.endpoint import Endpoint
-from hybridstitch.serving.explain_answer import explain_request
-from hybridstitch.serving.local import draw_together
-from hybridstitch.serving.request import GenerationRequest
-from hybridstitch.serving.response import Rendering
 from hybridstitch.serving.settings import load_catalogue
+from hybridstitch.serving.worker.explain import explain_request
+from hybridstitch.serving.worker.render import draw_together
+from hybridstitch.serving.worker.service import Endpoint
+from hybridstitch.wire.documents import Rendering
+from hybridstitch.wire.request import GenerationRequest
 
 
 class HybridStitchHandler(Endpoint):

@@ -11,14 +11,14 @@ import numpy as np
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from hybridstitch.pair import SizeLimits, absent_parts
+from hybridstitch.model.pair import SizeLimits, absent_parts
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.sampler import Step
-from hybridstitch.serving.endpoint import Endpoint
-from hybridstitch.serving.local import generators
-from hybridstitch.serving.request import GenerationRequest
-from hybridstitch.serving.response import Rendering
 from hybridstitch.serving.settings import without_stitching
+from hybridstitch.serving.worker.render import generators
+from hybridstitch.serving.worker.service import Endpoint
+from hybridstitch.wire.documents import Rendering
+from hybridstitch.wire.request import GenerationRequest
 
 
 class PlainSD3Handler(Endpoint):

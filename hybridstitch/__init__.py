@@ -6,16 +6,16 @@ Names are imported when they are first used: a client or a health check needs ne
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hybridstitch._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from hybridstitch.catalogue import Catalogue
     from hybridstitch.errors import InvalidInput, Problem
     from hybridstitch.pipeline import HybridStitchPipeline
-    from hybridstitch.recipe import Recipe, recipes
+    from hybridstitch.recipe.catalogue import Catalogue
+    from hybridstitch.recipe.recipe import Recipe, recipes
     from hybridstitch.report import Report
-    from hybridstitch.serving.answers import ServiceError, ServiceTimeout, ServiceUnreachable
-    from hybridstitch.serving.client import Client
-
-__version__ = "0.1.0"
+    from hybridstitch.serving.client.client import Client
+    from hybridstitch.serving.client.replies import ServiceError, ServiceTimeout, ServiceUnreachable
 
 __all__ = [
     "Catalogue",
@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Catalogue": "catalogue",
-    "Client": "serving.client",
+    "Catalogue": "recipe.catalogue",
+    "Client": "serving.client.client",
     "HybridStitchPipeline": "pipeline",
     "InvalidInput": "errors",
     "Problem": "errors",
-    "Recipe": "recipe",
+    "Recipe": "recipe.recipe",
     "Report": "report",
-    "ServiceError": "serving.answers",
-    "ServiceTimeout": "serving.answers",
-    "ServiceUnreachable": "serving.answers",
-    "recipes": "recipe",
+    "ServiceError": "serving.client.replies",
+    "ServiceTimeout": "serving.client.replies",
+    "ServiceUnreachable": "serving.client.replies",
+    "recipes": "recipe.recipe",
 }
 
 

@@ -42,7 +42,7 @@ class InvalidInput(ValueError):  # noqa: N818 - the name users read is what went
         super().__init__("; ".join(str(problem) for problem in self.problems))
 
 
-def raise_if(problems: Sequence[Problem]) -> None:
+def raise_problems(problems: Sequence[Problem]) -> None:
     """Raise InvalidInput if there is any problem."""
     if problems:
         raise InvalidInput(problems)

@@ -14,19 +14,20 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
-from hybridstitch.arguments import dtype_of
-from hybridstitch.call import Call, images_problems, validate_call
-from hybridstitch.callbacks import AfterStep, StepCallback
-from hybridstitch.catalogue import Catalogue
-from hybridstitch.errors import Problem, raise_if
-from hybridstitch.exclusive import exclusive
-from hybridstitch.guidance import GuidedModel
-from hybridstitch.mmdit import cached_attention
-from hybridstitch.pair import PAIR_FILE, SMALL_FOLDER, SizeLimits, describe_pair, load_pair
-from hybridstitch.parts import Parts
-from hybridstitch.prompt_arguments import clip_skip_problems, prompts_of, text_length
-from hybridstitch.prompts import PromptEncoder
-from hybridstitch.recipe import Recipe
+from hybridstitch.base.paths import PAIR_FILE, SMALL_FOLDER
+from hybridstitch.call.arguments import Call, images_problems, validate_call
+from hybridstitch.call.callbacks import AfterStep, StepCallback
+from hybridstitch.call.prompts import clip_skip_problems, prompts_of, text_length
+from hybridstitch.errors import Problem, raise_problems
+from hybridstitch.generation import dtype_of
+from hybridstitch.model.exclusive import exclusive
+from hybridstitch.model.guidance import GuidedModel
+from hybridstitch.model.mmdit import cached_attention
+from hybridstitch.model.pair import SizeLimits, describe_pair, load_pair
+from hybridstitch.model.parts import Parts
+from hybridstitch.model.prompts import PromptEncoder
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region, with_region
 from hybridstitch.report import Recorder, Report, Stopwatch, seed_of, together
 from hybridstitch.sampler import Step, sample
@@ -83,7 +84,7 @@ class HybridStitchPipeline(Parts):
 
         Args:
             folder: a packed pair.
-            large, small: instead of it, two SD3 pipelines; see `hybridstitch.pair.load_pair`.
+            large, small: instead of it, two SD3 pipelines; see `hybridstitch.model.pair.load_pair`.
             dtype: of the weights, a torch type or its name, such as "float16"; float32 by default.
             torch_dtype: the same under diffusers' older name.
             variant: part of the names of the weight files, such as "fp16", as in diffusers.
@@ -146,7 +147,7 @@ class HybridStitchPipeline(Parts):
         problems += clip_skip_problems(self, clip_skip)
         prompts = prompts_of(self, given, length, do_classifier_free_guidance, problems)
         images = images_problems(num_images_per_prompt)
-        raise_if(problems + images)
+        raise_problems(problems + images)
         with exclusive(self.large, self.small):
             found = self.prompts.halves(
                 do_classifier_free_guidance, prompts, num_images_per_prompt, clip_skip, cast(int, length)
@@ -230,7 +231,7 @@ class HybridStitchPipeline(Parts):
             FloatingPointError: for latents that are not finite.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
-        call = validate_call(self, given)
+        call = validate_call(self, self.catalogue, given)
         with exclusive(self.large, self.small):
             out = self._generate(call, generator, latents, output_type, callback_on_step_end, on_step)
         return out if return_dict else (out.images,)
@@ -335,7 +336,7 @@ class HybridStitchPipeline(Parts):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
-        """Latents, or the `clean` of a `Step`, to pictures."""
+        """Latents, or the `denoised` of a `Step`, to pictures."""
         vae = self._pipeline.vae
         decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
         if not torch.isfinite(decoded).all():

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hybridstitch.errors import Problem
 from hybridstitch.masks.base import ranks
-from hybridstitch.masks.wrappers import OfOne
+from hybridstitch.masks.wrappers import MaskWrapper
 from hybridstitch.plans.base import Plan
-from hybridstitch.recipe import Recipe
+from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.trajectory import Trajectory
 
 Region = tuple[int, int, int, int]
@@ -62,7 +62,7 @@ class RegionPlan(Plan):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegionMask(OfOne):
+class RegionMask(MaskWrapper):
     """The tokens of the region first, then those that another mask wants."""
 
     type = "region"

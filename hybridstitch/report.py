@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hybridstitch.guidance import GuidedModel
-from hybridstitch.recipe import Recipe
+from hybridstitch.model.guidance import GuidedModel
+from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.sampler import Step
 
 

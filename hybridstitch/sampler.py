@@ -10,11 +10,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from hybridstitch.fills import Fill
-from hybridstitch.guidance import GuidedModel
-from hybridstitch.mmdit import scatter_rows, unpatchify
-from hybridstitch.recipe import Recipe
+from hybridstitch.model.guidance import GuidedModel
+from hybridstitch.model.mmdit import scatter_rows, unpatchify
+from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.strategy import Strategy
-from hybridstitch.trajectory import Point, Trajectory
+from hybridstitch.trajectory import StepState, Trajectory
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Step:
 
     index: from 0, of so many `steps`.
     latents: those it ended with, `(batch, channels, height, width)`.
-    clean: the picture that they lead to by now (x0), in the same shape: what a preview shows.
+    denoised: the picture that they lead to by now (x0), in the same shape: what a preview shows.
     share: of the tokens, rendered by the large model, 0 to 1.
     tokens: which ones, `(batch, k)` indices; None if it was all or none.
     """
@@ -32,7 +32,7 @@ class Step:
     steps: int
     timestep: Tensor
     latents: Tensor
-    clean: Tensor
+    denoised: Tensor
     share: float
     tokens: Tensor | None
 
@@ -55,7 +55,7 @@ def sample(
     scored_at = 0
 
     for index, timestep in enumerate(scheduler.timesteps):
-        trajectory.move_to(Point(index, timestep, float(scheduler.sigmas[index]), latents))
+        trajectory.move_to(StepState(index, timestep, float(scheduler.sigmas[index]), latents))
         share = recipe.plan.large_share(trajectory)
         if math.isnan(share):
             raise _broken(recipe.plan, "a share within 0..1", share)
@@ -71,20 +71,20 @@ def sample(
         else:
             if scores is None or 0 < recipe.mask.refresh <= index - scored_at:
                 scores, scored_at = recipe.mask.scores(trajectory), index
-                if scores.shape != (len(latents), trajectory.tokens):
-                    wanted = f"scores (batch, tokens), here ({len(latents)}, {trajectory.tokens})"
+                if scores.shape != (len(latents), trajectory.token_count):
+                    wanted = f"scores (batch, tokens), here ({len(latents)}, {trajectory.token_count})"
                     raise _broken(recipe.mask, wanted, tuple(scores.shape))
-            trajectory.chosen = top_tokens(scores, recipe.mask.count(share, trajectory.tokens))
+            trajectory.tokens = top_tokens(scores, recipe.mask.count(share, trajectory.token_count))
             velocity = _filled(recipe.fill, trajectory)
-            rendered = large(latents, timestep, trajectory.chosen)
-            trajectory.record(rendered, trajectory.chosen)
-            velocity = scatter_rows(velocity, trajectory.chosen, rendered)
-            share = trajectory.chosen.shape[1] / trajectory.tokens
+            rendered = large(latents, timestep, trajectory.tokens)
+            trajectory.record(rendered, trajectory.tokens)
+            velocity = scatter_rows(velocity, trajectory.tokens, rendered)
+            share = trajectory.tokens.shape[1] / trajectory.token_count
 
         velocity = unpatchify(velocity, trajectory.grid, large.patch_size)
         clean = latents - float(scheduler.sigmas[index]) * velocity
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        replaced = on_step(Step(index, trajectory.steps, timestep, latents, clean, share, trajectory.chosen))
+        replaced = on_step(Step(index, trajectory.steps, timestep, latents, clean, share, trajectory.tokens))
         latents = latents if replaced is None else replaced
     return latents
 

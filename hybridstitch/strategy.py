@@ -1,7 +1,7 @@
 """What plans, masks and fills have in common: parameters that are stored, checked in one place, and described.
 
 A strategy's `__init__` only stores its parameters (a frozen dataclass is the shortest way). Ranges are written
-beside the types, `share: Annotated[float, Between(0, 1)] = 0.3`, and everything else follows from them: the check
+beside the types, `share: Annotated[float, Range(0, 1)] = 0.3`, and everything else follows from them: the check
 of a request, the error that names the field, and the description that the server gives of itself.
 """
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass, fields, replace
 from inspect import isclass
 from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
-from hybridstitch.errors import InvalidInput, Problem, raise_if
-from hybridstitch.names import one_of
-from hybridstitch.schema import plain
+from hybridstitch.base.schema import plain
+from hybridstitch.base.suggestions import one_of
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 
 @dataclass(frozen=True)
-class Between:
+class Range:
     """The range of a number, ends included."""
 
     low: float
@@ -48,7 +48,7 @@ class Parameter:
     name: str
     type: type
     default: Any
-    range: Between | None
+    range: Range | None
 
     @property
     def nested(self) -> bool:
@@ -138,7 +138,7 @@ class Strategy:
             kind, limits = hints.get(name, Any), None
             if get_origin(kind) is Annotated:
                 kind, *notes = get_args(kind)
-                limits = next((note for note in notes if isinstance(note, Between)), None)
+                limits = next((note for note in notes if isinstance(note, Range)), None)
             kind = tuple if kind == tuple[float, ...] else kind
             if kind not in (int, float, bool, str, tuple) and not (isclass(kind) and issubclass(kind, Strategy)):
                 raise TypeError(f"{cls.__name__}.{name}: a parameter is a number, bool, str or strategy, not {kind}")
@@ -175,9 +175,9 @@ class Strategy:
                     problems.append(Problem(f"{field}.{name}", parameter.expected, value))
             except InvalidInput as error:
                 problems.extend(error.problems)
-        raise_if(problems)
+        raise_problems(problems)
         strategy = cls(**chosen)
-        raise_if(strategy.problems(field))
+        raise_problems(strategy.problems(field))
         return strategy
 
     def problems(self, field: str) -> list[Problem]:

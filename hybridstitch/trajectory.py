@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from hybridstitch.mmdit import gather_rows, patchify, scatter_rows
+from hybridstitch.model.mmdit import gather_rows, patchify, scatter_rows
 
 DEPTH = 3
 """How many renders of a token by the large model are kept: enough for a second-order extrapolation."""
 
 
 @dataclass(frozen=True)
-class Point:
+class StepState:
     """The latents before one step.
 
     index: the step, from 0. timestep: as the scheduler has it, a scalar tensor. sigma: the share of noise, 1 to 0.
@@ -45,13 +45,13 @@ class Trajectory:
     grid: rows and columns of image tokens; a score or mask is row-major over it.
     steps: how many steps the schedule has.
     now: the point that the current step starts from.
-    chosen: the tokens that the large model renders at this step, `(batch, k)` indices; None if it is none of them.
+    tokens: the tokens that the large model renders at this step, `(batch, k)` indices; None if it is none of them.
     dense: the points at which the large model rendered every token, with its velocity
         `(batch, tokens, patch * patch * channels)` there; the last two, latest last.
     velocities: what the large model said about each token, `(batch, tokens, …)`, its last word first; as many as
         there were dense steps, at most three. Every token has words of its own time:
     sigmas: the noise levels `(batch, tokens)` at which it said them.
-    cleans: the picture (x0) that each of them led to, in the shape of `velocities`, float32.
+    denoised: the picture (x0) that each of them led to, in the shape of `velocities`, float32.
     rendered_at: the step `(batch, tokens)` of its last word; unset before the first.
     notes: free for strategies to keep what they need until the end of this generation, each under itself as the key.
     """
@@ -59,12 +59,12 @@ class Trajectory:
     grid: tuple[int, int]
     steps: int
     small_model: SmallModel
-    now: Point = field(init=False)
-    chosen: Tensor | None = None
-    dense: list[tuple[Point, Tensor]] = field(default_factory=list)
+    now: StepState = field(init=False)
+    tokens: Tensor | None = None
+    dense: list[tuple[StepState, Tensor]] = field(default_factory=list)
     velocities: list[Tensor] = field(default_factory=list)
     sigmas: list[Tensor] = field(default_factory=list)
-    cleans: list[Tensor] = field(default_factory=list)
+    denoised: list[Tensor] = field(default_factory=list)
     rendered_at: Tensor = field(init=False)
     notes: dict[Any, Any] = field(default_factory=dict)
     _small: dict[int, Tensor] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Trajectory:
     _correction: Tensor | None = None
 
     @property
-    def tokens(self) -> int:
+    def token_count(self) -> int:
         """The number of image tokens."""
         return self.grid[0] * self.grid[1]
 
@@ -91,10 +91,10 @@ class Trajectory:
         """Steps since the large model last rendered each token, `(batch, tokens)`; 0 is now."""
         return self.now.index - self.rendered_at
 
-    def move_to(self, point: Point) -> None:
+    def move_to(self, point: StepState) -> None:
         """Start the next step."""
         self.now = point
-        self.chosen = None
+        self.tokens = None
         kept = {seen.index for seen, _ in self.dense}
         for known in (self._small, self._small_conditional):
             for index in known.keys() - kept:
@@ -110,13 +110,13 @@ class Trajectory:
             self._correction = scatter_rows(self._correction, tokens, difference)
         sigma = torch.full(velocity.shape[:2], self.now.sigma, device=self.device)
         step = torch.full(velocity.shape[:2], self.now.index, device=self.device)
-        clean = self.clean(self.now, velocity, tokens)
+        clean = self.x0(self.now, velocity, tokens)
         self.velocities = _remember(self.velocities, velocity, tokens)
-        self.cleans = _remember(self.cleans, clean, tokens)
+        self.denoised = _remember(self.denoised, clean, tokens)
         self.sigmas = _remember(self.sigmas, sigma, tokens)
         self.rendered_at = step if tokens is None else scatter_rows(self.rendered_at, tokens, step)
 
-    def small_velocity(self, at: Point | None = None) -> Tensor:
+    def small_velocity(self, at: StepState | None = None) -> Tensor:
         """The small model's velocity `(batch, tokens, patch * patch * channels)` at a point, by default now.
 
         Costs a forward of the small model the first time it is asked for at a point; the report counts it.
@@ -126,7 +126,7 @@ class Trajectory:
             self._small[point.index] = self.small_model(point.latents, point.timestep)
         return self._small[point.index]
 
-    def small_conditional(self, at: Point | None = None) -> Tensor:
+    def small_conditional(self, at: StepState | None = None) -> Tensor:
         """The same without guidance, for the prompt alone, at half the cost."""
         point = at or self.now
         if point.index not in self._small_conditional:
@@ -144,7 +144,7 @@ class Trajectory:
             self._correction = velocity - self.small_velocity(point)
         return self._correction
 
-    def clean(self, at: Point, velocity: Tensor, tokens: Tensor | None = None) -> Tensor:
+    def x0(self, at: StepState, velocity: Tensor, tokens: Tensor | None = None) -> Tensor:
         """The picture that a velocity at a point leads to (x0), as rows `(batch, tokens, …)` of the latent, float32.
 
         tokens: whose velocity it is, `(batch, k)` indices; None for all.

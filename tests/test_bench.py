@@ -12,16 +12,17 @@ import torch
 from hybridstitch import HybridStitchPipeline, InvalidInput, recipes
 from hybridstitch.bench.calibration import Drawing
 from hybridstitch.bench.contenders import Contender, with_solver
-from hybridstitch.bench.folder import BenchFolder, fingerprint
-from hybridstitch.bench.intervals import Interval
-from hybridstitch.bench.matched import matched, variants
-from hybridstitch.bench.options import defined
-from hybridstitch.bench.perceptual import Perceptual
+from hybridstitch.bench.equal_cost import matched, variants
+from hybridstitch.bench.folder import BenchFolder
 from hybridstitch.bench.run import Bench
 from hybridstitch.bench.table import markdown, rows
-from hybridstitch.catalogue import Catalogue
-from hybridstitch.cli import main
-from hybridstitch.recipe import Recipe
+from hybridstitch.cli.main import main
+from hybridstitch.cli.options import defined
+from hybridstitch.measure.intervals import Interval
+from hybridstitch.measure.perceptual import Perceptual
+from hybridstitch.model.fingerprint import fingerprint
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.recipe.recipe import Recipe
 
 
 def unmatched(recipe: Recipe, speed: float) -> Recipe:

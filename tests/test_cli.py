@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from hybridstitch.cli import _parser, main
-from hybridstitch.command_parser import EXAMPLES
-from hybridstitch.extra_modules import add_modules
-from hybridstitch.recipe import recipes
-from hybridstitch.recipe_names import AXES, NAMES
+from hybridstitch.base.extra_modules import add_modules
+from hybridstitch.cli.main import _parser, main
+from hybridstitch.cli.parser import EXAMPLES
+from hybridstitch.recipe.names import AXES, NAMES
+from hybridstitch.recipe.recipe import recipes
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "matplotlib")
 CHECKED = """
 import json, sys
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 found = []
 for arguments in json.load(sys.stdin):
     try:
@@ -36,7 +36,7 @@ for arguments in json.load(sys.stdin):
     print("----", file=sys.stderr, flush=True)
 print("\\n" + json.dumps(found))
 """
-STARTED = [sys.executable, "-m", "hybridstitch.cli"]
+STARTED = [sys.executable, "-m", "hybridstitch.cli.main"]
 
 
 def commands(parser: argparse.ArgumentParser | None = None, path: tuple[str, ...] = ()) -> Iterator[Any]:
@@ -231,10 +231,10 @@ def test_folders_of_outputs_are_made_and_nothing_foreign_is_said(tiny: Path, tmp
 
 
 def test_the_names_of_recipes_are_those_of_the_recipes() -> None:
-    from hybridstitch.recipe import AXES as BY_AXIS
+    from hybridstitch.recipe.registry import BASES
 
     assert list(NAMES) == list(recipes())
-    assert list(AXES) == list(BY_AXIS)
+    assert list(AXES) == list(BASES)
 
 
 def test_an_extra_module_does_not_bring_its_folder(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_an_interrupt_that_breaks_a_librarys_cleanup_is_still_one(
         with Lock():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("hybridstitch.bench.command._bench", run)
+    monkeypatch.setattr("hybridstitch.cli.bench._bench", run)
     assert main(["bench", "--count", "1", "--out", "x"]) == 130
     assert "interrupted: what was generated is kept in x" in capsys.readouterr().err
 

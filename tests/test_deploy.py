@@ -13,9 +13,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from hybridstitch import cli
-from hybridstitch.serving.process import STOP_SECONDS
-from hybridstitch.serving.server import _read_properties
+from hybridstitch.cli import main as cli
+from hybridstitch.serving.server.process import STOP_SECONDS
+from hybridstitch.serving.server.server import _read_properties
 
 ROOT = Path(__file__).parents[1]
 KUBERNETES = ROOT / "deploy" / "kubernetes"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 
-from hybridstitch.flops import forward_flops
+from hybridstitch.model.flops import forward_flops
 from tests.conftest import EMOJI
 from training import distil, models, stages
 from training.distil import BLOCKS, Drawings, Lesson, exported_parts, prune, read_start

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hybridstitch import HybridStitchPipeline
-from hybridstitch.bench.metrics import psnr
-from hybridstitch.bench.options import read_prompts
+from hybridstitch.cli.options import read_prompts
+from hybridstitch.measure.pixels import psnr
 from training.vocabulary import COLOURS
 
 MEGABYTE = 1_000_000

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridstitch.extras import MissingExtra, extra, require
+from hybridstitch.base.extras import MissingExtra, extra, require
 
 ROOT = Path(__file__).parents[1]
-HAVE_THEM = {"serving/endpoint.py", "serving/metrics.py", "serving/torchserve.py", "testing.py"}
+HAVE_THEM = {f"serving/worker/{name}.py" for name in ("service", "metrics", "torchserve")} | {"testing/conformance.py"}
 """Imported by TorchServe's worker alone, and by tests."""
 
 

@@ -10,29 +10,29 @@ import numpy as np
 import pytest
 
 from hybridstitch import HybridStitchPipeline, InvalidInput
-from hybridstitch.bench.traffic import (
+from hybridstitch.wire.request import parse_request
+from tests.load.traffic import (
     CHOICES,
     REFUSED,
     SIZES,
+    LoadRequest,
     Reply,
-    Wish,
     complaint,
     complaints,
-    good_wishes,
     latencies,
     leaks,
     memory_figures,
     mixed,
     percentiles,
+    valid_requests,
 )
-from hybridstitch.serving.request import parse_request
 
-GOOD = good_wishes(["red apple on blue", "rocket on black"], steps=6)
+GOOD = valid_requests(["red apple on blue", "rocket on black"], steps=6)
 WISH = GOOD[0]
 PICTURE = np.full((64, 64, 3), 100, np.uint8)
 REFERENCES = {WISH.key: PICTURE}
 DRAWN = Reply(WISH, seconds=1.0, finished=1.0, status=200, picture=PICTURE)
-BAD = Wish("refused", {"prompt": ""}, "prompt")
+BAD = LoadRequest("refused", {"prompt": ""}, "prompt")
 REFUSAL = Reply(BAD, seconds=0.1, finished=0.1, status=400, refused=frozenset({"prompt"}))
 
 
@@ -42,31 +42,37 @@ def emoji_pipe(emoji: Path) -> HybridStitchPipeline:
 
 
 def test_every_recipe_in_every_size() -> None:
-    assert len({wish.key for wish in GOOD}) == len(GOOD) == 2 * len(CHOICES) * len(SIZES)
-    assert {wish.kind for wish in GOOD} == {"large", "small", "hybridstitch", "hybridstitch-plus", "speed 2.5"}
+    assert len({request.key for request in GOOD}) == len(GOOD) == 2 * len(CHOICES) * len(SIZES)
+    assert {request.kind for request in GOOD} == {
+        "large",
+        "small",
+        "hybridstitch",
+        "hybridstitch-plus",
+        "speed 2.5",
+    }
 
 
 def test_the_mix_is_even_seeded_and_has_its_share_of_bad_ones() -> None:
-    wishes = mixed(GOOD, 320, 0.05, seed=0)
-    good = Counter(wish.key for wish in wishes if wish.wrong is None)
-    assert len(wishes) == 320
+    requests = mixed(GOOD, 320, 0.05, seed=0)
+    good = Counter(request.key for request in requests if request.wrong is None)
+    assert len(requests) == 320
     assert sum(good.values()) == 304
     assert len(good) == len(GOOD)
     assert max(good.values()) - min(good.values()) <= 1
-    assert {wish.wrong for wish in wishes} == {None} | {field for kind in REFUSED for field in kind}
-    assert wishes == mixed(GOOD, 320, 0.05, seed=0) != mixed(GOOD, 320, 0.05, seed=1)
-    assert [wish.wrong for wish in mixed(GOOD, 5, 0.05, seed=0)].count(None) == 4
+    assert {request.wrong for request in requests} == {None} | {field for kind in REFUSED for field in kind}
+    assert requests == mixed(GOOD, 320, 0.05, seed=0) != mixed(GOOD, 320, 0.05, seed=1)
+    assert [request.wrong for request in mixed(GOOD, 5, 0.05, seed=0)].count(None) == 4
 
 
 def test_the_endpoint_takes_the_good_ones_and_names_the_field_of_the_bad(emoji_pipe: HybridStitchPipeline) -> None:
     limits, catalogue = emoji_pipe.size_limits, emoji_pipe.catalogue
-    for wish in mixed(GOOD, 60, 0.2, seed=0):
-        if wish.wrong is None:
-            assert parse_request(dict(wish.fields), {}, limits, catalogue).width == wish.fields["width"]
+    for request in mixed(GOOD, 60, 0.2, seed=0):
+        if request.wrong is None:
+            assert parse_request(dict(request.fields), {}, limits, catalogue).width == request.fields["width"]
         else:
             with pytest.raises(InvalidInput) as refused:
-                parse_request(dict(wish.fields), {}, limits, catalogue)
-            assert [problem.field for problem in refused.value.problems] == [wish.wrong]
+                parse_request(dict(request.fields), {}, limits, catalogue)
+            assert [problem.field for problem in refused.value.problems] == [request.wrong]
 
 
 def test_right_answers_raise_no_complaint() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hybridstitch import Recipe, recipes
 from hybridstitch.masks import MaskStrategy
-from hybridstitch.plans import Listed
+from hybridstitch.plans import ExplicitShares
 from hybridstitch.sampler import Step, sample
 from hybridstitch.trajectory import Trajectory
 
@@ -122,5 +122,5 @@ class Watched(MaskStrategy):
 @pytest.mark.parametrize(("refresh", "asked"), [(0, [1, 5]), (1, [1, 2, 3, 5, 6, 7]), (2, [1, 3, 5, 7]), (3, [1, 5])])
 def test_a_mask_is_asked_after_a_dense_step_and_as_often_as_it_wants(refresh, asked):
     Watched.asked.clear()
-    run(Recipe(Listed((1.0, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5)), Watched(refresh)))
+    run(Recipe(ExplicitShares((1.0, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0.5)), Watched(refresh)))
     assert Watched.asked == asked

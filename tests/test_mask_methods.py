@@ -7,15 +7,15 @@ import torch
 
 from hybridstitch import masks
 from hybridstitch.masks.base import ranks
-from hybridstitch.trajectory import Point, Trajectory
+from hybridstitch.trajectory import StepState, Trajectory
 from tests.walk import Walk, latents_of
 
 
 def test_ras_prefers_a_small_spread_and_those_that_wait():
     walk = Walk()
-    walk.trajectory.move_to(Point(0, torch.tensor(0.0), 1.0, torch.zeros(1, 2, 2, 2)))
+    walk.trajectory.move_to(StepState(0, torch.tensor(0.0), 1.0, torch.zeros(1, 2, 2, 2)))
     walk.trajectory.record(torch.tensor([[[0.0, 2.0], [9.0, 13.0], [0.0, 6.0], [0.0, 8.0]]]))
-    walk.trajectory.move_to(Point(1, torch.tensor(0.0), 0.75, torch.zeros(1, 2, 2, 2)))
+    walk.trajectory.move_to(StepState(1, torch.tensor(0.0), 0.75, torch.zeros(1, 2, 2, 2)))
     assert scores(masks.Spread(starvation=0.0), walk.trajectory) == [-1, -2, -3, -4]
     walk.trajectory.rendered_at = torch.tensor([[1, 1, 1, 0]])
     assert masks.Spread(starvation=2.0).scores(walk.trajectory)[0].argmax() == 3
@@ -99,17 +99,17 @@ def test_rest_comes_before_importance(changed):
 def test_random_draws_again_whenever_it_is_asked(changed):
     first = scores(masks.Random(), changed)
     assert scores(masks.Random(), changed) == first
-    changed.now = Point(3, changed.now.timestep, changed.now.sigma, changed.now.latents)
+    changed.now = StepState(3, changed.now.timestep, changed.now.sigma, changed.now.latents)
     assert scores(masks.Random(), changed) != first
 
 
 def test_edges_follow_the_latent_as_it_moves(changed):
     before = scores(masks.Edges(), changed)
-    changed.now = Point(3, changed.now.timestep, 0.25, latents_of([0.0, 0, 0, 9.0]))
+    changed.now = StepState(3, changed.now.timestep, 0.25, latents_of([0.0, 0, 0, 9.0]))
     assert scores(masks.Edges(), changed).index(max(scores(masks.Edges(), changed))) == 3 != before.index(max(before))
 
 
-@pytest.mark.parametrize("wrap", [masks.Every, masks.Dilate, masks.MinimumAge, masks.Blend, masks.Union])
+@pytest.mark.parametrize("wrap", [masks.Refresh, masks.Dilate, masks.MinimumAge, masks.Blend, masks.Union])
 def test_wrappers_keep_the_count_of_what_they_wrap(wrap):
     assert wrap(masks.All()).count(0.3, 10) == 10
     assert wrap(masks.Random()).count(0.3, 10) == 3

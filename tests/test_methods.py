@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridstitch import fills, plans
-from hybridstitch.mmdit import patchify, unpatchify
+from hybridstitch.model.mmdit import patchify, unpatchify
 from hybridstitch.plans import Plan
 from tests.walk import STEPS, Walk, no_small_model, rows_of
 
@@ -27,13 +27,13 @@ def test_rows_and_latents_are_each_others_inverse():
     [
         (plans.SmallFirst(small=0.5), [0, 0, 1, 1]),
         (plans.Staged(large=0.25, hybrid=0.5, share=0.3), [1, 0.3, 0.3, 0]),
-        (plans.Listed((1.0, 0.5)), [1, 1, 0.5, 0.5]),
-        (plans.Listed((1.0, 0.2, 0.1, 0.0)), [1, 0.2, 0.1, 0]),
-        (plans.Listed((1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0)), [1, 0, 1, 0]),
-        (plans.Listed((1.0, 0.3)), [1, 1, 0.3, 0.3]),
-        (plans.Listed((1.0, 1.0, 0.3, 0.0)), [1, 1, 0.3, 0]),
-        (plans.Listed((0.2, 0.5, 1.0, 1.0)), [0.2, 0.5, 1, 1]),
-        (plans.Listed((1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.1, 0.1)), [1, 1, 0.5, 0.1]),
+        (plans.ExplicitShares((1.0, 0.5)), [1, 1, 0.5, 0.5]),
+        (plans.ExplicitShares((1.0, 0.2, 0.1, 0.0)), [1, 0.2, 0.1, 0]),
+        (plans.ExplicitShares((1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0)), [1, 0, 1, 0]),
+        (plans.ExplicitShares((1.0, 0.3)), [1, 1, 0.3, 0.3]),
+        (plans.ExplicitShares((1.0, 1.0, 0.3, 0.0)), [1, 1, 0.3, 0]),
+        (plans.ExplicitShares((0.2, 0.5, 1.0, 1.0)), [0.2, 0.5, 1, 1]),
+        (plans.ExplicitShares((1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.1, 0.1)), [1, 1, 0.5, 0.1]),
         (plans.Periodic(every=2, start=0.25, end=0), [1, 0, 1, 0]),
         (plans.Periodic(every=3, start=0.25, end=0.25, share=0.3), [1, 0.3, 0.3, 1]),
         (plans.Routed(large=0.5, disagreement=(0.9, 0.1, 0.2, 0.8)), [1, 0, 0, 1]),

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from hybridstitch.bench.intervals import by_group
-from hybridstitch.bench.metrics import psnr, ssim
-from hybridstitch.bench.perceptual import Perceptual
+from hybridstitch.measure.intervals import by_group
+from hybridstitch.measure.perceptual import Perceptual
+from hybridstitch.measure.pixels import psnr, ssim
 
 
 def test_psnr_of_a_known_error():

@@ -10,10 +10,10 @@ from diffusers import SD3Transformer2DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hybridstitch.flops import forward_flops
-from hybridstitch.guidance import GuidedModel
-from hybridstitch.mmdit import KVCache, cached_attention, gather_rows, mmdit_forward, unpatchify
-from hybridstitch.toys import LAYOUTS, tiny_transformer
+from hybridstitch.model.flops import forward_flops
+from hybridstitch.model.guidance import GuidedModel
+from hybridstitch.model.mmdit import KVCache, cached_attention, gather_rows, mmdit_forward, unpatchify
+from hybridstitch.testing.toys import LAYOUTS, tiny_transformer
 from tests.conftest import EMOJI
 
 SIZES = [(16, 16), (8, 20)]

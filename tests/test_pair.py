@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput
-from hybridstitch.pair import LOADERS, SHARED, check_folders
+from hybridstitch.model.pair import LOADERS, SHARED, check_folders
 from tests.tiny import make_pair_folder, make_pipeline
 
 CONFIGS = {"scheduler": "scheduler_config.json"}

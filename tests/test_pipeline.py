@@ -13,7 +13,7 @@ from hybridstitch import HybridStitchPipeline, InvalidInput, Recipe, fills, mask
 from hybridstitch.masks import All, Box
 from hybridstitch.pipeline import Output
 from hybridstitch.plans import Staged
-from hybridstitch.toys import LAYOUTS
+from hybridstitch.testing.toys import LAYOUTS
 from tests.conftest import EMOJI
 from tests.tiny import make_pair_folder
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hybridstitch.cli import main
+from hybridstitch.base.prompt_files import read_prompts
+from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
-from hybridstitch.prompt_files import read_prompts
 
 PROMPTS = ["one", "two", "three, with a comma"]
 LISTED = [{"Prompt": "one", "tag": "x"}, "two", {"caption": "three, with a comma"}]
@@ -85,7 +85,7 @@ def test_what_is_no_prompt_is_refused_by_its_line(tmp_path: Path, name: str, con
 
 @pytest.mark.parametrize("path", ["/dev/zero", "a\0b", "\ud800", "x" * 300])
 def test_what_is_no_file_with_an_end_is_refused(path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("hybridstitch.prompt_files.LARGEST", 2**20)
+    monkeypatch.setattr("hybridstitch.base.prompt_files.LARGEST", 2**20)
     with pytest.raises(InvalidInput, match=r"prompts: expected a \.txt"):
         read_prompts(path)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput, Recipe, recipes
-from hybridstitch.bench.options import defined
+from hybridstitch.base.images import report_lines
+from hybridstitch.cli.options import defined
 from hybridstitch.fills import Last
-from hybridstitch.masks import Disagreement, Every, Random
-from hybridstitch.plans import Listed, Staged
-from hybridstitch.recipe import TunedRecipe
-from hybridstitch.serving.show import report_lines
+from hybridstitch.masks import Disagreement, Random, Refresh
+from hybridstitch.plans import ExplicitShares, Staged
+from hybridstitch.recipe.tuned import TunedRecipe
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +193,11 @@ def test_the_recipes_of_the_benchmarks_fit_the_tuned_pair(emoji):
     catalogue = Catalogue.load().of_pair(emoji)
     more = defined(catalogue, emoji.parents[1] / "docs" / "more-recipes.json")
     plus, alone = catalogue.recipes["hybridstitch-plus"], more["plus-fill-alone"]
-    assert isinstance(plus.plan, Listed)
-    assert alone == replace(plus, plan=Listed(tuple(float(share == 1) for share in plus.plan.shares)), name=alone.name)
-    assert more["plus-random"] == replace(plus, mask=Every(Random(), 1), name="plus-random")
+    assert isinstance(plus.plan, ExplicitShares)
+    assert alone == replace(
+        plus, plan=ExplicitShares(tuple(float(share == 1) for share in plus.plan.shares)), name=alone.name
+    )
+    assert more["plus-random"] == replace(plus, mask=Refresh(Random(), 1), name="plus-random")
     assert more["plus-last"] == replace(plus, fill=Last(), name="plus-last")
 
 

@@ -12,9 +12,9 @@ from hybridstitch import fills, masks, plans
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
-from hybridstitch.recipe import Recipe
-from hybridstitch.testing import FillConformance, MaskConformance, PlanConformance
-from hybridstitch.toys import TinyPair
+from hybridstitch.recipe.recipe import Recipe
+from hybridstitch.testing.conformance import FillConformance, MaskConformance, PlanConformance
+from hybridstitch.testing.toys import TinyPair
 
 
 def shown(document: str, base: str) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from hybridstitch.base.texts import LONGEST, text_problem
 from hybridstitch.errors import InvalidInput
-from hybridstitch.pair import SizeLimits
-from hybridstitch.serving.request import parse_request
-from hybridstitch.texts import LONGEST, text_problem
+from hybridstitch.model.pair import SizeLimits
+from hybridstitch.wire.request import parse_request
 
 LIMITS = SizeLimits(multiple_of=16, minimum=64, maximum=256, default=(128, 64))
 BLANK = [
@@ -68,12 +68,12 @@ def test_a_long_blank_text_is_refused_at_once() -> None:
 
 
 def test_the_rule_needs_no_torch() -> None:
-    code = "import sys, hybridstitch.texts; sys.exit('torch' in sys.modules)"
+    code = "import sys, hybridstitch.base.texts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_the_command_refuses_a_blank_prompt(emoji: Path, tmp_path: Path) -> None:
-    from hybridstitch.cli import main
+    from hybridstitch.cli.main import main
 
     assert main(["generate", " \u200b", "--pair", str(emoji), "--out", str(tmp_path / "x.png")]) == 2
     assert main(["explain", " ", "--pair", str(emoji), "--out", str(tmp_path / "x.html")]) == 2

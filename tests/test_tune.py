@@ -10,13 +10,13 @@ import pytest
 
 from hybridstitch import HybridStitchPipeline, InvalidInput, fills, recipes
 from hybridstitch.bench.calibration import Case, Drawers, Drawing
-from hybridstitch.bench.candidates import drawn, even, idea, placed, stitched, varied
-from hybridstitch.bench.disagreement import disagreement
-from hybridstitch.bench.tune import Tuner, write
-from hybridstitch.catalogue import TUNED_FILE
-from hybridstitch.cli import main
-from hybridstitch.plans import Listed
-from hybridstitch.recipe import Recipe
+from hybridstitch.cli.main import main
+from hybridstitch.plans import ExplicitShares
+from hybridstitch.recipe.names import TUNED_FILE
+from hybridstitch.recipe.recipe import Recipe
+from hybridstitch.tune.candidates import drawn, even, idea, placed, stitched, varied
+from hybridstitch.tune.disagreement import disagreement
+from hybridstitch.tune.search import Tuner, write
 from tests.tiny import make_pair_folder
 from tests.walk import Walk, rows_of
 
@@ -53,7 +53,7 @@ def test_candidates_are_recipes():
     ],
 )
 def test_whose_idea_a_candidate_is(shares, fill, named):
-    recipe = Recipe(Listed(tuple(map(float, shares))), fill=fill)
+    recipe = Recipe(ExplicitShares(tuple(map(float, shares))), fill=fill)
     assert idea(recipe) == named
 
 
@@ -67,7 +67,7 @@ def test_whose_idea_a_candidate_is(shares, fill, named):
     ],
 )
 def test_what_counts_as_stitched(shares, fill, regions):
-    assert stitched(Recipe(Listed(tuple(map(float, shares))), fill=fill)) == regions
+    assert stitched(Recipe(ExplicitShares(tuple(map(float, shares))), fill=fill)) == regions
 
 
 def test_even_candidates_have_the_dense_steps_that_they_say():

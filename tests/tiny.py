@@ -13,7 +13,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from hybridstitch.toys import tiny_transformer
+from hybridstitch.testing.toys import tiny_transformer
 
 
 def make_pipeline(layout: str, seed: int = 0, **config: Any) -> StableDiffusion3Pipeline:

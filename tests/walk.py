@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hybridstitch.trajectory import Point, Trajectory
+from hybridstitch.trajectory import StepState, Trajectory
 
 STEPS = 4
 
@@ -54,7 +54,7 @@ class Walk:
         self.at(0)
 
     def at(self, index: int, latents: list[float] | None = None) -> Walk:
-        point = Point(
+        point = StepState(
             index, torch.tensor(0.0), 1 - index / self.steps, latents_of(latents) if latents else self.nothing
         )
         self.trajectory.move_to(point)

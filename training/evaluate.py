@@ -9,7 +9,7 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from hybridstitch import HybridStitchPipeline
-from hybridstitch.bench.intervals import Interval
+from hybridstitch.measure.intervals import Interval
 from training import retrieval, stages
 from training.autoencoder import psnr
 from training.scenes import Library, compose, held_out_pictures

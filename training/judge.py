@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from hybridstitch.bench.folder import BenchFolder
-from hybridstitch.bench.intervals import Interval, without_nan
-from hybridstitch.errors import Problem, raise_if
+from hybridstitch.errors import Problem, raise_problems
+from hybridstitch.measure.intervals import Interval, without_nan
 from training.data import load_library
 from training.evaluate import Judge
 from training.scenes import Library
@@ -28,7 +28,7 @@ def judge(folder: Path, library: Library, scenes: list[Scene]) -> dict[str, dict
     texts = kept.settings["texts"]
     scene_of = {caption(scene): scene for scene in scenes}
     unknown = [text for text in texts if text not in scene_of]
-    raise_if([Problem("folder", "a bench on prompts of heldout_prompts.txt", unknown[:3])] if unknown else [])
+    raise_problems([Problem("folder", "a bench on prompts of heldout_prompts.txt", unknown[:3])] if unknown else [])
     drawn: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for result in kept.results():
         drawn[result.contender].append((result.prompt, result.seed))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hybridstitch.bench.perceptual import as_input, load_network
+from hybridstitch.measure.perceptual import as_input, load_network
 from training.scenes import Library, compose
 from training.vocabulary import STYLES, Scene, random_background
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
-from hybridstitch.flops import forward_flops
+from hybridstitch.model.flops import forward_flops
 from training.models import CONTEXT_LENGTH, LATENT_SIDE
 
 

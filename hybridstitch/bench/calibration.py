@@ -12,9 +12,9 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from hybridstitch.bench.metrics import psnr
+from hybridstitch.measure.pixels import psnr
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.recipe import Recipe, recipes
+from hybridstitch.recipe.recipe import Recipe, recipes
 
 SEEDS = 2**40
 """Where the seeds begin: what is chosen here is not to be judged on the same noise."""

@@ -15,11 +15,11 @@ from diffusers import (
 )
 
 from hybridstitch.bench.specs import read_spec
-from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.plans import AllSteps
-from hybridstitch.recipe import Recipe, even_sigmas
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.recipe.recipe import Recipe, even_sigmas
 
 SOLVERS: dict[str, Any] = {
     "euler": FlowMatchEulerDiscreteScheduler,

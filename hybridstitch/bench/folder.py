@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hybridstitch.errors import InvalidInput, Problem, raise_if
-from hybridstitch.kept_settings import SETTINGS, kept_settings
+from hybridstitch.base.kept_settings import SETTINGS, kept_settings
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 if TYPE_CHECKING:
-    from hybridstitch.pipeline import HybridStitchPipeline
+    pass
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class BenchFolder:
             self._begin()
 
     def _begin(self) -> None:
-        raise_if(changed_settings(self.path, self.settings, self.contenders))
+        raise_problems(changed_settings(self.path, self.settings, self.contenders))
         old = _begun(self.path)
         everyone = (old["contenders"] if old else {}) | self.contenders
         if not old or everyone != old["contenders"]:
@@ -160,12 +159,3 @@ def _kept(folder: Path) -> dict[str, Any] | None:
         return all(isinstance(content.get(name), dict) for name in ("settings", "contenders"))
 
     return kept_settings(folder, "out", "an empty folder, or one of a bench", is_bench)
-
-
-def fingerprint(pipe: HybridStitchPipeline) -> str:
-    """Changes when a model does, but not with its dtype: a hash of the first numbers of every weight, rounded."""
-    digest = hashlib.sha256()
-    for model in (pipe.large, pipe.small, pipe.components["vae"], pipe.components["text_encoder"]):
-        for parameter in model.parameters():
-            digest.update(parameter.detach().flatten()[:64].bfloat16().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

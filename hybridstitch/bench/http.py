@@ -22,16 +22,16 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from hybridstitch.bench.metrics import EQUAL_DB, psnr
-from hybridstitch.bench.table import machine
-from hybridstitch.catalogue import Catalogue
+from hybridstitch.base.paths import EMBEDDED_PAIR, HELD_OUT_PROMPTS
+from hybridstitch.base.prompt_files import KINDS, read_prompts
 from hybridstitch.errors import InvalidInput
-from hybridstitch.prompt_files import KINDS, read_prompts
-from hybridstitch.serving.archive import ROOT, pack
-from hybridstitch.serving.client import Client
-from hybridstitch.serving.server import Server
+from hybridstitch.measure.host import machine
+from hybridstitch.measure.pixels import EQUAL_DB, psnr
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.serving.client.client import Client
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 
-PAIR = ROOT / "models" / "emoji"
 BASELINE = "plain"
 RECIPES = ("large", "small", "two-stage", "hybridstitch")
 SPEEDS = (1.83, 2.5, 4.0)
@@ -126,8 +126,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare recipes with the plain SD3 endpoint over HTTP.")
-    parser.add_argument("--pair", type=Path, default=PAIR, help="a packed pair folder")
-    parser.add_argument("--prompts", type=Path, default=PAIR / "heldout_prompts.txt", help=f"a {KINDS} file")
+    parser.add_argument("--pair", type=Path, default=EMBEDDED_PAIR, help="a packed pair folder")
+    parser.add_argument("--prompts", type=Path, default=HELD_OUT_PROMPTS, help=f"a {KINDS} file")
     parser.add_argument("--count", type=int, default=16, help="how many of the prompts (default 16)")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance-scale", type=float, default=4.5)

@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from hybridstitch.base.progress import counted
 from hybridstitch.bench.folder import BenchFolder
-from hybridstitch.bench.metrics import EQUAL_DB
 from hybridstitch.bench.table import Row, decibels
-from hybridstitch.compare.markup import definitions, document, figure, scroll, table, tiles
-from hybridstitch.progress import counted
+from hybridstitch.html.document import definitions, document, figure, scroll, table, tiles
+from hybridstitch.measure.pixels import EQUAL_DB
 
 SHOWN = 8
 """Prompts whose pictures are shown, the first seed of each."""

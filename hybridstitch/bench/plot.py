@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybridstitch.bench.metrics import EQUAL_DB
+from hybridstitch.base.extras import extra
 from hybridstitch.bench.table import Row
-from hybridstitch.extras import extra
+from hybridstitch.measure.pixels import EQUAL_DB
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

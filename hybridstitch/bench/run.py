@@ -10,8 +10,8 @@ import torch
 
 from hybridstitch.bench.contenders import Contender, with_solver
 from hybridstitch.bench.folder import BenchFolder, Fidelity, Result
-from hybridstitch.bench.metrics import more_often, psnr, ssim
-from hybridstitch.bench.perceptual import Perceptual
+from hybridstitch.measure.perceptual import Perceptual
+from hybridstitch.measure.pixels import more_often, psnr, ssim
 from hybridstitch.pipeline import HybridStitchPipeline, Output
 from hybridstitch.report import Report
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridstitch.errors import InvalidInput, Problem
-from hybridstitch.recipe_names import name_problem
+from hybridstitch.recipe.names import name_problem
 
 SOLVER_NAMES = ("euler", "even", "heun", "dpm++", "unipc")
 BY_SPEED = "speed="

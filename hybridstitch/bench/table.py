@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hybridstitch.bench.folder import Fidelity, Result
-from hybridstitch.bench.intervals import Interval, by_group, without_nan
-from hybridstitch.bench.metrics import EQUAL_DB
+from hybridstitch.measure.host import machine
+from hybridstitch.measure.intervals import Interval, by_group, without_nan
+from hybridstitch.measure.pixels import EQUAL_DB
 
 Quality = Mapping[str, Interval]
 
@@ -71,15 +67,15 @@ def rows(
     """
     names = dict.fromkeys(each.contender for each in results)
     by_name = {name: [each for each in results if each.contender == name] for name in names}
-    rival = by_name[against] if against else None
+    baseline = by_name[against] if against else None
     found = [
-        replace(_row(by_name[name], rival, (quality or {}).get(name, {})), origin=(origins or {}).get(name))
+        replace(_row(by_name[name], baseline, (quality or {}).get(name, {})), origin=(origins or {}).get(name))
         for name in names
     ]
     return sorted(found, key=lambda row: -row.cost)
 
 
-def _row(results: list[Result], rival: list[Result] | None, quality: Quality) -> Row:
+def _row(results: list[Result], baseline: list[Result] | None, quality: Quality) -> Row:
     faster = [each.reference_ms / each.ms for each in results]
     quartiles = statistics.quantiles(faster, n=4) if len(faster) > 1 else faster * 3
     return Row(
@@ -92,17 +88,17 @@ def _row(results: list[Result], rival: list[Result] | None, quality: Quality) ->
         whole=_figures(results, "whole"),
         inside=_figures(results, "inside") if any(each.inside for each in results) else None,
         outside=_figures(results, "outside") if any(each.outside for each in results) else None,
-        difference=_figures(results, "whole", rival) if rival else None,
+        difference=_figures(results, "whole", baseline) if baseline else None,
         quality=quality,
     )
 
 
-def _figures(results: list[Result], part: str, rival: list[Result] | None = None) -> Figures:
+def _figures(results: list[Result], part: str, baseline: list[Result] | None = None) -> Figures:
     """Of the whole picture, inside or outside, or how far they exceed a rival's."""
 
     def interval(name: str) -> Interval:
         values = _by_prompt(results, part, name)
-        return by_group(values - _by_prompt(rival, part, name) if rival else values)
+        return by_group(values - _by_prompt(baseline, part, name) if baseline else values)
 
     measured = any(getattr(each, part) and getattr(each, part).perceptual is not None for each in results)
     return Figures(interval("psnr_db"), interval("ssim"), interval("perceptual") if measured else None)
@@ -157,17 +153,3 @@ def as_json(found: list[Row], settings: dict[str, Any], contenders: Mapping[str,
         "contenders": contenders,
         "rows": without_nan([asdict(row) for row in found]),
     }
-
-
-def machine() -> str:
-    """The processor or GPU, and the versions that the numbers depend on."""
-    info = Path("/proc/cpuinfo")
-    named = (
-        [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    cpu = f"{named[0] if named else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
-    return f"{cpu}, {gpu}; Python {platform.python_version()}, {packages}"

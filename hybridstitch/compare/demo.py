@@ -6,14 +6,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from hybridstitch.base.paths import EMBEDDED_PAIR
+from hybridstitch.base.prompt_files import BUILT_IN, read_prompts
+from hybridstitch.compare import workflow
 from hybridstitch.compare.comparison import Comparison
-from hybridstitch.compare.run import Load
+from hybridstitch.compare.endpoints.spec import Credentials
+from hybridstitch.compare.run.run import Load
 from hybridstitch.errors import InvalidInput
-from hybridstitch.prompt_files import BUILT_IN, read_prompts
-from hybridstitch.serving.archive import ROOT, pack
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 
-PAIR = ROOT / "models" / "emoji"
 PORT = 18080
 """Fixed, so that a comparison that was interrupted finds its endpoints again."""
 PAUSE_SECONDS = 0.5
@@ -23,7 +25,7 @@ def run_demo(out: Path, count: int, steps: int, port: int = PORT) -> str:
     """Pack, serve, compare; the answer in one sentence. count: held-out prompts, two seeds each."""
     store = out.with_name(out.name + "-store")
     for plain in (False, True):
-        pack(PAIR, plain=plain, out=store)
+        pack(EMBEDDED_PAIR, plain=plain, out=store)
     with Server(store, port=port) as server:
         for model in ("plain", "hybridstitch"):
             server.register(model)
@@ -35,7 +37,7 @@ def run_demo(out: Path, count: int, steps: int, port: int = PORT) -> str:
             seeds=[0, 1],
             load=Load(pause=PAUSE_SECONDS),
         )
-        report = comparison.run(out, {"a": server.token(), "b": server.token()})
+        report = workflow.run(comparison, out, Credentials({"a": server.token(), "b": server.token()}))
     return f"{report['sentence']}\n{out / 'report.html'}\n"
 
 

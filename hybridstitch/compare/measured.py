@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hybridstitch.compare.decision import Fidelity, Margins, Pair, Quality
-from hybridstitch.compare.folder import Folder, Row
-from hybridstitch.compare.metrics import BOUNDS, LOWER_IS_NEARER, NAMES, MeasureError, Measures, mask_of, read_picture
-from hybridstitch.compare.plan import Cell
+from hybridstitch.compare.measures import BOUNDS, LOWER_IS_NEARER, NAMES, MeasureError, Measures, mask_of, read_picture
+from hybridstitch.compare.run.folder import Folder, Row
+from hybridstitch.compare.run.order import Cell
+from hybridstitch.compare.verdict.fixed import Fidelity, Margins, Pair, Quality
 from hybridstitch.errors import InvalidInput, Problem
 
 DEFAULT_LIMITS = {"psnr_db": 30.0, "ssim": 0.95}

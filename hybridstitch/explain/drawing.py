@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.recipe import Recipe
+from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.sampler import Step
-from hybridstitch.trajectory import Point
+from hybridstitch.trajectory import StepState
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Drawing:
     image: Image.Image
     report: dict[str, Any]
     recipe: Recipe
-    points: list[Point]
+    points: list[StepState]
     steps: list[Step]
     grid: tuple[int, int]
 
@@ -75,7 +75,7 @@ def draw(pipeline: HybridStitchPipeline, prompt: str, seed: int, watch: Any, **a
     starts: list[Tensor] = [latents, *(step.latents for step in steps[:-1])]
     noise_levels = pipeline.components["scheduler"].config.num_train_timesteps
     points = [
-        Point(step.index, step.timestep, float(step.timestep) / noise_levels, start)
+        StepState(step.index, step.timestep, float(step.timestep) / noise_levels, start)
         for step, start in zip(steps, starts, strict=True)
     ]
     patch = pipeline.large.config.patch_size

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from hybridstitch.base.extras import extra
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.explain.embeddings import Embedded
 from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Target, Texts
-from hybridstitch.extras import extra
 from hybridstitch.masks.attribution import movement
 
 with extra("serve"):

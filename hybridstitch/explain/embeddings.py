@@ -10,12 +10,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from hybridstitch.base.words import Word
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Texts
+from hybridstitch.model.prompts import ENCODERS
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.prompts import ENCODERS
-from hybridstitch.words import Word
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hybridstitch.arguments import checked
-from hybridstitch.errors import InvalidInput, Problem, raise_if
-from hybridstitch.exclusive import exclusive
+from hybridstitch.base.words import Word, word_problem, words_of
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.explain.drawing import Drawing, draw
 from hybridstitch.explain.effects import RESTS, Effects
 from hybridstitch.explain.explanation import Explanation
-from hybridstitch.explain.meter import Meter
+from hybridstitch.explain.forward_counter import ForwardCounter
 from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Choice, Prediction, Target, Texts
+from hybridstitch.generation import checked
+from hybridstitch.model.exclusive import exclusive
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.region import Region, region_problems
-from hybridstitch.words import Word, word_problem, words_of
 
 TARGETS = ("mask", "region", "image")
 METHODS = tuple(RESTS)
@@ -83,9 +83,9 @@ def explain(
         checked(pipeline.catalogue, pipeline.size_limits, sigmas=None, output_type="pil", **generation)
     except InvalidInput as error:
         problems += [each for each in error.problems if each.field not in {own.field for own in problems}]
-    raise_if(problems)
+    raise_problems(problems)
 
-    meter = Meter(check)
+    meter = ForwardCounter(check)
     drawing = draw(pipeline, prompt, seed, meter.check, negative_prompt=negative_prompt, **generation)
     with exclusive(pipeline.large, pipeline.small):
         if target == "mask":
@@ -163,7 +163,7 @@ def _explained(possible: Sequence[int], wanted: int, drawing: Drawing) -> list[i
 def _choice(
     pipeline: HybridStitchPipeline,
     drawing: Drawing,
-    meter: Meter,
+    meter: ForwardCounter,
     wanted: int,
     negative_prompt: str,
     guidance_scale: float,

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from hybridstitch.words import Word
+from hybridstitch.base.words import Word
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from hybridstitch.base.words import Word, without
+from hybridstitch.model.prompts import ENCODERS
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.prompts import ENCODERS
-from hybridstitch.words import Word, without
 
 
 @dataclass(frozen=True)

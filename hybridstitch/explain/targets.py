@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from hybridstitch.explain.drawing import Drawing
-from hybridstitch.explain.meter import Meter, MeteredModel
-from hybridstitch.mmdit import gather_rows
+from hybridstitch.explain.forward_counter import CountedModel, ForwardCounter
+from hybridstitch.model.mmdit import gather_rows
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.trajectory import Point, Trajectory
+from hybridstitch.trajectory import StepState, Trajectory
 
 TINY = 1e-12
 
@@ -37,7 +37,7 @@ class Target(ABC):
     where: Tensor | None
     """The tokens explained, bool `(tokens,)`; None for all."""
 
-    def __init__(self, pipeline: HybridStitchPipeline, drawing: Drawing, meter: Meter):
+    def __init__(self, pipeline: HybridStitchPipeline, drawing: Drawing, meter: ForwardCounter):
         self.pipeline = pipeline
         self.drawing = drawing
         self.meter = meter
@@ -61,7 +61,7 @@ class Prediction(Target):
         self,
         pipeline: HybridStitchPipeline,
         drawing: Drawing,
-        meter: Meter,
+        meter: ForwardCounter,
         steps: Sequence[int],
         where: Tensor | None,
     ):
@@ -71,7 +71,7 @@ class Prediction(Target):
 
     def respond(self, step: int, texts: Texts) -> Tensor:
         point, rows = self.drawing.points[step], texts.context.shape[0]
-        large = MeteredModel(self.pipeline.large, texts.context, texts.pooled, 0.0, self.meter)
+        large = CountedModel(self.pipeline.large, texts.context, texts.pooled, 0.0, self.meter)
         return large(point.latents.expand(rows, -1, -1, -1), point.timestep).float()
 
     def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Choice(Target):
         self,
         pipeline: HybridStitchPipeline,
         drawing: Drawing,
-        meter: Meter,
+        meter: ForwardCounter,
         steps: Sequence[int],
         negative: Texts | None,
         guidance_scale: float,
@@ -132,13 +132,13 @@ class Choice(Target):
         ours, others = response[:, chosen & ~self._always], response[:, ~chosen & ~self._always]
         return ours.mean(dim=(1, 2)) - others.mean(dim=(1, 2))
 
-    def _guided(self, transformer: torch.nn.Module, texts: Texts) -> MeteredModel:
+    def _guided(self, transformer: torch.nn.Module, texts: Texts) -> CountedModel:
         context, pooled = texts.context, texts.pooled
         if self._negative is not None:
             context = torch.cat([self._negative.context.expand_as(context), context])
             pooled = torch.cat([self._negative.pooled.expand_as(pooled), pooled])
-        return MeteredModel(transformer, context, pooled, self._guidance_scale, self.meter)
+        return CountedModel(transformer, context, pooled, self._guidance_scale, self.meter)
 
 
-def _repeated(point: Point, rows: int) -> Point:
+def _repeated(point: StepState, rows: int) -> StepState:
     return replace(point, latents=point.latents.expand(rows, -1, -1, -1))

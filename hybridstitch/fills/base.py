@@ -14,7 +14,7 @@ class Fill(Strategy, ABC):
     """Predicts the velocity of every token more cheaply than the large model.
 
     The loop calls `velocity` once at every step that is not dense, then puts the large model's rows, if the step
-    has any, in place of the fill's: those at `trajectory.chosen`.
+    has any, in place of the fill's: those at `trajectory.tokens`.
     """
 
     @property

@@ -6,7 +6,7 @@ from typing import Annotated
 from torch import Tensor
 
 from hybridstitch.fills.base import Fill
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -24,7 +24,7 @@ class Corrected(Fill):
     type = "corrected"
     dense_steps = 1
 
-    strength: Annotated[float, Between(0, 1)] = 0.5
+    strength: Annotated[float, Range(0, 1)] = 0.5
 
     def velocity(self, trajectory: Trajectory) -> Tensor:
         return trajectory.small_velocity() + self.strength * trajectory.correction()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridstitch.fills.base import Fill
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -28,7 +28,7 @@ class Direction(Fill):
     type = "direction"
     dense_steps = 1
 
-    end: Annotated[float, Between(0, 1)] = 0.05
+    end: Annotated[float, Range(0, 1)] = 0.05
 
     def velocity(self, trajectory: Trajectory) -> Tensor:
         if trajectory.now.index >= trajectory.steps - round(self.end * trajectory.steps):

@@ -6,7 +6,7 @@ from typing import Annotated
 from torch import Tensor
 
 from hybridstitch.fills.base import Fill
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -24,8 +24,8 @@ class Extrapolate(Fill):
     type = "extrapolate"
     dense_steps = 1
 
-    order: Annotated[int, Between(1, 2)] = 1
-    strength: Annotated[float, Between(0, 1)] = 0.5
+    order: Annotated[int, Range(1, 2)] = 1
+    strength: Annotated[float, Range(0, 1)] = 0.5
 
     def velocity(self, trajectory: Trajectory) -> Tensor:
         last = trajectory.velocities[0]

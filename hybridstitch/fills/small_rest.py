@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hybridstitch.fills.base import Fill
-from hybridstitch.mmdit import scatter_rows
+from hybridstitch.model.mmdit import scatter_rows
 from hybridstitch.trajectory import Trajectory
 
 
@@ -23,12 +23,12 @@ class SmallRest(Fill):
 
     def velocity(self, trajectory: Trajectory) -> Tensor:
         last_dense = trajectory.dense[-1][0].index if trajectory.dense else -1
-        if trajectory.chosen is None or trajectory.now.index == last_dense + 1:
+        if trajectory.tokens is None or trajectory.now.index == last_dense + 1:
             return trajectory.small_velocity()
-        if trajectory.chosen.shape[1] == trajectory.tokens:
+        if trajectory.tokens.shape[1] == trajectory.token_count:
             return trajectory.velocities[0]
-        left = torch.ones(trajectory.batch, trajectory.tokens, dtype=torch.bool, device=trajectory.device)
-        left[torch.arange(trajectory.batch, device=trajectory.device).unsqueeze(1), trajectory.chosen] = False
+        left = torch.ones(trajectory.batch, trajectory.token_count, dtype=torch.bool, device=trajectory.device)
+        left[torch.arange(trajectory.batch, device=trajectory.device).unsqueeze(1), trajectory.tokens] = False
         rest = left.nonzero()[:, 1].view(trajectory.batch, -1)
         velocity = trajectory.small_model(trajectory.now.latents, trajectory.now.timestep, rest)
         return scatter_rows(trajectory.velocities[0], rest, velocity)

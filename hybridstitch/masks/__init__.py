@@ -9,9 +9,9 @@ from hybridstitch.masks.dilate import Dilate
 from hybridstitch.masks.disagreement import Disagreement
 from hybridstitch.masks.drift import Drift
 from hybridstitch.masks.edges import Edges
-from hybridstitch.masks.every import Every
 from hybridstitch.masks.minimum_age import MinimumAge
 from hybridstitch.masks.random_tokens import Random
+from hybridstitch.masks.refresh import Refresh
 from hybridstitch.masks.spread import Spread
 from hybridstitch.masks.union import Union
 from hybridstitch.masks.velocity_change import VelocityChange
@@ -33,7 +33,7 @@ BUILT_IN: tuple[type[MaskStrategy], ...] = (
     Blend,
     Dilate,
     MinimumAge,
-    Every,
+    Refresh,
 )
 
 __all__ = [
@@ -46,10 +46,10 @@ __all__ = [
     "Disagreement",
     "Drift",
     "Edges",
-    "Every",
     "MaskStrategy",
     "MinimumAge",
     "Random",
+    "Refresh",
     "Spread",
     "Trajectory",
     "Union",

@@ -16,7 +16,7 @@ class All(MaskStrategy):
     type = "all"
 
     def scores(self, trajectory: Trajectory) -> Tensor:
-        return torch.zeros(trajectory.batch, trajectory.tokens, device=trajectory.device)
+        return torch.zeros(trajectory.batch, trajectory.token_count, device=trajectory.device)
 
     def count(self, share: float, tokens: int) -> int:
         return tokens

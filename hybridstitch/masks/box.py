@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hybridstitch.errors import Problem
 from hybridstitch.masks.base import MaskStrategy
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -23,10 +23,10 @@ class Box(MaskStrategy):
 
     type = "box"
 
-    left: Annotated[float, Between(0, 1)] = 0.25
-    top: Annotated[float, Between(0, 1)] = 0.25
-    right: Annotated[float, Between(0, 1)] = 0.75
-    bottom: Annotated[float, Between(0, 1)] = 0.75
+    left: Annotated[float, Range(0, 1)] = 0.25
+    top: Annotated[float, Range(0, 1)] = 0.25
+    right: Annotated[float, Range(0, 1)] = 0.75
+    bottom: Annotated[float, Range(0, 1)] = 0.75
 
     def scores(self, trajectory: Trajectory) -> Tensor:
         rows, columns = trajectory.grid

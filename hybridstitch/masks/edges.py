@@ -19,7 +19,7 @@ class Edges(MaskStrategy):
     type = "edges"
 
     def scores(self, trajectory: Trajectory) -> Tensor:
-        clean = trajectory.clean(trajectory.now, trajectory.velocities[0])
+        clean = trajectory.x0(trajectory.now, trajectory.velocities[0])
         grid = clean.unflatten(1, trajectory.grid)
         down = (grid[:, 1:] - grid[:, :-1]).norm(dim=-1)
         right = (grid[:, :, 1:] - grid[:, :, :-1]).norm(dim=-1)

@@ -6,13 +6,13 @@ from typing import Annotated
 from torch import Tensor
 
 from hybridstitch.masks.base import ranks
-from hybridstitch.masks.wrappers import OfOne
-from hybridstitch.strategy import Between
+from hybridstitch.masks.wrappers import MaskWrapper
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class MinimumAge(OfOne):
+class MinimumAge(MaskWrapper):
     """Another mask, in which tokens that were rendered a moment ago stand behind all others.
 
     mask: the mask. steps: how many steps a token rests after the large model rendered it, 1 to 100. More spreads the
@@ -22,7 +22,7 @@ class MinimumAge(OfOne):
     type = "minimum-age"
     refresh = 1
 
-    steps: Annotated[int, Between(1, 100)] = 2
+    steps: Annotated[int, Range(1, 100)] = 2
 
     def scores(self, trajectory: Trajectory) -> Tensor:
         return ranks(self.mask.scores(trajectory)) + trajectory.age.clamp(max=self.steps + 1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridstitch.masks.base import MaskStrategy
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -22,9 +22,9 @@ class Random(MaskStrategy):
 
     type = "random"
 
-    seed: Annotated[int, Between(0, 2**53 - 1)] = 0
+    seed: Annotated[int, Range(0, 2**53 - 1)] = 0
 
     def scores(self, trajectory: Trajectory) -> Tensor:
         source = torch.Generator().manual_seed(self.seed + 1_000_003 * trajectory.now.index)
-        draw = torch.rand(trajectory.tokens, generator=source)
+        draw = torch.rand(trajectory.token_count, generator=source)
         return draw.to(trajectory.device).expand(trajectory.batch, -1)

@@ -6,7 +6,7 @@ from typing import Annotated
 from torch import Tensor
 
 from hybridstitch.masks.base import MaskStrategy
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -25,7 +25,7 @@ class Spread(MaskStrategy):
     type = "spread"
     refresh = 1
 
-    starvation: Annotated[float, Between(0, 5)] = 0.1
+    starvation: Annotated[float, Range(0, 5)] = 0.1
 
     def scores(self, trajectory: Trajectory) -> Tensor:
         channels = trajectory.now.latents.shape[1]

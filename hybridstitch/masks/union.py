@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from hybridstitch.masks.base import ranks
-from hybridstitch.masks.wrappers import OfTwo
+from hybridstitch.masks.wrappers import MaskPair
 from hybridstitch.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
-class Union(OfTwo):
+class Union(MaskPair):
     """Tokens that either of two masks wants, each mask's best first.
 
     first, second: the masks.

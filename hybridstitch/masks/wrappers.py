@@ -10,7 +10,7 @@ from hybridstitch.masks.velocity_change import VelocityChange
 
 
 @dataclass(frozen=True)
-class OfOne(MaskStrategy):
+class MaskWrapper(MaskStrategy):
     """A mask around another one."""
 
     mask: MaskStrategy = VelocityChange()
@@ -28,7 +28,7 @@ class OfOne(MaskStrategy):
 
 
 @dataclass(frozen=True)
-class OfTwo(MaskStrategy):
+class MaskPair(MaskStrategy):
     """A mask made of two others."""
 
     first: MaskStrategy = VelocityChange()

@@ -19,5 +19,5 @@ class X0Change(MaskStrategy):
     dense_steps = 2
 
     def scores(self, trajectory: Trajectory) -> Tensor:
-        last, before = trajectory.cleans[:2]
+        last, before = trajectory.denoised[:2]
         return (last - before).norm(dim=-1)

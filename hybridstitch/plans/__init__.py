@@ -4,7 +4,7 @@ from hybridstitch.plans.adaptive_switch import AdaptiveSwitch
 from hybridstitch.plans.all_steps import AllSteps
 from hybridstitch.plans.base import Plan
 from hybridstitch.plans.error_counter import ErrorCounter
-from hybridstitch.plans.listed import Listed
+from hybridstitch.plans.explicit_shares import ExplicitShares
 from hybridstitch.plans.no_steps import NoSteps
 from hybridstitch.plans.periodic import Periodic
 from hybridstitch.plans.routed import Routed
@@ -21,7 +21,7 @@ BUILT_IN: tuple[type[Plan], ...] = (
     Routed,
     ErrorCounter,
     Periodic,
-    Listed,
+    ExplicitShares,
 )
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "AdaptiveSwitch",
     "AllSteps",
     "ErrorCounter",
-    "Listed",
+    "ExplicitShares",
     "NoSteps",
     "Periodic",
     "Plan",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from hybridstitch.plans.base import Plan
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -24,8 +24,8 @@ class AdaptiveSwitch(Plan):
     masked = False
     adaptive = True
 
-    threshold: Annotated[float, Between(0, 100)] = 2.5
-    least: Annotated[float, Between(0, 1)] = 0.1
+    threshold: Annotated[float, Range(0, 100)] = 2.5
+    least: Annotated[float, Range(0, 1)] = 0.1
 
     def large_share(self, trajectory: Trajectory) -> float:
         index = trajectory.now.index

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 
 from hybridstitch.plans.base import Plan
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -27,9 +27,9 @@ class ErrorCounter(Plan):
     masked = False
     adaptive = True
 
-    limit: Annotated[float, Between(0, 1)] = 0.005
-    start: Annotated[float, Between(0, 1)] = 0.2
-    end: Annotated[float, Between(0, 1)] = 0.05
+    limit: Annotated[float, Range(0, 1)] = 0.005
+    start: Annotated[float, Range(0, 1)] = 0.2
+    end: Annotated[float, Range(0, 1)] = 0.05
 
     def large_share(self, trajectory: Trajectory) -> float:
         index, steps = trajectory.now.index, trajectory.steps

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from hybridstitch.plans.base import Plan
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -20,10 +20,10 @@ class Periodic(Plan):
 
     type = "periodic"
 
-    every: Annotated[int, Between(1, 50)] = 2
-    start: Annotated[float, Between(0, 1)] = 0.1
-    end: Annotated[float, Between(0, 1)] = 0.04
-    share: Annotated[float, Between(0, 1)] = 0.0
+    every: Annotated[int, Range(1, 50)] = 2
+    start: Annotated[float, Range(0, 1)] = 0.1
+    end: Annotated[float, Range(0, 1)] = 0.04
+    share: Annotated[float, Range(0, 1)] = 0.0
 
     @property
     def masked(self) -> bool:

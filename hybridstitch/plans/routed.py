@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from hybridstitch.plans.base import Plan
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -22,8 +22,8 @@ class Routed(Plan):
     type = "routed"
     masked = False
 
-    large: Annotated[float, Between(0, 1)] = 0.3
-    disagreement: Annotated[tuple[float, ...], Between(0, 100)] = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.3, 0.4, 0.7, 0.9)
+    large: Annotated[float, Range(0, 1)] = 0.3
+    disagreement: Annotated[tuple[float, ...], Range(0, 100)] = (1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.3, 0.4, 0.7, 0.9)
 
     def large_share(self, trajectory: Trajectory) -> float:
         steps, known = trajectory.steps, len(self.disagreement)

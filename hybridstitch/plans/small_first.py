@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from hybridstitch.plans.base import Plan
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -20,7 +20,7 @@ class SmallFirst(Plan):
     type = "small-first"
     masked = False
 
-    small: Annotated[float, Between(0, 1)] = 0.4
+    small: Annotated[float, Range(0, 1)] = 0.4
 
     def large_share(self, trajectory: Trajectory) -> float:
         return 0.0 if trajectory.now.index < round(self.small * trajectory.steps) else 1.0

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from hybridstitch.errors import Problem
 from hybridstitch.plans.base import Plan
-from hybridstitch.strategy import Between
+from hybridstitch.strategy import Range
 from hybridstitch.trajectory import Trajectory
 
 
@@ -26,9 +26,9 @@ class Staged(Plan):
 
     type = "staged"
 
-    large: Annotated[float, Between(0, 1)] = 0.15
-    hybrid: Annotated[float, Between(0, 1)] = 0.25
-    share: Annotated[float, Between(0, 1)] = 0.3
+    large: Annotated[float, Range(0, 1)] = 0.15
+    hybrid: Annotated[float, Range(0, 1)] = 0.25
+    share: Annotated[float, Range(0, 1)] = 0.3
 
     @property
     def masked(self) -> bool:

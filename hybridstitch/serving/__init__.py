@@ -1,1 +1,1 @@
-"""Everything that knows TorchServe or HTTP: archives, the request and its answer, the server and its client."""
+"""TorchServe: the worker inside it, its client, the server process, and the doctor."""

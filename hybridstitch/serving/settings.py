@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hybridstitch.errors import InvalidInput, Problem, raise_if
-from hybridstitch.names import one_of
-from hybridstitch.schema import Schema, integer, mismatch
+from hybridstitch.base.schema import Schema, integer, mismatch
+from hybridstitch.base.suggestions import one_of
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 if TYPE_CHECKING:
     import torch
     from ts.context import Context
 
-    from hybridstitch.catalogue import Catalogue
-    from hybridstitch.pair import SizeLimits
+    from hybridstitch.model.pair import SizeLimits
+    from hybridstitch.recipe.catalogue import Catalogue
 
 PAIR_FOLDER = "pair"  # where an archive keeps the models
 SECTION = "handler"
@@ -90,7 +90,7 @@ def read_settings(context: Context) -> Settings:
     import torch
 
     config = context.model_yaml_config or {}
-    raise_if(config_problems(config))
+    raise_problems(config_problems(config))
     section = {name: value for name, value in (config.get(SECTION) or {}).items() if value is not None}
     properties = context.system_properties
     gpu = properties.get("gpu_id")
@@ -145,7 +145,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
             words = f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
         raise InvalidInput([Problem("config", f"YAML that can be read ({words})", str(path))]) from error
-    raise_if(config_problems(config))
+    raise_problems(config_problems(config))
     return dict(config)
 
 
@@ -174,7 +174,7 @@ def config_problems(config: Any) -> list[Problem]:
 
 def load_catalogue(strategies: Mapping[str, Any] | None) -> Catalogue:
     """The catalogue with the strategies that the section names. Raises InvalidInput, with names in the section."""
-    from hybridstitch.catalogue import Catalogue
+    from hybridstitch.recipe.catalogue import Catalogue
 
     try:
         return Catalogue.load(strategies)
@@ -189,7 +189,7 @@ def check_defaults(
 
     Without a `catalogue`, as on the plain endpoint, those of stitching are ignored.
     """
-    from hybridstitch.serving.request import parse_request
+    from hybridstitch.wire.request import parse_request
 
     sent = {name: value for name, value in defaults.items() if value is not None}
     if catalogue is None:

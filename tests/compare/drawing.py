@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint
+from hybridstitch.compare.endpoints.open import open_endpoint
+from hybridstitch.compare.endpoints.spec import parse_endpoint
 
 TOKEN = "s3cret-of-the-test"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybridstitch.compare.pairs import Pair
+from hybridstitch.compare.verdict.samples import Pair
 
 
 def run(

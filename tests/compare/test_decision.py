@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hybridstitch.compare.decision import decide
-from hybridstitch.compare.margins import Fidelity, Margins, Quality
-from hybridstitch.compare.pairs import Pair
-from hybridstitch.compare.power import power, prompts_needed
-from hybridstitch.compare.sequential import follow
+from hybridstitch.compare.verdict.fixed import decide
+from hybridstitch.compare.verdict.margins import Fidelity, Margins, Quality
+from hybridstitch.compare.verdict.power import power, prompts_needed
+from hybridstitch.compare.verdict.samples import Pair
+from hybridstitch.compare.verdict.sequential import follow
 from hybridstitch.errors import InvalidInput
 from tests.compare.simulated import at_most, run
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybridstitch.compare.endpoints import Answer, open_endpoint, parse_endpoint, read_token
+from hybridstitch.compare.endpoints.open import open_endpoint, read_token
+from hybridstitch.compare.endpoints.spec import Answer, parse_endpoint
 from hybridstitch.errors import InvalidInput
 from tests.compare.drawing import TOKEN
 

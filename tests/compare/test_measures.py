@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybridstitch.compare.metrics import SEAM_PIXELS, Measures, mask_of, seam, step_across
+from hybridstitch.compare.measures import SEAM_PIXELS, Measures, mask_of, seam, step_across
 
 
 def test_regions_of_a_mask():

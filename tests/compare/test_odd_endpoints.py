@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybridstitch.cli import main
-from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint
-from hybridstitch.compare.headers import read_headers
+from hybridstitch.cli.main import main
+from hybridstitch.compare.endpoints.headers import read_headers
+from hybridstitch.compare.endpoints.open import open_endpoint
+from hybridstitch.compare.endpoints.spec import parse_endpoint
 from hybridstitch.errors import InvalidInput
 
 KEY = "k3y-of-the-test"

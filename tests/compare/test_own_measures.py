@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 from tests.compare.test_report import check_page
 
 MODULE = """

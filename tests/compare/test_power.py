@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from hybridstitch.compare.power import power, prompts_needed
+from hybridstitch.compare.verdict.power import power, prompts_needed
 
 
 @pytest.mark.parametrize("prompts", [10, 30, 200])

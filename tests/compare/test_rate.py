@@ -12,11 +12,11 @@ import pytest
 import requests
 from PIL import Image
 
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 from hybridstitch.compare.comparison import Comparison
-from hybridstitch.compare.folder import Folder
-from hybridstitch.compare.preference import JUDGEMENTS, left_side
-from hybridstitch.compare.rate import Rating
+from hybridstitch.compare.review.preference import JUDGEMENTS, left_side
+from hybridstitch.compare.review.server import Rating
+from hybridstitch.compare.run.folder import Folder
 from hybridstitch.errors import InvalidInput
 
 

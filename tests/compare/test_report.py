@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from hybridstitch.cli import main
-from hybridstitch.compare.metrics import NAMES
+from hybridstitch.cli.main import main
+from hybridstitch.compare.measures import NAMES
 from tests.compare.drawing import TOKEN
 
 HOSTILE = '<script>alert("prompt")</script>'

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 from hybridstitch.compare.comparison import Comparison
-from hybridstitch.compare.endpoints import NO_FIELDS, Answer
-from hybridstitch.compare.folder import Folder
-from hybridstitch.compare.plan import make_plan, ordered_cells
-from hybridstitch.compare.run import Load, Run
+from hybridstitch.compare.endpoints.spec import NO_FIELDS, Answer
+from hybridstitch.compare.run.folder import Folder
+from hybridstitch.compare.run.order import make_plan, ordered_cells
+from hybridstitch.compare.run.run import Load, Run
 from hybridstitch.errors import InvalidInput
 
 
@@ -108,7 +108,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_report(tiny: Path, tmp_path: 
     prompts.write_text("".join(f"prompt {number}\n" for number in range(6)))
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(
-        [sys.executable, "-m", "hybridstitch.cli", *command(tiny, prompts, killed)],
+        [sys.executable, "-m", "hybridstitch.cli.main", *command(tiny, prompts, killed)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hybridstitch.compare.margins import Fidelity, Margins, Quality
-from hybridstitch.compare.pairs import Pair
-from hybridstitch.compare.sequential import Progress, follow, log_wealth, lower_bound
+from hybridstitch.compare.verdict.margins import Fidelity, Margins, Quality
+from hybridstitch.compare.verdict.samples import Pair
+from hybridstitch.compare.verdict.sequential import Progress, follow, log_wealth, lower_bound
 from hybridstitch.errors import InvalidInput
 from tests.compare.simulated import at_most, run
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybridstitch.cli import main
-from hybridstitch.compare.drift import page as drift_page
-from hybridstitch.compare.drift import summarise
-from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint
-from hybridstitch.compare.folder import Row
+from hybridstitch.cli.main import main
+from hybridstitch.compare.endpoints.open import open_endpoint
+from hybridstitch.compare.endpoints.spec import parse_endpoint
 from hybridstitch.compare.measured import MeasuredPair
-from hybridstitch.compare.shadow import Shadow, read_requests
+from hybridstitch.compare.run.folder import Row
+from hybridstitch.compare.shadow.drift import page as drift_page
+from hybridstitch.compare.shadow.drift import summarise
+from hybridstitch.compare.shadow.shadow import Shadow, read_requests
 from hybridstitch.errors import InvalidInput
 from tests.compare.test_report import Page
 

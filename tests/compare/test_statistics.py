@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hybridstitch.compare.statistics import (
+from hybridstitch.measure.statistics import (
     bca,
     binomial,
     holm,

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from hybridstitch import HybridStitchPipeline
+from hybridstitch.base.words import without, words_of
 from hybridstitch.errors import InvalidInput
 from hybridstitch.explain import Explanation, explain
 from hybridstitch.explain.drawing import draw
-from hybridstitch.explain.meter import Meter
+from hybridstitch.explain.forward_counter import ForwardCounter
 from hybridstitch.explain.targets import Choice, Texts
-from hybridstitch.mmdit import cached_attention, mmdit_forward
-from hybridstitch.words import without, words_of
+from hybridstitch.model.mmdit import cached_attention, mmdit_forward
 
 HYBRID = {"plan": {"type": "staged"}, "mask": {"type": "velocity-change"}, "fill": {"type": "small"}}
 SETTINGS: dict[str, Any] = {"num_inference_steps": 8, "seed": 5, "width": 32, "height": 32}
@@ -152,7 +152,7 @@ def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pair):
     assert drawing.masked
     with torch.no_grad(), cached_attention(tiny_pair.large), cached_attention(tiny_pair.small):
         negative = Texts(*tiny_pair.prompts.alone(["dog"]))
-        choice = Choice(tiny_pair, drawing, Meter(None), drawing.masked, negative, 3.0)
+        choice = Choice(tiny_pair, drawing, ForwardCounter(None), drawing.masked, negative, 3.0)
         for step in drawing.masked:
             scores = choice.respond(step, Texts(*tiny_pair.prompts.alone(["red cat", "blue dog"])))[..., 0]
             tokens = drawing.steps[step].tokens
@@ -259,7 +259,7 @@ def test_the_attribution_mask_is_where_the_prompt_moves_the_small_model(tiny_pai
 def test_a_package_that_is_missing_is_named_with_the_extra_that_brings_it():
     code = (
         "import sys; sys.modules['captum'] = sys.modules['captum.attr'] = None; "
-        "from hybridstitch.cli import main; code = main(['explain', 'a dog', '--out', 'x.html']); "
+        "from hybridstitch.cli.main import main; code = main(['explain', 'a dog', '--out', 'x.html']); "
         "assert 'torch' not in sys.modules, 'known before anything is loaded'; sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

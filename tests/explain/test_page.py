@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.explain_check import explanation_problems
-from hybridstitch.serving.explain_page import command, render
+from hybridstitch.html.explanation import command, render
+from hybridstitch.html.explanation_check import explanation_problems
 from tests.compare.test_report import Page
 from tests.server.test_explain_handler import STITCHED
 from tests.server.test_odd_answers import fixed, serving
@@ -102,10 +102,7 @@ def test_the_command_on_the_page_makes_it_again(
 
 
 def test_words_can_be_read_on_their_ground_in_light_and_dark() -> None:
-    styles = [
-        files(f"hybridstitch.{place}").joinpath(name).read_text()
-        for place, name in (("compare", "page.css"), ("serving", "explain_page.css"))
-    ]
+    styles = [files("hybridstitch.html").joinpath(name).read_text() for name in ("page.css", "explanation.css")]
     light, dark = ({}, {})
     for style in styles:
         for block, found in zip(re.findall(r":root \{(.*?)\}", style, re.S), (light, dark), strict=True):
@@ -167,7 +164,7 @@ def test_asking_a_server_needs_no_model_in_this_process(tmp_path: Path) -> None:
 import sys
 for name in ("torch", "diffusers", "transformers", "captum"):
     sys.modules[name] = None  # an import of it fails
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
 code = main(["explain", "a b", "--url", "http://127.0.0.1:9", "--out", {str(tmp_path / "why.html")!r}])
 sys.exit(3 if code == 1 else code)

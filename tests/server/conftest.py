@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from hybridstitch.serving.archive import pack
-from hybridstitch.serving.client import Client
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.client.client import Client
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 from tests.server.echo import pack_echo
 
 QUICK: dict[str, Any] = {"prompt": "red apple on blue", "seed": 7, "num_inference_steps": 2}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections import namedtuple
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Any
 import pytest
 
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.archive import pack
 from hybridstitch.serving.manifest import archive_paths, by_version, read_archive
+from hybridstitch.serving.server.pack import pack
 from tests.tiny import make_pipeline
 
 INIT = __file__.replace("test_archive", "__init__")
@@ -55,6 +57,20 @@ def test_an_archive_holds_everything_once_and_no_rubbish(tiny: Path, tmp_path: P
         "hybridstitch_handler.py",
     )
     assert list(tmp_path.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_an_archive_carries_no_code_that_a_worker_does_not_run(tiny: Path, tmp_path: Path, plain: bool) -> None:
+    archive = pack(tiny, out=tmp_path, plain=plain, archive_format="no-archive")
+    rooms = {path.relative_to(archive / "hybridstitch").parts[0] for path in archive.glob("hybridstitch/*")}
+    assert not rooms & {"bench", "cli", "compare", "html", "measure", "testing", "tune"}
+    assert {path.name for path in archive.glob("hybridstitch/serving/*")} >= {"client", "worker"}
+    assert not {path.name for path in archive.glob("hybridstitch/serving/*")} & {"doctor", "server"}
+    handler = "plain_sd3_handler" if plain else "hybridstitch_handler"
+    code = f"import sys; sys.path.insert(0, {str(archive)!r}); import {handler}, hybridstitch as h; print(h.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == archive / "hybridstitch" / "__init__.py"
 
 
 def test_the_plain_archive_has_the_large_model_alone(tiny: Path, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import requests
 
-from hybridstitch.serving.client import Client, ServiceError
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.client.client import Client, ServiceError
+from hybridstitch.serving.server.server import Server
 from tests.server.bad_requests import BAD_REQUESTS, Bad
 from tests.server.conftest import QUICK
 

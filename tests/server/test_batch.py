@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybridstitch.serving.torchserve import STARTED
+from hybridstitch.wire.names import REQUEST_START as START
 from tests.server.test_handler import HTTP, QUICK, call, make_handler
 
 TWO_STEPS = QUICK | {"num_inference_steps": 2}
@@ -129,7 +129,7 @@ def test_the_large_model_renders_a_region_throughout(handler: Any) -> None:
 
 
 def test_an_expired_request_fails_alone(handler: Any) -> None:
-    late = {STARTED: f"t={time.time() - 60:.3f}"}
+    late = {START: f"t={time.time() - 60:.3f}"}
     rows = [{"body": TWO_STEPS}, {"body": TWO_STEPS | {"deadline_ms": 1000, "request_id": "late"}}, {"body": TWO_STEPS}]
     answers, context = call(handler, rows, headers=HTTP | late)
     assert [context.get_response_status(index)[0] for index in range(3)] == [200, 504, 200]
@@ -150,7 +150,7 @@ def test_a_deadline_ends_the_work_at_the_next_step(handler: Any) -> None:
 
 @pytest.mark.parametrize("seconds", [-60, 1e6])
 def test_a_clock_that_is_wrong_expires_nothing(handler: Any, seconds: float) -> None:
-    headers = HTTP | {STARTED: f"t={time.time() - seconds:.3f}"}
+    headers = HTTP | {START: f"t={time.time() - seconds:.3f}"}
     _, context = call(handler, [{"body": QUICK | {"deadline_ms": 30_000}}], headers=headers)
     assert context.get_response_status(0)[0] == 200
 
@@ -208,7 +208,12 @@ def test_a_form_may_describe_a_recipe(handler: Any) -> None:
 
 
 def test_over_grpc_each_key_may_be_a_field_and_a_start(handler: Any) -> None:
-    row = {"prompt": b"x", "seed": b"1", "num_inference_steps": b"2", STARTED: f"t={time.time() - 60:.3f}".encode()}
+    row = {
+        "prompt": b"x",
+        "seed": b"1",
+        "num_inference_steps": b"2",
+        START: f"t={time.time() - 60:.3f}".encode(),
+    }
     (answer,), _ = call(handler, [row], headers={})
     (as_json,), _ = call(handler, [{"body": TWO_STEPS}])
     assert answer == as_json

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from hybridstitch.serving.archive import ROOT
-from hybridstitch.serving.machine import choose_ports
+from hybridstitch.base.paths import ROOT
 from hybridstitch.serving.manifest import read_archive
-from hybridstitch.serving.process import end_process, server_environment, short_temporary_folder
+from hybridstitch.serving.server.java_and_ports import choose_ports
+from hybridstitch.serving.server.process import end_process, server_environment, short_temporary_folder
 from tests.server.conftest import QUICK
 
 SECONDS = 180

@@ -15,10 +15,11 @@ import grpc
 import pytest
 import requests
 
-from hybridstitch.serving.answers import ServiceError
-from hybridstitch.serving.archive import ROOT, pack
-from hybridstitch.serving.protos import INFERENCE, methods
-from hybridstitch.serving.server import Server
+from hybridstitch.base.paths import ROOT
+from hybridstitch.serving.client.protos import INFERENCE, methods
+from hybridstitch.serving.client.replies import ServiceError
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 from hybridstitch.serving.settings import MAX_RESPONSE_BYTES
 from tests.server.conftest import QUICK
 

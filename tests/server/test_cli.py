@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hybridstitch.cli import main
-from hybridstitch.serving.server import Server
+from hybridstitch.cli.main import main
+from hybridstitch.serving.server.server import Server
 
 
 def test_generate_writes_picture_report_and_mask(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

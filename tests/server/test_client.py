@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from hybridstitch import Client, InvalidInput, ServiceError, ServiceTimeout, ServiceUnreachable
-from hybridstitch.serving.answers import Result
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.client.replies import Result
+from hybridstitch.serving.server.server import Server
 from tests.server.conftest import QUICK, Connect
 from tests.server.echo import pack_echo
 

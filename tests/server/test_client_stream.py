@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hybridstitch import Client, ServiceError
-from hybridstitch.serving.answers import Result
+from hybridstitch.serving.client.replies import Result
 from tests.server.conftest import QUICK, Connect
 
 ERROR = {"type": "deadline_exceeded", "message": "too late", "problems": []}

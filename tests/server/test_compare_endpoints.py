@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybridstitch.cli import main
-from hybridstitch.compare.endpoints import Answer, open_endpoint, parse_endpoint
-from hybridstitch.serving.server import Server
+from hybridstitch.cli.main import main
+from hybridstitch.compare.endpoints.open import open_endpoint
+from hybridstitch.compare.endpoints.spec import Answer, parse_endpoint
+from hybridstitch.serving.server.server import Server
 
 
 def pixels(answer: Answer) -> np.ndarray:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from hybridstitch import Client, InvalidInput
-from hybridstitch.cli import main
-from hybridstitch.compare.endpoints import open_endpoint, parse_endpoint, read_token
-from hybridstitch.compare.headers import read_headers
-from hybridstitch.serving.doctor import examine
-from hybridstitch.serving.tokens import KEY_FILE_VARIABLE, Token
+from hybridstitch.cli.main import main
+from hybridstitch.compare.endpoints.headers import read_headers
+from hybridstitch.compare.endpoints.open import open_endpoint, read_token
+from hybridstitch.compare.endpoints.spec import parse_endpoint
+from hybridstitch.serving.client.auth import KEY_FILE_VARIABLE, Token
+from hybridstitch.serving.doctor.examination import examine
 from tests.server.test_odd_answers import fixed, serving
 
 SECRET = "hunter2MARK"
@@ -60,7 +61,7 @@ both = pytest.mark.parametrize("transport", ["http", "grpc"])
 def no_credentials_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TOKEN", "MANAGEMENT_TOKEN", "KEY_FILE", "TOKEN_A", "TOKEN_B"):
         monkeypatch.delenv(f"HYBRIDSTITCH_{name}", raising=False)
-    monkeypatch.setattr("hybridstitch.serving.tokens.TRY_SECONDS", 0.01)
+    monkeypatch.setattr("hybridstitch.serving.client.auth.TRY_SECONDS", 0.01)
 
 
 def says_nothing(error: BaseException) -> bool:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridstitch import cli
-from hybridstitch.serving.server import Server
+from hybridstitch.cli import main as cli
+from hybridstitch.serving.server.server import Server
 from tests.snippets import LANGUAGES, ROOT, Snippet, commands, snippets, words
 from tests.tiny import make_pipeline
 

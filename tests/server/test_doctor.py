@@ -17,14 +17,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from hybridstitch.cli import main
-from hybridstitch.serving.answers import Reply
-from hybridstitch.serving.archive import pack
-from hybridstitch.serving.doctor import Finding, examine
-from hybridstitch.serving.examine_machine import examine_java, examine_packages
-from hybridstitch.serving.process import short_temporary_folder
-from hybridstitch.serving.protos import INFERENCE, methods
-from hybridstitch.serving.server import Server
+from hybridstitch.cli.main import main
+from hybridstitch.serving.client.protos import INFERENCE, methods
+from hybridstitch.serving.client.replies import Reply
+from hybridstitch.serving.doctor.examination import Finding, examine
+from hybridstitch.serving.doctor.machine import examine_java, examine_packages
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.process import short_temporary_folder
+from hybridstitch.serving.server.server import Server
 
 HANDLER = Path(__file__).parent / "wedging_handler.py"
 LIMIT = 3.0

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from hybridstitch import Client, InvalidInput, ServiceError
-from hybridstitch.serving.archive import pack
+from hybridstitch.serving.server.pack import pack
 from tests.server.conftest import QUICK, Connect
 from tests.server.echo import pack_echo
 from tests.server.test_odd_answers import fixed, serving

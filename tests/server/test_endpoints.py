@@ -11,8 +11,8 @@ import pytest
 import requests
 from PIL import Image
 
-from hybridstitch.serving.client import Client
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.client.client import Client
+from hybridstitch.serving.server.server import Server
 from tests.server.conftest import QUICK
 
 STITCHED = {

@@ -16,10 +16,10 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from hybridstitch import ServiceError
-from hybridstitch.cli import main
-from hybridstitch.serving.answers import Result
-from hybridstitch.serving.archive import pack
-from hybridstitch.serving.server import Server
+from hybridstitch.cli.main import main
+from hybridstitch.serving.client.replies import Result
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 from tests.server.conftest import Connect
 from tests.server.test_explain_handler import STITCHED
 from tests.server.test_metrics import total, wait_for

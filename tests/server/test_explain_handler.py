@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from ts.utils.util import PredictionException
 
-from hybridstitch.serving.explain_answer import explain_request
+from hybridstitch.serving.worker.explain import explain_request
 from tests.server.test_handler import HTTP, QUICK, call, make_handler
 
 WHY = HTTP | {"explain": "True"}

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from hybridstitch import InvalidInput, ServiceError
-from hybridstitch.serving.transport_grpc import MESSAGE_BYTES
+from hybridstitch.serving.client.grpc import MESSAGE_BYTES
 from tests.server.conftest import QUICK, Connect
 
 

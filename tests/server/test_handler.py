@@ -13,7 +13,7 @@ from ts.context import Context, RequestProcessor
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.utils.util import PredictionException
 
-from hybridstitch.serving.archive import ROOT
+from hybridstitch.base.paths import ROOT
 
 HTTP = {"Host": "127.0.0.1", "Content-Type": "application/json"}
 QUICK = {"prompt": "x", "seed": 1, "num_inference_steps": 1}

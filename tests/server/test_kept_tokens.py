@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from hybridstitch import Client
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.kept_tokens import RENEW_SHARE, KeptTokens
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.server.key_file import RENEW_SHARE, KeptTokens
+from hybridstitch.serving.server.server import Server
 
 
 def test_tokens_are_kept_renewed_and_removed(tmp_path: Path) -> None:

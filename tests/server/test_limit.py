@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import requests
 
-from hybridstitch.serving.archive import pack
-from hybridstitch.serving.limit import response_timeout
-from hybridstitch.serving.response import STREAM_TYPE
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
+from hybridstitch.serving.worker.limit import response_timeout
+from hybridstitch.wire.names import STREAM_TYPE
 from tests.server.conftest import QUICK
 
 MODEL = "limited"

@@ -11,9 +11,10 @@ import pytest
 import requests
 import yaml
 
-from hybridstitch.serving.archive import ROOT, pack
-from hybridstitch.serving.client import ServiceError
-from hybridstitch.serving.server import Server
+from hybridstitch.base.paths import ROOT
+from hybridstitch.serving.client.client import ServiceError
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 from tests.server.conftest import QUICK
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

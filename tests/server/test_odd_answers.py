@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hybridstitch import Client, ServiceError, ServiceTimeout
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 
 PICTURE = {"b64_json": "", "seed": 1}
 DEEP = b"[" * 100_000

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.archive import pack
+from hybridstitch.serving.server.pack import pack
 from tests.server.test_handler import QUICK, call, make_handler
 
 FILES = [

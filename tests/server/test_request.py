@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput
-from hybridstitch.pair import SizeLimits
-from hybridstitch.serving.request import MAX_SEED, GenerationRequest, parse_request
+from hybridstitch.model.pair import SizeLimits
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.wire.names import MAX_SEED
+from hybridstitch.wire.request import GenerationRequest, parse_request
 
 LIMITS = SizeLimits(multiple_of=16, minimum=64, maximum=256, default=(128, 64))
 CATALOGUE = Catalogue.load()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from ts.utils.util import PredictionException
 
-from hybridstitch.serving.server import Server
-from hybridstitch.serving.torchserve import STARTED
+from hybridstitch.serving.server.server import Server
+from hybridstitch.wire.names import REQUEST_START as START
 from tests.server.conftest import QUICK as SERVED
 from tests.server.test_handler import HTTP, QUICK, call, make_handler
 
@@ -46,7 +46,7 @@ KEYS = [
     "recipe",
     "explain",
     "stream",
-    STARTED,
+    START,
     "host",
     "",
     "{",
@@ -59,7 +59,7 @@ HEADERS: list[dict[str, Any]] = [
     {"Content-Length": "1", "Content-Type": FORM},
     {"Content-Length": "1", "Content-Type": "multipart/form-data; boundary=x"},
     {"Host": "a", "Content-Type": "text/plain", "X-Request-Id": "\u00e9" * 500},
-    {"Host": "a", "Content-Type": "", STARTED: "t=now"},
+    {"Host": "a", "Content-Type": "", START: "t=now"},
     {"Host": "a", "Content-Type": "image/png", "explain": "True"},
     {"seed": {"content-type": "application/json"}, "content-length": "1", "content-type": FORM},
 ]
@@ -87,7 +87,7 @@ def assert_all_are_answered(handler: Any, rows: list[dict[str, Any]], headers: l
 
 @pytest.mark.parametrize("headers", HEADERS, ids=range(len(HEADERS)))
 def test_no_row_harms_its_neighbours(handler: Any, headers: dict[str, Any]) -> None:
-    rows = [{"prompt": b"x", key: value} if key == STARTED else {key: value} for key in KEYS for value in VALUES]
+    rows = [{"prompt": b"x", key: value} if key == START else {key: value} for key in KEYS for value in VALUES]
     assert_all_are_answered(handler, rows, [headers] * len(rows))
 
 
@@ -127,7 +127,7 @@ def test_a_number_where_bytes_belong_takes_no_memory(handler: Any) -> None:
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rows = [{"prompt": b"x", "num_inference_steps": b"1", STARTED: 10**9}]
+    rows = [{"prompt": b"x", "num_inference_steps": b"1", START: 10**9}]
     answers, _ = call(handler, rows * 2, [{}, {"Content-Length": "1", "Content-Type": "multipart/form-data"}])
     assert len(answers) == 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
@@ -168,9 +168,14 @@ RAW_BAD: list[tuple[str, bytes, str, bytes]] = [
         "a start that is a number",
         b"HTTP/1.1",
         MULTIPART,
-        FIELDS + _part(STARTED, b"400000000", *AS_FILE) + b"--x--\r\n",
+        FIELDS + _part(START, b"400000000", *AS_FILE) + b"--x--\r\n",
     ),
-    ("a start that is a list", b"HTTP/1.1", MULTIPART, FIELDS + _part(STARTED, b"[300]", *AS_FILE) + b"--x--\r\n"),
+    (
+        "a start that is a list",
+        b"HTTP/1.1",
+        MULTIPART,
+        FIELDS + _part(START, b"[300]", *AS_FILE) + b"--x--\r\n",
+    ),
     ("a prompt that is a list", b"HTTP/1.1", MULTIPART, _part("prompt", b'["a"]', *AS_FILE) + b"--x--\r\n"),
     ("nothing", b"HTTP/1.0", "application/json", b""),
 ]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from hybridstitch.catalogue import Catalogue
-from hybridstitch.pair import SizeLimits
-from hybridstitch.schema import mismatch
-from hybridstitch.serving.fields import request_fields, request_schema
-from hybridstitch.serving.request import parse_request
+from hybridstitch.base.schema import mismatch
+from hybridstitch.model.pair import SizeLimits
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.wire.fields import request_fields, request_schema
+from hybridstitch.wire.request import parse_request
 from tests.server.bad_requests import BAD_REQUESTS, Bad
 
 LIMITS = SizeLimits(multiple_of=8, minimum=32, maximum=128, default=(128, 128))

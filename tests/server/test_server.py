@@ -16,13 +16,13 @@ import psutil
 import pytest
 import requests
 
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
+from hybridstitch.cli.waiting import waiting
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.archive import pack
-from hybridstitch.serving.client import ServiceError
-from hybridstitch.serving.machine import is_free, ports_of
-from hybridstitch.serving.server import Server
-from hybridstitch.serving.waiting import waiting
+from hybridstitch.serving.client.client import ServiceError
+from hybridstitch.serving.server.java_and_ports import is_free, ports_of
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 from tests.server.broken import with_settings
 from tests.server.conftest import QUICK
 
@@ -151,7 +151,7 @@ def test_one_client_serves_the_server_and_takes_nothing_from_the_environment(
 
 
 def test_a_long_wait_says_every_ten_seconds_how_long_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridstitch.serving.waiting.LINE_SECONDS", 0.05)
+    monkeypatch.setattr("hybridstitch.cli.waiting.LINE_SECONDS", 0.05)
     lines: list[str] = []
     with waiting("loading", lines.append):
         time.sleep(0.3)
@@ -175,7 +175,17 @@ def test_the_command_serves_what_it_can_until_it_is_told_to_stop(tiny: Path, tmp
         pack(tiny, out=store, name="m", version=version, archive_format="no-archive")
     failing = with_settings(pack(tiny, out=store, name="failing"), "handler: {dtype: int3}")
     (store / "cut.mar").write_bytes(failing.read_bytes()[:1000])
-    command = [sys.executable, "-m", "hybridstitch.cli", "serve", "--store", str(store), "--port", "0", "--no-auth"]
+    command = [
+        sys.executable,
+        "-m",
+        "hybridstitch.cli.main",
+        "serve",
+        "--store",
+        str(store),
+        "--port",
+        "0",
+        "--no-auth",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.archive import pack
+from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.settings import config_problems
 from tests.server.test_handler import CONFIG, make_handler
 

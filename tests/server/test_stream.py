@@ -15,7 +15,7 @@ import pytest
 import requests
 from PIL import Image
 
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.server.server import Server
 from tests.server.conftest import QUICK
 
 STITCHED = {"name": "hybridstitch", "plan": {"type": "staged", "large": 0.25, "hybrid": 0.5, "share": 0.25}}

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from hybridstitch.cli import main
+from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.archive import pack
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 from tests.server.broken import with_settings
 from tests.server.conftest import QUICK
 
@@ -46,7 +46,7 @@ def test_two_versions_side_by_side_and_the_default_flipped(server: Server, flip:
     assert recipe_of(server, "flip") == "large"
 
 
-def leavings(server: Server) -> set[str]:
+def leftovers(server: Server) -> set[str]:
     """What TorchServe keeps below the server's home, but for its sockets and logs."""
     found = [*server.home.iterdir(), *(server.home / "models").iterdir()]
     return {str(path.relative_to(server.home)) for path in found if not path.name.startswith(".ts.sock")}
@@ -62,10 +62,10 @@ def broken(store: Path, tiny: Path, archive_format: str = "zip-store") -> str:
 def test_nothing_is_left_of_a_worker_that_does_not_start(
     server: Server, flip: str, store: Path, tiny: Path, archive_format: str
 ) -> None:
-    archive, before = broken(store, tiny, archive_format), leavings(server)
+    archive, before = broken(store, tiny, archive_format), leftovers(server)
     with pytest.raises(RuntimeError, match=r"handler\.dtype"):
         server.register("failing", archive)
-    assert leavings(server) == before
+    assert leftovers(server) == before
     assert (store / archive).exists()
 
 
@@ -74,33 +74,33 @@ def test_nothing_is_left_of_a_damaged_archive(server: Server, flip: str, store: 
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1  # the list at its end, and so the manifest, stays readable
     path.write_bytes(content)
-    before = leavings(server)
+    before = leftovers(server)
     with pytest.raises(RuntimeError, match="damaged"):
         server.register("damaged")
-    assert leavings(server) == before
+    assert leftovers(server) == before
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(InvalidInput, match="archive: expected a whole archive"):
         server.register("damaged")
-    assert leavings(server) == before
+    assert leftovers(server) == before
 
 
 @pytest.mark.parametrize("archive", ["flip.mar", "flip-2.0"])
 def test_a_registered_version_is_refused_before_anything_is_copied(server: Server, flip: str, archive: str) -> None:
-    before = leavings(server)
+    before = leftovers(server)
     with pytest.raises(InvalidInput, match="version: expected one that is not registered for flip yet"):
         server.register(flip, archive)
-    assert leavings(server) == before
+    assert leftovers(server) == before
 
 
 @pytest.mark.parametrize("archive", ["flip.mar", "flip-2.0"])
 def test_nothing_is_left_of_a_version_that_somebody_else_registered_first(
     server: Server, flip: str, archive: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = leavings(server)
+    before = leftovers(server)
     monkeypatch.setattr(server, "versions", lambda _: [])  # it came after the look
     with pytest.raises(RuntimeError, match="409"):
         server.register(flip, archive)
-    assert leavings(server) == before
+    assert leftovers(server) == before
     assert recipe_of(server, "flip/1.0") == "large"
     assert recipe_of(server, "flip/2.0") == "small"
 
@@ -122,7 +122,7 @@ def test_a_registration_of_somebody_else_is_not_cleaned_away(
 
 
 def test_an_archive_that_is_not_in_the_store(server: Server, flip: str, store: Path, tiny: Path) -> None:
-    before = leavings(server)
+    before = leftovers(server)
     for archive in (None, "nothing.mar", "/etc/hostname", f"../{store.name}/flip.mar", "sub/flip.mar"):
         with pytest.raises(InvalidInput) as refused:
             server.register("nothing", archive)
@@ -130,18 +130,18 @@ def test_an_archive_that_is_not_in_the_store(server: Server, flip: str, store: P
     for register in (server.register, lambda name: server.client.register("flip.mar", name)):
         with pytest.raises(InvalidInput, match="model: expected letters"):
             register("a b/c")
-    assert leavings(server) == before
+    assert leftovers(server) == before
 
 
 def test_a_copy_that_does_not_fit_is_refused_with_both_numbers(
     server: Server, flip: str, store: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, before = pack(tiny, out=store, name="large"), leavings(server)
+    path, before = pack(tiny, out=store, name="large"), leftovers(server)
     usage: Any = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**40, 2**40, 2**10))
     with pytest.raises(OSError, match=rf"large\.mar needs {path.stat().st_size / 2**20:.0f} MiB on .* 0 MiB are free"):
         server.register("large")
-    assert leavings(server) == before
+    assert leftovers(server) == before
 
 
 def test_serve_fails_if_nothing_is_left(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

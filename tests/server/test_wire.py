@@ -13,13 +13,13 @@ import pytest
 from jsonschema import Draft202012Validator
 from ts.utils.util import PredictionException
 
-from hybridstitch.catalogue import Catalogue
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.explain import explanation_schema, parse_explanation
-from hybridstitch.serving.fields import request_schema
-from hybridstitch.serving.payload import decode_body, decode_fields
-from hybridstitch.serving.request import parse_request
-from hybridstitch.serving.rules import request_rules
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.wire.body import decode_body, decode_fields
+from hybridstitch.wire.fields import request_schema
+from hybridstitch.wire.question import explanation_schema, parse_explanation
+from hybridstitch.wire.request import parse_request
+from hybridstitch.wire.rules import request_rules
 from tests.server.test_handler import call, make_handler
 from tests.server.test_schema import LIMITS
 

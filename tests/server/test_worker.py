@@ -18,9 +18,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hybridstitch.serving.archive import pack
-from hybridstitch.serving.proof import smallest_request
-from hybridstitch.serving.server import Server
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
+from hybridstitch.wire.proof import smallest_request
 from tests.server.test_batch import pixels
 from tests.server.test_explain_handler import WHY
 from tests.server.test_handler import HTTP, QUICK, call, make_handler
@@ -42,7 +42,7 @@ def pieces(handler: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dic
     def keep(ret: dict[int, bytes], *_: Any) -> None:
         sent.extend((index, json.loads(line)) for index, line in ret.items())
 
-    monkeypatch.setattr("hybridstitch.serving.torchserve.send_intermediate_predict_response", keep)
+    monkeypatch.setattr("hybridstitch.serving.worker.torchserve.send_intermediate_predict_response", keep)
     return sent
 
 

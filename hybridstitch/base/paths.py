@@ -1,0 +1,21 @@
+"""Where the files of the project lie that are not Python, and what the files of a pair are called."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The checkout, or the folder that the package is installed in."""
+EMBEDDED_PAIR = ROOT / "models" / "emoji"
+HELD_OUT_PROMPTS = EMBEDDED_PAIR / "heldout_prompts.txt"
+HANDLERS = ROOT / "handler"
+SERVER_PROPERTIES = ROOT / "config.properties"
+INDEX = "model_index.json"
+"""Of a diffusers pipeline."""
+SMALL_FOLDER = "transformer_small"
+"""The small transformer in the folder of a packed pair."""
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""OWNER/NAME of a model on the hub of Hugging Face."""
+PAIR_FILE = "pair.json"
+"""What a pair says of itself, in its folder."""

@@ -1,0 +1,70 @@
+"""Recipes at equal cost: the one number of a plan that trades speed for quality, turned until the cost is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.plans import AdaptiveSwitch, ErrorCounter, Periodic, Plan, Routed, SmallFirst, Staged
+from hybridstitch.recipe.recipe import Recipe
+
+DIALS: dict[type[Plan], str] = {
+    SmallFirst: "small",
+    Staged: "large",
+    Routed: "large",
+    AdaptiveSwitch: "threshold",
+    ErrorCounter: "limit",
+    Periodic: "every",
+}
+"""The parameter of each plan that is turned; of `periodic` with tokens between its dense steps, their share."""
+NEAR = 0.1
+"""How far off a cost may be, relatively; steps of a period are coarse."""
+
+
+def matched(recipe: Recipe, speed: float, steps: int, cost_of: Callable[[Recipe], float]) -> Recipe:
+    """The variant of a recipe whose cost comes nearest to 1 / speed.
+
+    cost_of: FLOPs of a recipe, where the large model's are 1; asked some six times. Whole steps are the grain: at 28,
+    costs come within two or three hundredths. Raises InvalidInput for a plan without such a parameter, and if nothing
+    comes near.
+    """
+    known = variants(recipe, steps)
+    low, high = 0, len(known) - 1
+    rising = cost_of(known[low]) < cost_of(known[high])
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (cost_of(known[middle]) < 1 / speed) == rising:
+            low = middle
+        else:
+            high = middle
+    cost, found = min(((cost_of(known[each]), each) for each in (low, high)), key=lambda one: abs(one[0] - 1 / speed))
+    if abs(cost * speed - 1) > NEAR:
+        expected = f"a speed that the recipe can have; the nearest is {1 / cost:.3g}"
+        raise InvalidInput([Problem("recipes", expected, f"{recipe.name}~{speed:g}")])
+    return known[found]
+
+
+def variants(recipe: Recipe, steps: int) -> list[Recipe]:
+    """From one end of the dial to the other."""
+    plan = recipe.plan
+    if type(plan) not in DIALS:
+        expected = f"a recipe whose plan is one of: {', '.join(each.type for each in DIALS)}"
+        raise InvalidInput([Problem("recipes", expected, recipe.name)])
+    dial = "share" if isinstance(plan, Periodic) and plan.masked else DIALS[type(plan)]
+    values: list[Any] = [index / steps for index in range(steps + 1)]
+    if dial == "every":
+        values = list(range(1, steps + 1))
+    elif dial == "threshold":
+        values = np.geomspace(0.1, 30, 60).tolist()
+    elif dial == "limit":
+        values = np.geomspace(1e-4, 1, 60).tolist()
+    found = []
+    for value in values:
+        with suppress(InvalidInput):  # what the plan's other parameters leave no room for
+            found.append(replace(recipe, plan=type(plan).build({**vars(plan), dial: value}, "plan")))
+    return found

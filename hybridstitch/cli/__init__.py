@@ -1,0 +1,1 @@
+"""The commands of `hybridstitch`, one file each, and what their options share."""

@@ -1,0 +1,71 @@
+"""`hybridstitch pack`: both models, handler and package in one archive."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.cli.paths import file_to_read, folder_to_write
+from hybridstitch.errors import raise_problems
+from hybridstitch.serving.server.pack_sources import source_problems
+
+
+def pack(options: argparse.Namespace) -> None:
+    """Write one archive."""
+    from hybridstitch.serving.server import pack as archive
+
+    archive.logger.setLevel(logging.INFO)  # what it needs is said without -v, on stderr
+    path = archive.pack(
+        options.pair,
+        large=options.large,
+        small=options.small,
+        plain=options.plain,
+        out=options.out,
+        archive_format=options.format,
+        name=options.name,
+        version=options.version,
+        recipes=options.recipes,
+        config=options.config,
+        extra_modules=options.extra_module,
+        variant=options.variant,
+        force=options.force,
+    )
+    print(path)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every folder of models that is wrong."""
+    raise_problems(source_problems(options.pair, options.large, options.small, options.plain))
+
+
+def add_command(commands: Any) -> None:
+    """Declare the command and its options."""
+    command = commands.add_parser("pack", help=pack.__doc__, description=pack.__doc__)
+    command.set_defaults(run=pack, check=check)
+    command.add_argument("--pair", type=Path, help="a packed pair folder")
+    command.add_argument("--large", type=Path, help="a diffusers SD3 folder: the large model and the shared parts")
+    command.add_argument("--small", type=Path, help="a diffusers SD3 folder: the small model")
+    command.add_argument("--plain", action="store_true", help="the large model alone, in diffusers' own pipeline")
+    command.add_argument(
+        "--out", type=folder_to_write, default="model_store", help="a folder, the model store (%(default)s)"
+    )
+    command.add_argument("--format", default="zip-store", help="zip-store, no-archive or default (%(default)s)")
+    command.add_argument("--name", help="the model's name (hybridstitch, or plain with --plain)")
+    command.add_argument(
+        "--version", default="1.0", help="the model's version; others than %(default)s get NAME-VERSION.mar"
+    )
+    command.add_argument(
+        "--config", type=file_to_read("a model-config.yaml"), help="a model-config.yaml instead of the shipped one"
+    )
+    command.add_argument(
+        "--recipes",
+        type=file_to_read("a file that `hybridstitch tune` wrote"),
+        help="a file of `hybridstitch tune` (the one in the pair)",
+    )
+    command.add_argument(
+        "--extra-module", type=file_to_read("a Python file"), action="append", default=[], help="a Python file it names"
+    )
+    command.add_argument("--variant", help="take weights of this variant, such as fp16, where a part has them")
+    command.add_argument("--force", action="store_true", help="replace an archive of another kind or model, too")

@@ -1,0 +1,70 @@
+"""Options of commands that load a pair into this process: which one, on which device, in which dtype."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hybridstitch.cli.paths import folder_or_hub_id, packed_pair
+from hybridstitch.cli.values import Unreadable, one_of
+from hybridstitch.errors import Problem, raise_problems
+
+if TYPE_CHECKING:
+    from hybridstitch.pipeline import HybridStitchPipeline
+    from hybridstitch.recipe.catalogue import Catalogue
+
+DTYPES = ("float32", "bfloat16", "float16")
+IN_PROCESS = ("pair", "large", "small", "device", "dtype")
+"""The options of `add_pair_options`."""
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
+
+
+def add_pair_options(command: argparse.ArgumentParser, pair: Path) -> None:
+    """Declare the options. pair: the one that is loaded where none is named."""
+    command.set_defaults(own_pair=pair)
+    command.add_argument("--pair", type=packed_pair, help=f"the folder of a packed pair ({pair})")
+    command.add_argument("--large", type=folder_or_hub_id, help="instead of a pair: the large model, folder or hub id")
+    command.add_argument("--small", type=folder_or_hub_id, help="... and the small one")
+    command.add_argument("--device", type=_device, help="such as cpu or cuda:0 (cuda where there is one)")
+    command.add_argument("--dtype", type=one_of(*DTYPES), help=f"{', '.join(DTYPES)} (float32)")
+
+
+def pair_problems(options: argparse.Namespace) -> list[Problem]:
+    """What is wrong with these options beside each other."""
+    two = options.large is not None or options.small is not None
+    if two and options.pair is not None:
+        return [Problem("pair", "either --pair, or --large and --small", str(options.pair))]
+    lacking = [name for name in ("large", "small") if getattr(options, name) is None]
+    return [Problem(name, "both --large and --small", None) for name in lacking] if two else []
+
+
+def pair_folder(options: argparse.Namespace) -> Path | None:
+    """The folder of the packed pair; None for two models."""
+    return None if options.large or options.small else options.pair or options.own_pair
+
+
+def open_pair(options: argparse.Namespace, catalogue: Catalogue | None = None) -> HybridStitchPipeline:
+    """Load the pair that the options name. Raises InvalidInput for a device that is not there, before it loads."""
+    import torch
+
+    from hybridstitch.base.quiet import hide_loading
+    from hybridstitch.pipeline import HybridStitchPipeline
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise_problems([Problem("device", f"a device that torch finds here ({str(error).splitlines()[0]})", device)])
+    hide_loading()
+    folder = pair_folder(options)
+    source = {"large": options.large, "small": options.small} if folder is None else {"folder": folder}
+    dtype = getattr(torch, options.dtype or DTYPES[0])
+    pipe = HybridStitchPipeline.from_pretrained(**source, torch_dtype=dtype, catalogue=catalogue)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+def _device(text: str) -> str | Unreadable:
+    return text if _DEVICE.fullmatch(text) else Unreadable("cpu, cuda, cuda:N, mps or xpu", text)

@@ -1,0 +1,157 @@
+"""`hybridstitch serve`: every archive of a store behind one TorchServe."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
+
+if TYPE_CHECKING:
+    from hybridstitch.serving.manifest import Archive
+    from hybridstitch.serving.server.server import Server
+
+NO_TOKENS = (
+    "warning: --no-auth: there are no tokens. Every program on this machine, and every page in a browser on it, "
+    "can generate pictures and, at {management}, register code that runs here"
+)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve every archive of a store until Ctrl-C."""
+    from hybridstitch.cli.waiting import waiting
+    from hybridstitch.serving.server.key_file import KeptTokens
+    from hybridstitch.serving.server.server import Server
+
+    archives = _archives(options.store)
+    if options.no_auth:
+        _tell(NO_TOKENS.format(management=options.port + 1 if options.port else "the management address"))
+    addresses = {"host": options.host, "metrics_host": options.metrics_host, "port": options.port}
+    with ExitStack() as stack:
+        with waiting("starting TorchServe", _tell):
+            server = stack.enter_context(Server(options.store, **addresses, token_auth=not options.no_auth))
+        if options.key_file:
+            stack.enter_context(KeptTokens(server, options.key_file))
+        served = [archive for archive in archives if _register(server, archive)]
+        if not served:
+            raise RuntimeError(f"{options.store}: no archive of the store could be registered")
+        key_file = None if options.no_auth else options.key_file or server.key_file
+        print(_welcome(server.url, served, key_file), flush=True)
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
+            with waiting("ending TorchServe and its workers", _tell):
+                server.stop()
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every option that is wrong."""
+    from hybridstitch.serving.server.java_and_ports import host_problem, port_problem
+
+    problems = [] if options.store.is_dir() else [Problem("store", "an existing folder", str(options.store))]
+    found = [port_problem(options.port), host_problem("host", options.host)]
+    found.append(host_problem("metrics-host", options.metrics_host))
+    problems += [problem for problem in found if problem]
+    if options.key_file:
+        expected = _key_file_expectation(options)
+        problems += [Problem("key-file", expected, str(options.key_file))] if expected else []
+    raise_problems(problems)
+
+
+def _key_file_expectation(options: argparse.Namespace) -> str:
+    """What was expected instead of the key file that was named; "" if nothing is wrong with it."""
+    folder = options.key_file.absolute().parent
+    if options.no_auth:
+        return "nothing: a server without tokens has none to keep"
+    if options.key_file.is_dir():
+        return "a file, not a folder"
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        return f"a file in a folder that exists and can be written, not {folder}"
+    return ""
+
+
+def _archives(store: Path) -> list[Archive]:
+    """The archives of a store, oldest version first, since the first one of a model becomes its default."""
+    from hybridstitch.serving.manifest import archive_paths, by_version, read_archive
+
+    paths = archive_paths(store)
+    if not paths:
+        expected = "a folder with archives; `hybridstitch pack` writes one"
+        raise InvalidInput([Problem("store", expected, str(store))])
+    archives = []
+    for path in paths:
+        try:
+            archives.append(read_archive(path))
+        except InvalidInput as error:
+            _say_left_out(path.name, error)
+    return sorted(archives, key=by_version)
+
+
+def _register(server: Server, archive: Archive) -> bool:
+    """Whether it is served now; one that is not leaves the others alone."""
+    from hybridstitch.cli.waiting import waiting
+
+    try:
+        with waiting(f"registering {archive}: its worker loads the models", _tell):
+            server.register(archive.name, archive.path.name)
+    except (InvalidInput, RuntimeError, OSError) as error:
+        _say_left_out(str(archive), error)
+        return False
+    return True
+
+
+def _say_left_out(what: str, error: Exception) -> None:
+    _tell(f"error: {what} is not served: {error}")
+
+
+def _tell(line: str) -> None:
+    """Print what is not the result: stdout holds that."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _welcome(url: str, served: Sequence[Archive], key_file: Path | None) -> str:
+    paths = _paths(served)
+    lines = [f"ready: {url}/predictions/{path}" for path in paths]
+    header = ""
+    if key_file:
+        read = f"import json; print(json.load(open('{key_file}'))['inference']['key'])"
+        lines += [f"tokens: {key_file}", "", f'TOKEN=$({sys.executable} -c "{read}")']
+        header = '-H "Authorization: Bearer $TOKEN" '
+    lines.append(
+        f"curl -sS {url}/predictions/{paths[0]} {header}-H 'Content-Type: application/json' "
+        '-d \'{"prompt": "a red apple on blue"}\' -o apple.png'
+    )
+    return "\n".join([*lines, "", "Ctrl-C stops the server."])
+
+
+def _paths(served: Sequence[Archive]) -> list[str]:
+    """How predictions name each archive; a model with several versions answers to its bare name, too."""
+    count = Counter(archive.name for archive in served)
+    paths = []
+    for archive in served:
+        if archive.name not in paths:  # the first of its versions, and its default
+            paths.append(archive.name)
+        if count[archive.name] > 1:
+            paths.append(f"{archive.name}/{archive.version}")
+    return paths
+
+
+def add_command(commands: Any) -> None:
+    """Declare the command and its options."""
+    command = commands.add_parser("serve", help=serve.__doc__, description=serve.__doc__)
+    command.set_defaults(run=serve, check=check)
+    command.add_argument("--store", type=Path, default=Path("model_store"), help="the model store (%(default)s)")
+    command.add_argument("--port", type=int, default=8080, help="for predictions; 0 picks free ones (%(default)s)")
+    command.add_argument("--host", default="127.0.0.1", help="serve predictions at this address (%(default)s)")
+    command.add_argument("--metrics-host", default="127.0.0.1", help="serve metrics at this address (%(default)s)")
+    command.add_argument(
+        "--no-auth", action="store_true", help="serve without tokens: pages in a browser can reach it, too"
+    )
+    command.add_argument("--key-file", type=Path, help="keep a copy of the current tokens here, in time renewed")

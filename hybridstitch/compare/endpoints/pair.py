@@ -1,0 +1,81 @@
+"""A pair folder as an endpoint in this process: the same fields and pictures as the server's, without the wire."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.compare.endpoints.spec import NO_FIELDS, Answer, Spec
+from hybridstitch.errors import InvalidInput, Problem
+
+
+class PairEndpoint:
+    """Draws with `HybridStitchPipeline`, one picture at a time; both sides share the models of one folder.
+
+    Raises InvalidInput for fields that the pair does not take.
+    """
+
+    def __init__(self, spec: Spec, side: str):
+        self.spec, self.kind = spec, "pair"
+        if spec.kind != "auto" or not spec.sends_seed:
+            raise InvalidInput([Problem(f"{side}#kind", "no kind and no seed=off for the folder of a pair", spec.text)])
+        self._pipeline, self._lock = _opened(Path(spec.target).resolve())
+        try:
+            self._parse("any", 0)
+        except InvalidInput as error:
+            found = [Problem(f"{side}#{each.field}", each.expected, each.got) for each in error.problems]
+            raise InvalidInput(found) from error
+
+    def ask(self, prompt: str, seed: int, fields: Mapping[str, Any] = NO_FIELDS) -> Answer:
+        """Draw one picture. The wait for another that is being drawn counts, as in the queue of a server."""
+        from hybridstitch.serving.worker.render import draw
+
+        started = time.perf_counter()
+        try:
+            request = self._parse(prompt, seed, fields)
+            with self._lock:
+                rendering = draw(self._pipeline, request)
+        except (ValueError, RuntimeError, FloatingPointError, MemoryError) as error:
+            return Answer(time.perf_counter() - started, error=f"{type(error).__name__}: {error}"[:300])
+        seconds = time.perf_counter() - started
+        buffer = io.BytesIO()
+        rendering.images[0].save(buffer, "PNG")
+        return Answer(seconds, buffer.getvalue(), "png", rendering.report)
+
+    def describe(self) -> dict[str, Any]:
+        """Device, dtype and a fingerprint of the weights."""
+        from hybridstitch.model.fingerprint import fingerprint
+
+        large = self._pipeline.large
+        return {
+            "kind": self.kind,
+            "sends_seed": True,
+            "device": str(large.device),
+            "dtype": str(large.dtype).removeprefix("torch."),
+            "weights": fingerprint(self._pipeline),
+        }
+
+    def _parse(self, prompt: str, seed: int, fields: Mapping[str, Any] = NO_FIELDS) -> Any:
+        from hybridstitch.wire.request import parse_request
+
+        payload = {**fields, **self.spec.fields, "prompt": prompt, "seed": seed}
+        return parse_request(payload, {}, self._pipeline.size_limits, self._pipeline.catalogue)
+
+
+@cache
+def _opened(folder: Path) -> tuple[Any, threading.Lock]:
+    """The pipeline of a folder, once, and the lock that lets it draw one picture at a time."""
+    import torch
+
+    from hybridstitch.base.quiet import hide_loading
+    from hybridstitch.pipeline import HybridStitchPipeline
+
+    hide_loading()
+    pipeline = HybridStitchPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, threading.Lock()

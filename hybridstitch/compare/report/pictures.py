@@ -1,0 +1,76 @@
+"""The pairs that the page shows: the farthest, the middle and the nearest, with difference and mask."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hybridstitch.base.images import mask_overlay
+from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.measures import mask_of, read_picture
+
+EACH = 2
+"""Pairs of each group."""
+LARGEST = 512
+"""Pixels of the longer side; larger pictures are made smaller."""
+TIMES = "\u00d7"
+GAIN = 4.0
+"""How many times the difference is brightened."""
+
+Groups = list[tuple[str, list[MeasuredPair]]]
+
+
+def shown(pairs: Sequence[MeasuredPair]) -> Groups:
+    """Worst, median and best pairs by PSNR, all that were answered if there are few; a pair stands in one group."""
+    answered = [pair for pair in pairs if pair.answered]
+    ordered = sorted(answered, key=_nearness)
+    if len(ordered) <= 3:
+        return [("All pairs", ordered)] if ordered else []
+    each = min(EACH, len(ordered) // 3)
+    middle = (len(ordered) - each) // 2
+    return [
+        ("Farthest apart", ordered[:each]),
+        ("In the middle", ordered[middle : middle + each]),
+        ("Nearest", ordered[-each:][::-1]),
+    ]
+
+
+def _nearness(pair: MeasuredPair) -> tuple[float, int, int]:
+    """PSNR, above all others for identical pictures; where there is none, how much better B's picture is by itself."""
+    value = math.inf if pair.identical else pair.fidelity.get("psnr_db")
+    if value is None and pair.quality_a is not None and pair.quality_b is not None:
+        value = pair.quality_b - pair.quality_a
+    return (0.0 if value is None else value, pair.prompt, pair.seed)
+
+
+def panels(pair: MeasuredPair, folder: Path) -> list[tuple[str, str]]:
+    """Captions and data URLs: A, B, their difference where the sizes agree, B's mask (or A's) where there is one."""
+    found = [(row.side.upper(), folder / row.picture) for row in (pair.a, pair.b) if row.picture]
+    panel = [(side, data_url(Image.open(path).convert("RGB"))) for side, path in found]
+    reference, picture = (read_picture(path) for _, path in found)
+    if reference.shape == picture.shape:
+        difference = np.clip(GAIN * np.abs(picture - reference), 0, 1)
+        caption = "identical" if pair.identical else f"difference {TIMES} {GAIN:g}"
+        panel.append((caption, data_url(Image.fromarray((255 * difference).round().astype(np.uint8)))))
+    for row, own in ((pair.b, picture), (pair.a, reference)):
+        if row.report and mask_of(row.report, own.shape[:2]) is not None:
+            tinted = mask_overlay(Image.fromarray((255 * own).round().astype(np.uint8)), dict(row.report))
+            panel.append((f"{row.side.upper()}'s mask", data_url(tinted)))
+            break
+    return panel
+
+
+def data_url(image: Image.Image) -> str:
+    """A picture inside the page, as WebP."""
+    scale = LARGEST / max(image.size)
+    if scale < 1:
+        image = image.resize((max(1, round(scale * image.width)), max(1, round(scale * image.height))))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=88, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

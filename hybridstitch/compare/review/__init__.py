@@ -1,0 +1,1 @@
+"""What people prefer, asked on a page of this machine."""

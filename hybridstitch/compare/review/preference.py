@@ -1,0 +1,65 @@
+"""What people preferred: judgements as lines in the comparison's folder, and what they say together."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.run.folder import append_line
+from hybridstitch.compare.run.order import SIDES, Cell
+from hybridstitch.measure.statistics import binomial, wilson
+
+JUDGEMENTS = "judgements.jsonl"
+CHOICES = ("left", "right", "tie")
+
+
+def left_side(cell: Cell, order_seed: int = 0) -> str:
+    """The side whose picture is shown on the left: a coin for each pair, the same each time."""
+    return random.Random(f"left {order_seed} {cell}").choice(SIDES)
+
+
+def order_of_pairs(cells: Sequence[Cell], order_seed: int = 0) -> list[Cell]:
+    """The cells in the order in which they are shown."""
+    shuffled = sorted(cells)
+    random.Random(f"rate {order_seed}").shuffle(shuffled)
+    return shuffled
+
+
+def judgements(folder: Path) -> dict[Cell, str]:
+    """For each judged pair `a`, `b` or `tie`; the last judgement counts."""
+    path = folder / JUDGEMENTS
+    found: dict[Cell, str] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):  # a line that an interruption cut off, and the empty first one
+            judged = json.loads(line)
+            found[judged["prompt"], judged["seed"]] = judged["preferred"]
+    return found
+
+
+def keep(folder: Path, cell: Cell, choice: str, when: float, order_seed: int = 0) -> None:
+    """Write down a judgement, one of `CHOICES`, before it counts."""
+    left = left_side(cell, order_seed)
+    preferred = {"left": left, "right": "b" if left == "a" else "a", "tie": "tie"}[choice]
+    line = {"prompt": cell[0], "seed": cell[1], "left": left, "choice": choice, "preferred": preferred, "when": when}
+    append_line(folder / JUDGEMENTS, line)
+
+
+def preference(folder: Path, pairs: Sequence[MeasuredPair]) -> Mapping[str, Any] | None:
+    """Counts, B's share of the judgements that are no tie with Wilson's interval, and the exact p of no preference.
+
+    None if nothing was judged. Identical pictures are never shown, so they are no ties.
+    """
+    known = {(pair.prompt, pair.seed) for pair in pairs}
+    judged = [preferred for cell, preferred in judgements(folder).items() if cell in known]
+    if not judged:
+        return None
+    counts = {name: judged.count(name) for name in ("a", "b", "tie")}
+    clear = counts["a"] + counts["b"]
+    share = wilson(counts["b"], clear)
+    shown = {"value": share.value, "low": share.low, "high": share.high}
+    return {**counts, "judged": len(judged), "share_b": shown, "p": binomial(counts["b"], clear)}

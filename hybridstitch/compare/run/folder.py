@@ -1,0 +1,159 @@
+"""The folder of a comparison: what counts lies on disk first, and an interrupted run goes on where it stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.base.kept_settings import SETTINGS, kept_settings
+from hybridstitch.compare.endpoints.spec import Answer
+from hybridstitch.compare.run.order import Cell
+from hybridstitch.errors import InvalidInput, Problem
+
+ANSWERS, SESSIONS, IMAGES = "answers.jsonl", "sessions.jsonl", "images"
+COMPARISON, SHADOW = "a comparison", "a shadow run"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer as it lies on disk: a line of answers.jsonl.
+
+    picture: its path in the folder, None for a failure, whose `error` says why. sha256: of the picture's bytes.
+    started: seconds since 1970. session: the number of the process that asked, from 0.
+    """
+
+    side: str
+    prompt: int
+    seed: int
+    seconds: float
+    started: float
+    session: int
+    picture: str | None
+    sha256: str | None
+    report: Mapping[str, Any] | None
+    error: str | None
+
+
+class Folder:
+    """`settings.json`, `sessions.jsonl`, `answers.jsonl` and `images/` of one comparison."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._rows: dict[tuple[str, Cell], Row] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the comparison was begun with. Raises InvalidInput for a folder without one."""
+        kept = kept_settings(self.path, "folder", "the folder of a comparison", lambda each: _kind(each) == COMPARISON)
+        if kept is None:
+            raise InvalidInput([Problem("folder", "the folder of a comparison", str(self.path))])
+        return kept
+
+    @contextmanager
+    def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
+        """Hold the folder for a run with these settings.
+
+        Raises InvalidInput if it holds answers to other settings, or another process runs in it.
+        """
+        try:
+            (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput([Problem("out", "a folder", f"{self.path}: {error.strerror}")]) from None
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InvalidInput([Problem("out", "a folder that no other run is using", str(self.path))]) from error
+            self._check(json.loads(json.dumps(settings)))
+            yield
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        kind = _kind(settings)
+        old = settings_of(self.path, kind)
+        if old is None or not (self.path / ANSWERS).exists():
+            write_whole(self.path / SETTINGS, json.dumps(settings, indent=1).encode())
+            return
+        changed = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
+        if changed:
+            expected = f"an empty folder, or one of {kind} with the same {', '.join(changed)}"
+            raise InvalidInput([Problem("out", expected, str(self.path))])
+
+    def rows(self) -> Mapping[tuple[str, Cell], Row]:
+        """The last answer of each side and cell. The disk is read once; what is added later is known."""
+        if self._rows is None:
+            known = [Row(**line) for line in self._lines(ANSWERS)]
+            self._rows = {(row.side, (row.prompt, row.seed)): row for row in known}
+        return self._rows
+
+    def complete(self) -> set[Cell]:
+        """Cells that both sides have answered."""
+        rows = self.rows()
+        return {cell for side, cell in rows if side == "a" and ("b", cell) in rows}
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """What each process that asked said of itself, the first one first."""
+        return list(self._lines(SESSIONS))
+
+    def begin_session(self, described: Mapping[str, Any]) -> int:
+        """Note a process that will ask; its number."""
+        number = len(self.sessions())
+        self._append(SESSIONS, described)
+        return number
+
+    def add(self, side: str, cell: Cell, answer: Answer, started: float, session: int) -> Row:
+        """Keep an answer: its picture first, then its line."""
+        name, digest = None, None
+        if answer.picture is not None:
+            name = f"{IMAGES}/{cell[0]:05d}-{cell[1]}-{side}.{answer.extension}"
+            digest = hashlib.sha256(answer.picture).hexdigest()
+            write_whole(self.path / name, answer.picture)
+        row = Row(side, *cell, answer.seconds, started, session, name, digest, answer.report, answer.error)
+        self._append(ANSWERS, asdict(row))
+        if self._rows is not None:
+            self._rows[side, cell] = row
+        return row
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        path = self.path / name
+        for line in path.read_text().splitlines() if path.exists() else ():
+            with suppress(ValueError):  # a line that an interruption cut off, and the empty first one
+                yield json.loads(line)
+
+    def _append(self, name: str, content: Mapping[str, Any]) -> None:
+        # The line break goes first: what an interruption cut off stays a line of its own.
+        append_line(self.path / name, content)
+
+
+def settings_of(folder: Path, kind: str) -> dict[str, Any] | None:
+    """What a run into this folder was begun with, None if none was. Raises InvalidInput for one of another kind."""
+    return kept_settings(folder, "out", f"an empty folder, or one of {kind}", lambda each: _kind(each) == kind)
+
+
+def _kind(settings: Mapping[str, Any]) -> str:
+    """What these settings are of."""
+    return COMPARISON if {"a", "b", "prompts"} <= settings.keys() else SHADOW if "shadow" in settings else "a run"
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Add a line of JSON and wait until it is on the disk."""
+    with path.open("a") as lines:
+        lines.write("\n" + json.dumps(content))
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,115 @@
+"""What a shadow run saw over time: windows of pairs, and whether the later half differs from the earlier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.report.page_measures import TITLES
+from hybridstitch.html.document import between, definitions, document, figure, table
+from hybridstitch.html.plots import lines
+from hybridstitch.measure.intervals import DRAWS, without_nan
+
+FIGURES = ("speedup", "psnr_db", "ssim")
+NAMES = {**TITLES, "speedup": "Speed-up of B"}
+LEVEL = 0.95
+
+
+def figures(pair: MeasuredPair) -> dict[str, float]:
+    """Of one pair; NaN where there is none. Speed-up as its logarithm, so that means are of ratios."""
+    speedup = math.log(pair.a.seconds / pair.b.seconds) if pair.answered else math.nan
+    return {"speedup": speedup, **{name: pair.fidelity.get(name, math.nan) for name in ("psnr_db", "ssim")}}
+
+
+def summarise(
+    pairs: Sequence[MeasuredPair], size: int, counts: Mapping[str, int], asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`counts` of requests, `asked` for, `windows` of `size` pairs in time, and `drift` of each figure.
+
+    drift: mean of the later half of the pairs minus that of the earlier, with a 95 % bootstrap interval; of the
+    speed-up as a ratio. `drifted` if the interval leaves out no change. With fewer than four pairs there is none.
+    """
+    values = {name: np.array([figures(pair)[name] for pair in pairs], float) for name in FIGURES}
+    windows = []
+    for start in range(0, len(pairs), size):
+        part = pairs[start : start + size]
+        means = {name: _mean(each[start : start + size]) for name, each in values.items()}
+        failed = {side: sum(getattr(pair, side).error is not None for pair in part) for side in ("a", "b")}
+        windows.append(
+            {
+                "begun": part[0].a.started,
+                "pairs": len(part),
+                "identical": sum(pair.identical for pair in part),
+                "failed": failed,
+                **means,
+                "speedup": math.exp(means["speedup"]),
+            }
+        )
+    drift = {name: _drift(each, name == "speedup") for name, each in values.items()} if len(pairs) >= 4 else {}
+    return without_nan({"format": 1, "counts": dict(counts), "windows": windows, "drift": drift, "asked": dict(asked)})
+
+
+def sentence(report: Mapping[str, Any]) -> str:
+    """What drifted, in one sentence."""
+    moved = [NAMES[name] for name, each in report["drift"].items() if each["drifted"]]
+    count = f"{sum(window['pairs'] for window in report['windows'])} requests were sent to both"
+    if not report["drift"]:
+        return f"{count}: too few to speak of drift."
+    found = f"drift in {', '.join(moved)}" if moved else "no drift is shown"
+    return f"{count}: {found} between the earlier and the later half."
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The report as one page that needs nothing else."""
+    plots = []
+    for name in FIGURES:
+        points = [math.nan if each[name] is None else each[name] for each in report["windows"]]
+        most = 1.0 if name == "ssim" else math.inf
+        drawn = lines(points, 1.0 if name == "speedup" else None, f"{NAMES[name]} by window", most)
+        change = report["drift"].get(name)
+        unit = " times" if name == "speedup" else ""
+        said = (
+            f"Later half against the earlier: {figure(change['value'], '.3g')}{unit} (95 %: {between(change, '.3g')})."
+            if change
+            else ""
+        )
+        plots.append(f"<section><h2>{NAMES[name]}</h2><p>{said}</p>{drawn}</section>" if drawn else "")
+    rows = [
+        [
+            str(number),
+            str(each["pairs"]),
+            *(figure(each[name], ".3g") for name in FIGURES),
+            *(str(count) for count in (each["identical"], each["failed"]["a"], each["failed"]["b"])),
+        ]
+        for number, each in enumerate(report["windows"], 1)
+    ]
+    heads = ["window", "pairs", *(NAMES[name] for name in FIGURES), "identical", "A failed", "B failed"]
+    steady = report["drift"] and not any(each["drifted"] for each in report["drift"].values())
+    tone = "good" if steady else "open"
+    body = f'<header class="{tone}"><p class="eyebrow">Shadow of real requests</p><h1>Drift over time</h1>'
+    body += f'<p class="lead">{escape(sentence(report))}</p></header>{"".join(plots)}'
+    body += f"<section><h2>Windows</h2>{table(heads, rows)}</section>"
+    return document(
+        "Shadow", f"{body}<section><h2>Settings</h2>{definitions({**report['counts'], **report['asked']})}</section>"
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if (~np.isnan(values)).any() else math.nan
+
+
+def _drift(values: np.ndarray, as_ratio: bool) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    halves = [half[~np.isnan(half)] for half in np.array_split(values, 2)]
+    if not all(map(len, halves)):
+        return {"value": math.nan, "low": math.nan, "high": math.nan, "drifted": False}
+    drawn = [half[rng.integers(len(half), size=(DRAWS, len(half)))].mean(axis=1) for half in halves]
+    low, high = np.quantile(drawn[1] - drawn[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    found = {"value": float(halves[1].mean() - halves[0].mean()), "low": low, "high": high}
+    drifted = not low <= 0 <= high
+    return {**({name: math.exp(value) for name, value in found.items()} if as_ratio else found), "drifted": drifted}

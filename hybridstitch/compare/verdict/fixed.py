@@ -1,0 +1,139 @@
+"""The verdict over a finished run: is B faster, and are its pictures not worse than the margins allow?
+
+Every claim is one-sided with an error of at most alpha, and needs two witnesses that agree: a bootstrap interval, which
+knows skew but is a little narrow for few prompts, and a test of the per-prompt figures. Faster: the interval of the
+ratio of medians and Wilcoxon's test of log ratios, which one slow answer cannot sway. A metric: the interval of its
+mean and the sign-flip test, whose p is adjusted by Holm over all metrics with a limit, so that each of them may be
+quoted alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from hybridstitch.compare.verdict.findings import Failures, Measured, Speed
+from hybridstitch.compare.verdict.margins import Fidelity, Margins, Quality
+from hybridstitch.compare.verdict.power import power, prompts_needed
+from hybridstitch.compare.verdict.samples import Pair, Table
+from hybridstitch.compare.verdict.verdict import Verdict
+from hybridstitch.measure.intervals import DRAWS
+from hybridstitch.measure.statistics import bca, holm, prompt_means, ratio_of_medians, sign_flip, wilcoxon
+
+
+class Chances(NamedTuple):
+    """p that the mean is above its limit only by chance, the same adjusted by Holm, and adjusted p that it is below."""
+
+    above: float
+    above_adjusted: float
+    below_adjusted: float
+
+
+def decide(pairs: Sequence[Pair], margins: Margins, draws: int = DRAWS) -> Verdict:
+    """Judge all pairs of a run.
+
+    Pairs where an endpoint failed have no speed-up and no metric, but they count: B is inferior if the share of pairs
+    where it failed is higher than A's by more than `margins.extra_failures`. A pair on which the measure of a metric
+    failed counts for that metric as one that B failed.
+    draws: of the bootstrap and of the sign flips. Raises InvalidInput for no pairs, and for what `Pair` does not allow.
+    """
+    table = Table.of(pairs, margins)
+    means = {name: prompt_means(values) for name, values in table.metrics.items()}
+    scores = [limit.scores(means[name]) for name, limit in margins.judged.items()]
+    chances = [sign_flip(each, "greater", draws) for each in scores]
+    below = holm([sign_flip(-each, "greater", draws) for each in scores])
+    tests = dict(zip(margins.judged, map(Chances, chances, holm(chances), below), strict=True))
+    failures = Failures(
+        int(sum(math.isnan(pair.seconds_a) for pair in pairs)),
+        int(sum(math.isnan(pair.seconds_b) for pair in pairs)),
+        len(pairs),
+        margins.extra_failures,
+    )
+    measured = {
+        name: _with_failures(
+            _measured(name, limit, table.metrics[name], tests.get(name), margins, draws),
+            sum(name in pair.unmeasured for pair in pairs),
+            failures,
+        )
+        for name, limit in margins.limits.items()
+    }
+    return Verdict(
+        margins=margins,
+        speed=_speed(table, margins, draws),
+        quality=tuple(measured[name] for name in margins.quality),
+        fidelity=tuple(measured[name] for name in margins.fidelity),
+        failures=failures,
+        prompts=len(table.prompts),
+        answered=sum(pair.answered for pair in pairs),
+        identical=sum(pair.answered and pair.identical for pair in pairs),
+    )
+
+
+def _speed(table: Table, margins: Margins, draws: int) -> Speed:
+    """Faster only if the interval lies above the speed-up asked for, not faster only if it lies below."""
+    ratio = ratio_of_medians(table.seconds_a, table.seconds_b, margins.level, draws)
+    gains = prompt_means(table.log_ratios) - math.log(margins.min_speedup)
+    p = wilcoxon(gains, "greater")
+    low, high = ratio.low - margins.min_speedup, ratio.high - margins.min_speedup
+    faster = _claim(low, high, p, wilcoxon(-gains, "greater"), margins.alpha)
+    return Speed(ratio, p, faster, int((~np.isnan(gains)).sum()))
+
+
+def _measured(
+    name: str,
+    limit: Quality | Fidelity,
+    values: np.ndarray,
+    chances: Chances | None,
+    margins: Margins,
+    draws: int,
+) -> Measured:
+    """One metric `(prompts, seeds)`; chances: None if it has no limit."""
+    means = prompt_means(values)
+    interval = bca(means, level=margins.level, draws=draws)
+    pairs, prompts = int((~np.isnan(values)).sum()), int((~np.isnan(means)).sum())
+    if chances is None:
+        return Measured(name, limit, interval, pairs, prompts)
+    low, high = sorted(limit.scores(np.array([interval.low, interval.high])))
+    return Measured(
+        name,
+        limit,
+        interval,
+        pairs,
+        prompts,
+        chances.above,
+        chances.above_adjusted,
+        _claim(low, high, chances.above_adjusted, chances.below_adjusted, margins.alpha),
+        *_planning(limit, means, margins),
+    )
+
+
+def _with_failures(found: Measured, unmeasured: int, failures: Failures) -> Measured:
+    """What was found of a metric, beside the pairs on which its measure failed."""
+    too_often = found.judged and unmeasured > 0 and failures.too_often(unmeasured)
+    shown = False if too_often else found.non_inferior
+    return replace(found, non_inferior=shown, unmeasured=unmeasured, too_often=too_often)
+
+
+def _claim(low: float, high: float, above: float, below: float, alpha: float) -> bool | None:
+    """True: the interval lies above 0 and the test agrees. False: below. None: neither is shown, such as with NaN."""
+    if low > 0 and above <= alpha:
+        return True
+    return False if high < 0 and below <= alpha else None
+
+
+def _planning(limit: Quality | Fidelity, means: np.ndarray, margins: Margins) -> tuple[float | None, int | None]:
+    """The power of this run and the prompts to plan for, if B is in truth just as good as A.
+
+    Each metric has to stand the strictest step of Holm's method here, so with several the true power is rather higher.
+    None for fidelity, where there is no such truth to plan for.
+    """
+    kept = means[~np.isnan(means)]
+    if not isinstance(limit, Quality) or limit.margin is None or len(kept) < 2:
+        return None, None
+    spread, alpha = float(kept.std(ddof=1)), margins.alpha / len(margins.judged)
+    needed = prompts_needed(limit.margin, spread, margins.power, alpha)
+    return power(limit.margin, spread, len(kept), alpha), needed

@@ -1,0 +1,244 @@
+"""A verdict that may be asked for after every prompt, and stops the run when it is decided.
+
+Each claim is a bet. Someone who holds that B is not better than the limit offers fair odds; we stake a share of our
+wealth on every prompt, and if they are right, our wealth ever reaches 1 / alpha with a chance of at most alpha, however
+often we look (Ville). We hold several shares at once and keep their mean wealth, so nothing has to be tuned during the
+run (Waudby-Smith and Ramdas, JRSS B 2024, bet in this way on means of bounded figures).
+
+What is claimed, of prompts such as these, which must come in random order:
+
+- faster: more than half of them (ties halved) have a mean log ratio of seconds above that of `min_speedup`; that is,
+  their median speed-up is above it. This is not the ratio of medians that `decide` reports, and no outlier can move it.
+- each metric: its mean over prompts is above its limit, where a prompt further than `bound` from the limit counts as
+  `bound`. For a metric that cannot be further this is the mean itself.
+
+Decided for B: the wealth of every claim has reached 1 / alpha. If only one claim is false, its wealth has done so with
+a chance of at most alpha, so all claims together need no correction. Decided against B: of one of m claims the opposite
+bet has reached m / alpha; that any of them does although all claims are true has a chance of at most alpha. Failures of
+B, and of the measures of its pictures, are counted, not betted on: too many of them only keep a run from being decided
+for B, and decide against it at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+
+from hybridstitch.compare.verdict.findings import SPEED_WORDS, Failures, interval_dict, picture_word
+from hybridstitch.compare.verdict.margins import Margins
+from hybridstitch.compare.verdict.samples import Pair, Table
+from hybridstitch.errors import Problem, raise_problems
+from hybridstitch.measure.intervals import Interval, without_nan
+from hybridstitch.measure.statistics import prompt_means
+
+STAKES = np.geomspace(0.05, 0.95, 6)
+"""Shares of the wealth: small ones win with small steady gains, large ones decide early where gains are large."""
+FASTER = "faster"
+HALVINGS = 14
+"""Steps in the search for the ends of an interval, to a ten-thousandth of its range."""
+MOST_EVIDENCE = 1e12
+"""Where evidence stops counting: it grows without end, and JSON's numbers do not."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim at the moment of the answer.
+
+    name: "faster", or the metric. shown: True it holds, False it does not, None neither.
+    interval: of what is claimed, the share of prompts on which B is fast enough or the mean of the metric; it holds at
+    any moment, each end errs with chance alpha.
+    evidence_for, evidence_against: highest wealth so far, 1e12 at most. clipped: prompts further than `bound` from the
+    limit.
+    """
+
+    name: str
+    shown: bool | None
+    interval: Interval
+    evidence_for: float
+    evidence_against: float
+    clipped: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "name": self.name,
+            "shown": self.shown,
+            **interval_dict(self.interval),
+            "evidence_for": self.evidence_for,
+            "evidence_against": self.evidence_against,
+            "clipped": self.clipped,
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. passed: True decided for B, False against, None not yet or, when finished, undecided.
+
+    prompts: how many were counted, which stays the same after the answer; most: how many there can be. finished:
+    whether the run may stop. claims: none before the first prompt.
+    """
+
+    margins: Margins
+    passed: bool | None
+    prompts: int
+    most: int
+    claims: tuple[Claim, ...]
+    failures: Failures
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is an answer, or no prompt is left."""
+        return self.passed is not None or self.prompts == self.most
+
+    def summary(self) -> str:
+        """The answer in a few words, "undecided" without one."""
+        if self.passed is None:
+            return "undecided"
+        shown = {claim.name: claim.shown for claim in self.claims}
+        quality, fidelity = (
+            [shown[name] for name in part if name in shown] for part in (self.margins.quality, self.margins.fidelity)
+        )
+        return f"{SPEED_WORDS[shown[FASTER]]}, {picture_word(self.failures.inferior, quality, fidelity)}"
+
+    def sentence(self) -> str:
+        """The state in one sentence."""
+        count = f"after {self.prompts} of at most {self.most} prompts"
+        if self.passed is None:
+            return f"{'Undecided' if self.finished else 'Not decided yet,'} {count}."
+        if self.passed:
+            return f"Decided {count}: B is faster and non-inferior."
+        lost = [f'"{each.name}" does not hold' for each in self.claims if each.shown is False]
+        return f"Decided {count}: {' and '.join(lost) or 'B fails more often than allowed'}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form with stable keys; null where there is no number."""
+        return without_nan(
+            {
+                "passed": self.passed,
+                "finished": self.finished,
+                "sentence": self.sentence(),
+                "prompts": self.prompts,
+                "most": self.most,
+                "claims": [claim.to_dict() for claim in self.claims],
+            }
+        )
+
+
+def follow(pairs: Sequence[Pair], order: Sequence[str | int], seeds: int, margins: Margins) -> Progress:
+    """Where a run stands that compares the prompts of `order`, each with so many seeds, in random order.
+
+    Only the prompts are counted before which none is missing a pair, whatever order the answers came in, and none after
+    the answer: so the same pairs always give the same answer, and more of them never change it.
+    Raises InvalidInput for pairs that cannot be, see `Pair`, or are not of the run, and for margins without any limit
+    or with a limit but no bound.
+    """
+    of_prompt: dict[str | int, list[Pair]] = {prompt: [] for prompt in order}
+    _check(pairs, of_prompt, len(order), seeds, margins)
+    for pair in sorted(pairs, key=lambda each: each.seed):
+        of_prompt[pair.prompt].append(pair)
+    counted = [of_prompt[prompt] for prompt in takewhile(lambda prompt: len(of_prompt[prompt]) == seeds, order)]
+    if not counted:
+        return Progress(margins, None, 0, len(order), (), Failures(0, 0, 0, margins.extra_failures))
+    failed = np.cumsum([_failures(each, margins) for each in counted], axis=0).tolist()
+    too_many = [Failures(a, b, (n + 1) * seeds, margins.extra_failures) for n, (a, b) in enumerate(failed)]
+    scores = _scores(Table.of([pair for each in counted for pair in each], margins), margins)
+    held, lost = _shown(scores, margins.alpha)
+    may_pass = np.array([not each.inferior for each in too_many])
+    against, in_favour = np.any(lost, axis=0), np.all(held, axis=0) & may_pass
+    answered = np.flatnonzero(against | in_favour)
+    end = int(answered[0]) + 1 if len(answered) else len(counted)
+    passed = bool(not against[end - 1]) if len(answered) else None
+    if end == len(order) and too_many[end - 1].inferior:
+        passed = False
+    claims = _claims(scores[:, :end], held[:, end - 1], lost[:, end - 1], margins)
+    return Progress(margins, passed, end, len(order), claims, too_many[end - 1])
+
+
+def log_wealth(scores: np.ndarray) -> np.ndarray:
+    """Log of the wealth after each prompt, of bets that the mean score is above 0: `(…, prompts)`, same shape.
+
+    scores: -1 to 1; NaN is no bet. If the mean is not above 0, wealth ever reaches 1 / alpha with a chance of at most
+    alpha.
+    """
+    gains = np.log1p(STAKES * np.nan_to_num(scores)[..., None])
+    return np.logaddexp.reduce(np.cumsum(gains, axis=-2), axis=-1) - math.log(len(STAKES))
+
+
+def lower_bound(scores: np.ndarray, alpha: float) -> float:
+    """A bound below the mean of scores `(prompts,)`, -1 to 1; ever wrong with a chance of at most alpha."""
+    low, high = -1.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        refuted = log_wealth((scores - middle) / (1 + middle)).max() >= -math.log(alpha)
+        low, high = (middle, high) if refuted else (low, middle)
+    return low
+
+
+def _check(pairs: Sequence[Pair], of_prompt: Collection[str | int], prompts: int, seeds: int, margins: Margins) -> None:
+    problems = [
+        Problem(f"{'quality' if name in margins.quality else 'fidelity'}.{name}.bound", "a number above 0", None)
+        for name, limit in margins.judged.items()
+        if limit.bound is None
+    ]
+    if not margins.judged:
+        problems.append(Problem("margins", "at least one metric with a limit", "none"))
+    if len(of_prompt) != prompts or not prompts:
+        problems.append(Problem("order", "prompts, each once", f"{len(of_prompt)} different of {prompts}"))
+    if seeds < 1:
+        problems.append(Problem("seeds", "at least 1", seeds))
+    for prompt, count in Counter(pair.prompt for pair in pairs).items():
+        if prompt not in of_prompt:
+            problems.append(Problem("pairs", "prompts of the order", prompt))
+        elif count > seeds:
+            problems.append(Problem(f"pairs[{prompt!r}]", f"at most {seeds}, one for each seed", count))
+    raise_problems(problems)
+
+
+def _failures(pairs: Sequence[Pair], margins: Margins) -> tuple[int, int]:
+    """How many A and B failed; a pair that could not be measured by a limit counts as one that B failed."""
+    of_b = sum(math.isnan(pair.seconds_b) or not margins.judged.keys().isdisjoint(pair.unmeasured) for pair in pairs)
+    return sum(math.isnan(pair.seconds_a) for pair in pairs), of_b
+
+
+def _scores(table: Table, margins: Margins) -> np.ndarray:
+    """How far prompts are above the limit of each claim, `(claims, prompts)`: for speed the sign, else in bounds."""
+    rows = [np.sign(prompt_means(table.log_ratios) - math.log(margins.min_speedup))]
+    for name, limit in margins.judged.items():
+        assert limit.bound is not None
+        rows.append(limit.scores(prompt_means(table.metrics[name])) / limit.bound)
+    return np.stack(rows)
+
+
+def _shown(scores: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each claim, and after each prompt: whether it was ever shown to hold, and ever shown not to."""
+    held, lost = (np.maximum.accumulate(log_wealth(each), axis=1) for each in _both_sides(scores))
+    return held >= -math.log(alpha), lost >= math.log(len(scores) / alpha)
+
+
+def _both_sides(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores for and against, none outside -1 to 1."""
+    clipped = np.clip(scores, -1, 1)
+    return clipped, -clipped
+
+
+def _claims(scores: np.ndarray, held: np.ndarray, lost: np.ndarray, margins: Margins) -> tuple[Claim, ...]:
+    """The claims after the last of these prompts; back from scores to shares of prompts, and to the metric's units."""
+    units: list[Callable[[float], float]] = [lambda score: (1 + score) / 2]
+    units += [limit.at for limit in margins.judged.values()]
+    claims = []
+    for index, name in enumerate([FASTER, *margins.judged]):
+        above, below = _both_sides(scores[index])
+        ends = lower_bound(above, margins.alpha), -lower_bound(below, margins.alpha)
+        low, high = sorted(units[index](end) for end in ends)
+        value = units[index](float(np.nanmean(above))) if not np.isnan(above).all() else math.nan
+        gained, opposed = (min(math.exp(min(log_wealth(each).max(), 99)), MOST_EVIDENCE) for each in (above, below))
+        shown = False if lost[index] else bool(held[index]) or None
+        clipped = int((np.abs(scores[index]) > 1).sum())
+        claims.append(Claim(name, shown, Interval(value, low, high), gained, opposed, clipped))
+    return tuple(claims)

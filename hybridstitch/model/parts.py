@@ -1,0 +1,118 @@
+"""The parts of a pair under diffusers' names: attributes, where they are, and how the autoencoder saves memory."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+from hybridstitch.model.exclusive import exclusive
+from hybridstitch.model.prompts import PromptEncoder
+from hybridstitch.model.size_limits import SizeLimits
+
+PARTS = (
+    *("vae", "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3"),
+    *("tokenizer", "tokenizer_2", "tokenizer_3", "image_processor", "vae_scale_factor"),
+)
+"""What both models share, attributes under diffusers' names."""
+
+
+class Parts:
+    """The attributes that `HybridStitchPipeline` shares with `StableDiffusion3Pipeline`; an unknown one is refused."""
+
+    _pipeline: StableDiffusion3Pipeline
+    small: SD3Transformer2DModel
+    size_limits: SizeLimits
+    prompts: PromptEncoder
+
+    @property
+    def large(self) -> SD3Transformer2DModel:
+        return self._pipeline.transformer
+
+    @large.setter
+    def large(self, transformer: SD3Transformer2DModel) -> None:
+        self._pipeline.transformer = transformer
+
+    transformer = large
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts under diffusers' names; `transformer` is the large one."""
+        return dict(self._pipeline.components)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the large model is."""
+        return self.large.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the large model's weights."""
+        return self.large.dtype
+
+    def __getattr__(self, name: str) -> Any:
+        if name in PARTS:
+            return getattr(self._pipeline, name)
+        raise AttributeError(_unknown(name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in PARTS:
+            setattr(self._pipeline, name, value)
+        elif name != "_pipeline" and not hasattr(type(self), name) and _of_diffusers(name):
+            raise AttributeError(_unknown(name))  # it would have no effect
+        else:
+            super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        parts = {"large": self.large, "small": self.small}
+        parts |= {name: part for name, part in self.components.items() if name != "transformer" and part is not None}
+        lines = [f"  {name}: {_described(part)}" for name, part in parts.items()]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"])
+
+    def to(self, *args: Any, **options: Any) -> Self:
+        """Move every part, or change its dtype: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
+        with exclusive(self._pipeline.transformer, self.small):  # not under a generation of another thread
+            self._pipeline.to(*args, **options)
+            options.pop("silence_dtype_warnings", None)
+            self.small.to(*args, **options)
+        return self
+
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """As in diffusers: arguments for tqdm, such as `disable=True`."""
+        self._pipeline.set_progress_bar_config(**config)
+
+    def enable_vae_tiling(self) -> None:
+        """Decode pictures in tiles, which saves memory for large ones."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Decode pictures as a whole."""
+        self.vae.disable_tiling()
+
+    def enable_vae_slicing(self) -> None:
+        """Decode the pictures of a batch one by one, which saves memory."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Decode the pictures of a batch together."""
+        self.vae.disable_slicing()
+
+
+def _of_diffusers(name: str) -> bool:
+    """Whether diffusers' pipeline has this attribute, or the private one that a property of that name reads."""
+    return hasattr(StableDiffusion3Pipeline, name) or hasattr(StableDiffusion3Pipeline, name.removeprefix("_"))
+
+
+def _unknown(name: str) -> str:
+    if _of_diffusers(name):
+        return f"HybridStitchPipeline has no {name!r}: this part of StableDiffusion3Pipeline is not supported"
+    return f"'HybridStitchPipeline' object has no attribute {name!r}"
+
+
+def _described(part: Any) -> str:
+    if not isinstance(part, torch.nn.Module):
+        return type(part).__name__
+    count = sum(parameter.numel() for parameter in part.parameters())
+    first = next(part.parameters())
+    return f"{type(part).__name__}, {count / 1e6:.3g} M parameters, {str(first.dtype)[6:]} on {first.device}"

@@ -1,0 +1,117 @@
+"""Prompts as both models read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+from torch import Tensor
+
+TEXTS = ("prompt", "prompt_2", "prompt_3")
+NEGATIVE_TEXTS = ("negative_prompt", "negative_prompt_2", "negative_prompt_3")
+EMBEDS = ("prompt_embeds", "pooled_prompt_embeds")
+NEGATIVE_EMBEDS = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
+Halves = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+ENCODERS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"), ("tokenizer_3", "text_encoder_3"))
+"""In the order of the texts that they read."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the models shall read.
+
+    texts: one string for each prompt, under each of diffusers' names that was given.
+    embeds: the embeddings that were given, under diffusers' names.
+    count: the number of prompts; None if that cannot be told.
+    """
+
+    texts: dict[str, list[str]]
+    embeds: dict[str, Tensor]
+    count: int | None
+
+
+class PromptEncoder:
+    """The text encoders of a pipeline.
+
+    clip_length: how many tokens of a prompt the two CLIP encoders read.
+    text_length: how many the third one reads by default; 0 without it.
+    """
+
+    def __init__(self, pipeline: StableDiffusion3Pipeline):
+        self._pipeline = pipeline
+        self.clip_length: int = pipeline.tokenizer_max_length
+        self.text_length = 0 if pipeline.text_encoder_3 is None else 256
+
+    def __call__(
+        self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings `(pictures, text tokens, width)` and `(pictures, width)`; with guidance the negative half first.
+
+        Args:
+            images: pictures of each prompt.
+            clip_skip: layers of CLIP that are left out at the end.
+            text_length: tokens of the third text encoder.
+        """
+        positive, negative, pooled, negative_pooled = self.halves(guided, prompts, images, clip_skip, text_length)
+        if negative is None or negative_pooled is None:
+            return positive, pooled
+        return torch.cat([negative, positive]), torch.cat([negative_pooled, pooled])
+
+    def halves(self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int) -> Halves:
+        """The same as diffusers' `encode_prompt` returns it; no negative half without guidance."""
+        like = self._pipeline.text_encoder
+        given = {name: each.to(like.device, like.dtype) for name, each in prompts.embeds.items()}
+        texts = {name: prompts.texts.get(name) for name in TEXTS + NEGATIVE_TEXTS}
+        found = self._pipeline.encode_prompt(
+            **texts, **given, num_images_per_prompt=images, do_classifier_free_guidance=guided, clip_skip=clip_skip,
+            max_sequence_length=text_length,
+        )  # fmt: skip
+        # diffusers repeats what it encodes, and leaves as they are the embeddings that it is given.
+        names = (EMBEDS[0], NEGATIVE_EMBEDS[0], EMBEDS[1], NEGATIVE_EMBEDS[1])
+        positive, negative, pooled, negative_pooled = (
+            each.repeat_interleave(images, dim=0) if name in given else each
+            for name, each in zip(names, found, strict=True)
+        )
+        return positive, negative if guided else None, pooled, negative_pooled if guided else None
+
+    def alone(self, prompts: Sequence[str], *others: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The embeddings of prompts without a negative half. They keep their gradients, unless gradients are off.
+
+        Args:
+            others: what the second and the third encoder read, if that is something else.
+        """
+        texts = {name: list(each) for name, each in zip(TEXTS, (prompts, *others), strict=False)}
+        return self(False, Prompts(texts, {}, len(prompts)), 1, None, self.text_length)
+
+    def warnings(self, guided: bool, texts: Mapping[str, Sequence[str]], text_length: int | None = None) -> list[str]:
+        """A warning for every text that a text encoder does not read to its end, and for negative ones of no effect.
+
+        Args:
+            guided: whether the negative half is used.
+            texts: the prompts under diffusers' names.
+            text_length: tokens that the third encoder reads; its default if None.
+        """
+        windows = (self.clip_length, self.clip_length, self.text_length if text_length is None else text_length)
+        found: dict[tuple[str, int, int], list[str]] = {}
+        for names in (TEXTS, NEGATIVE_TEXTS) if guided else (TEXTS,):
+            for name, (tokenizer, encoder), window in zip(names, ENCODERS, windows, strict=True):
+                read = name if name in texts else names[0]
+                for number, text in enumerate(texts.get(read, ())) if getattr(self._pipeline, encoder) else ():
+                    tokens = len(getattr(self._pipeline, tokenizer)(text, verbose=False).input_ids)
+                    if tokens > window:
+                        field = read if len(set(texts[read])) == 1 else f"{read}[{number}]"
+                        readers = found.setdefault((field, tokens, window), [])
+                        readers += [] if encoder in readers else [encoder]
+        warned = [
+            f"{field}: {tokens} tokens, of which {_named(readers)} the first {window}: {tokens - window} are not read"
+            for (field, tokens, window), readers in found.items()
+        ]
+        unused = [] if guided else [name for name in NEGATIVE_TEXTS if any(texts.get(name, ()))]
+        return warned + [f"{name}: has no effect without guidance, which needs a scale above 1" for name in unused]
+
+
+def _named(encoders: Sequence[str]) -> str:
+    kind = "T5" if "text_encoder_3" in encoders else "CLIP"
+    return f"{' and '.join(encoders)} ({kind}) {'read' if len(encoders) > 1 else 'reads'}"

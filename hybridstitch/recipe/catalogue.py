@@ -1,0 +1,145 @@
+"""All that a request may name: strategies, recipes, and how fast it wants to be."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.base.paths import SMALL_FOLDER
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.recipe.names import TUNED_FILE
+from hybridstitch.recipe.recipe import Recipe, recipes, resolve
+from hybridstitch.recipe.registry import Registry, build_strategy, load_registry
+from hybridstitch.recipe.tuned import TunedRecipe
+from hybridstitch.strategy import Strategy
+
+DEFAULTS = ("hybridstitch-plus", "hybridstitch")
+"""Of requests that name no recipe, the first one that is there: the first comes with a pair that was tuned."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every strategy and recipe that a request may name.
+
+    strategies: for each axis, `plan`, `mask` and `fill`, the classes by name.
+    recipes: by name.
+    tuned: those that the pair was tuned to, for requests that name a speed instead.
+    """
+
+    strategies: Registry
+    recipes: Mapping[str, Recipe] = field(default_factory=recipes)
+    tuned: tuple[TunedRecipe, ...] = ()
+
+    @classmethod
+    def load(cls, named: Mapping[str, Mapping[str, str]] | None = None) -> Catalogue:
+        """The strategies of `load_registry` with the named recipes; raises what it raises."""
+        return cls(load_registry(named))
+
+    @property
+    def default(self) -> str:
+        """The recipe of requests that name none."""
+        return next(name for name in DEFAULTS if name in self.recipes)
+
+    def of_pair(self, folder: str | Path | None) -> Catalogue:
+        """This catalogue with what the pair in a folder was tuned to, if it was. Raises InvalidInput for no pair."""
+        if folder is None:
+            return self
+        path = Path(folder, TUNED_FILE)
+        if path.is_file():
+            return self.with_tuned(path)
+        if not Path(folder, SMALL_FOLDER).is_dir():
+            raise InvalidInput([Problem("pair", f"the folder of a packed pair, with {SMALL_FOLDER}", str(folder))])
+        return self
+
+    def with_tuned(self, path: str | Path) -> Catalogue:
+        """This catalogue with what `hybridstitch tune` wrote. Raises InvalidInput for a file that makes no sense."""
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text())
+            named = {
+                name: replace(self._found(value, f"{TUNED_FILE}.named.{name}"), name=name)
+                for name, value in content["named"].items()
+            }
+            tuned = tuple(self._tuned(point) for point in content["points"])
+        except InvalidInput:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise InvalidInput([Problem(str(path), "a file that `hybridstitch tune` wrote", repr(error))]) from error
+        return replace(self, recipes={**self.recipes, **named}, tuned=tuned)
+
+    def save_tuned(self, folder: str | Path) -> None:
+        """Write what `of_pair` reads into a pair's folder, if there is anything."""
+        named = {name: recipe.to_dict() for name, recipe in self.recipes.items() if recipe != recipes().get(name)}
+        points = [
+            {"recipe": each.recipe.to_dict(), "costs": _keyed(each.costs), "psnr_db": _keyed(each.psnr_db)}
+            | {"origin": each.origin}
+            for each in self.tuned
+        ]
+        if named or points:
+            Path(folder, TUNED_FILE).write_text(json.dumps({"named": named, "points": points}))
+
+    def _tuned(self, point: Mapping[str, Any]) -> TunedRecipe:
+        recipe = self._found(point["recipe"], f"{TUNED_FILE}.points")
+        costs, decibels = (
+            {float(scale): float(value) for scale, value in point[figure].items()} for figure in ("costs", "psnr_db")
+        )
+        if not costs or costs.keys() != decibels.keys():
+            raise ValueError("costs and psnr_db: not of the same guidance scales")
+        return TunedRecipe(recipe, costs, decibels, point["origin"])
+
+    def _found(self, value: Mapping[str, Any], field: str) -> Recipe:
+        """A recipe that is all its axes, whatever it was called where it was found."""
+        return replace(self.resolve({**value, "name": "tuned"}, field), name="tuned")
+
+    def speed_problems(self, speed: Any, field: str = "speed") -> list[Problem]:
+        """What is wrong with a speed that a request names."""
+        if not self.tuned:
+            return [Problem(field, "nothing: this pair has not been tuned (hybridstitch tune)", speed)]
+        fastest = self.fastest
+        if type(speed) in (int, float) and 1 <= speed <= fastest:
+            return []
+        return [Problem(field, f"a number within 1..{int(100 * fastest) / 100:g}", speed)]
+
+    def at_speed(self, speed: float, guidance_scale: float) -> TunedRecipe:
+        """The most faithful recipe that needs `speed` times fewer FLOPs than the large model, or fewer still.
+
+        1 is the large model itself. Raises InvalidInput for a pair that was not tuned, and beyond its fastest.
+        """
+        raise_problems(self.speed_problems(speed))
+        large = TunedRecipe(self.recipes["large"], {guidance_scale: 1.0}, {guidance_scale: math.inf}, "large")
+        fast_enough = [each for each in (large, *self.tuned) if 1 / each.cost(guidance_scale) >= speed]
+        return max(fast_enough, key=lambda each: each.fidelity(guidance_scale))
+
+    @property
+    def fastest(self) -> float:
+        """The highest speed that is there at every guidance scale."""
+        scales = {scale for each in self.tuned for scale in each.costs}
+        return min(max(1 / each.cost(scale) for each in self.tuned) for scale in scales)
+
+    def resolve(self, value: Any, field: str = "recipe") -> Recipe:
+        """The recipe that a request names or describes, see `hybridstitch.recipe.recipe.resolve`."""
+        return resolve(value, self.strategies, self.recipes, field)
+
+    def describe(self) -> dict[str, Any]:
+        """Every recipe fully resolved, and every strategy with its parameters: JSON for people and programs."""
+        described = {
+            f"{axis}s": {name: strategy.describe() for name, strategy in classes.items()}
+            for axis, classes in self.strategies.items()
+        }
+        return {
+            "recipes": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
+            "speed": {"minimum": 1, "maximum": self.fastest} if self.tuned else None,
+            **described,
+        }
+
+    def strategy(self, axis: str, value: Any, field: str) -> Strategy:
+        """The `plan`, `mask` or `fill` that a request names or describes, see `build_strategy`."""
+        return build_strategy(self.strategies, axis, value, field)
+
+
+def _keyed(values: Mapping[float, float]) -> dict[str, float]:
+    return {str(scale): value for scale, value in values.items()}

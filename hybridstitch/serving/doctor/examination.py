@@ -1,0 +1,66 @@
+"""The examination of a machine before it serves, and of a server while it does."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.serving.client.address import parse_address
+from hybridstitch.serving.client.auth import read_key_file, shown_path
+from hybridstitch.serving.client.client import Client
+from hybridstitch.serving.doctor.finding import Finding
+from hybridstitch.serving.doctor.machine import examine_machine
+from hybridstitch.serving.doctor.server import examine_server
+from hybridstitch.serving.server.java_and_ports import HIGHEST_PORT, LOWEST_PORT
+
+__all__ = ["Finding", "examine", "read_tokens"]
+
+
+def examine(
+    url: str | None = None,
+    *,
+    management_url: str | None = None,
+    key_file: str | Path | None = None,
+    store: str | Path = "model_store",
+    port: int = 8080,
+    timeout: float = 30,
+    heal: bool = False,
+) -> list[Finding]:
+    """Whether a server could start on this machine or, with `url`, whether every worker of the one there answers.
+
+    management_url: by default the host of `url` at the next port.
+    key_file: the server's token file; None for a server without tokens.
+    store, port: the archives to serve and the first of the five ports, where there is no `url`.
+    timeout: seconds for each prediction. heal: see `examine_server`.
+    Raises InvalidInput for an address, port, limit or token file that cannot be one.
+    """
+    problems = []
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        problems.append(Problem("timeout", "seconds, over 0 and finite", timeout))
+    if url is None:
+        if heal:
+            problems.append(Problem("heal", "the address of the server to heal, --url, beside it", None))
+        given = {"management-url": management_url, "key-file": key_file}
+        problems += [
+            Problem(name, "--url beside it", "an address" if name == "management-url" else shown_path(value))
+            for name, value in given.items()
+            if value is not None
+        ]
+        if not LOWEST_PORT <= port <= HIGHEST_PORT:
+            problems.append(Problem("port", f"{LOWEST_PORT}..{HIGHEST_PORT}", port))
+        raise_problems(problems)
+        return examine_machine(Path(store), port)
+    raise_problems(problems)
+    address = parse_address("url", url)
+    management = management_url or address.next_port()
+    if management is None:
+        raise InvalidInput([Problem("url", "an address with a port, such as http://127.0.0.1:8080", address.base)])
+    tokens = read_tokens(key_file) if key_file else {}
+    client = Client(url, tokens.get("inference"), timeout, management, tokens.get("management"))
+    return examine_server(client, heal)
+
+
+def read_tokens(key_file: str | Path) -> dict[str, str]:
+    """The tokens in a server's key_file.json, by kind: "inference" and "management"."""
+    return read_key_file(key_file, "inference", "management", field="key-file")

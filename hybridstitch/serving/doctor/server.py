@@ -1,0 +1,73 @@
+"""Whether a running server does its work, and healing of its models whose workers hang."""
+
+from __future__ import annotations
+
+from hybridstitch.serving.client.client import Client
+from hybridstitch.serving.client.replies import INVALID_KEY, ServiceError
+from hybridstitch.serving.doctor.finding import Finding
+from hybridstitch.serving.doctor.probe import NoAnswer, Version, await_ready, describe, draw_on_all, versions
+
+
+def examine_server(client: Client, heal: bool = False) -> list[Finding]:
+    """What is well and what is not with the server that `client` reaches, at both addresses and with both tokens.
+
+    The client's timeout is the limit for each prediction, in seconds. With `heal`, a model whose workers hang
+    is scaled to no workers and back to as many as it had, and must then answer.
+    """
+    try:
+        names = client.models()
+        registered = [version for name in names for version in versions(client, name)]
+    except ServiceError as error:
+        advice = (
+            "--key-file names the key_file.json of this server"
+            if error.kind == INVALID_KEY
+            else "`hybridstitch serve` starts one; --management-url names its management address if it is another"
+        )
+        return [Finding("server", False, f"management: {error}", advice)]
+    if not registered:
+        advice = "`hybridstitch pack` writes an archive, and `hybridstitch serve` registers those of its store"
+        return [_examine_health(client), Finding("models", False, "none is registered", advice)]
+    findings = [_examine_version(client, version, heal) for version in registered]
+    return [_examine_health(client), *findings]
+
+
+def _examine_health(client: Client) -> Finding:
+    """/ping, asked last: an ailing model makes the whole server Unhealthy until it is healed."""
+    if client.health():
+        return Finding("server", True, f"{client.url} says that it is healthy")
+    advice = "it is down, the token is wrong, or the workers of a model gave up"
+    return Finding("server", False, f"{client.url}/ping does not say Healthy", advice)
+
+
+def _examine_version(client: Client, version: Version, heal: bool) -> Finding:
+    name = f"{version.model} {version.number}"
+    try:
+        try:
+            return _prove(client, version, name, client.timeout)
+        except NoAnswer as ailing:
+            if not (heal and ailing.curable):
+                return Finding(name, False, str(ailing), ailing.advice)
+            _restart_workers(client, version)
+            proven = _prove(client, version, name, version.described.get("startupTimeout", client.timeout))
+            return Finding(name, proven.ok, f"healed: {proven.detail}; before: {ailing}")
+    except NoAnswer as error:
+        advice = "healing did not help: look at model_log.log, register the archive again, or restart the server"
+        return Finding(name, False, str(error), advice)
+    except ServiceError as error:
+        return Finding(name, False, str(error), "the token, the address or the server's log")
+
+
+def _prove(client: Client, version: Version, name: str, patience: float) -> Finding:
+    """Wait until all workers are READY, then let each draw."""
+    if version.wanted == 0:
+        return Finding(name, None, "scaled to no workers")
+    version = await_ready(client, version, patience)
+    description = describe(client, version)
+    if description is None:
+        return Finding(name, None, f"{version.wanted} of {version.wanted} workers READY; not ours: nothing was drawn")
+    return Finding(name, True, draw_on_all(client, version, description))
+
+
+def _restart_workers(client: Client, version: Version) -> None:
+    client.scale(version.model, 0, version.number)
+    client.scale(version.model, version.wanted, version.number)

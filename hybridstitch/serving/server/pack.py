@@ -1,0 +1,240 @@
+"""One archive (MAR) that holds everything an endpoint needs: handler, package, settings and the models once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hybridstitch.base import paths
+from hybridstitch.base.extra_modules import importable, module_problems
+from hybridstitch.base.extras import require
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.model.files import ModelFiles
+from hybridstitch.model.flops import forward_flops
+from hybridstitch.model.pair import SizeLimits, check_folders, check_packed, find_files
+from hybridstitch.model.skeleton import build_skeleton
+from hybridstitch.recipe.names import TUNED_FILE
+from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
+from hybridstitch.serving.server.disk import require_space, size_text
+from hybridstitch.serving.server.pack_sources import source_problems
+from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
+
+if TYPE_CHECKING:
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+FORMATS = ("zip-store", "no-archive", "default")
+HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
+NOT_FOR_WORKERS = ("bench", "cli", "compare", "html", "measure", "testing", "tune", "serving/doctor", "serving/server")
+"""Folders of the package that an archive does not carry."""
+WORTHWHILE = 1.2
+"""A large model that costs less than so many times the small one leaves nothing to gain."""
+
+logger = logging.getLogger(__name__)
+
+
+def pack(
+    pair: str | Path | None = None,
+    *,
+    large: str | Path | None = None,
+    small: str | Path | None = None,
+    plain: bool = False,
+    out: str | Path = "model_store",
+    archive_format: str = "zip-store",
+    name: str | None = None,
+    version: str = FIRST_VERSION,
+    recipes: str | Path | None = None,
+    config: str | Path | None = None,
+    extra_modules: Sequence[str | Path] = (),
+    variant: str | None = None,
+    force: bool = False,
+) -> Path:
+    """Write the archive of a version into the folder `out` and return its path; an older one of it is replaced.
+
+    It is `name`.mar for version 1.0 and `name`-`version`.mar for others; for "no-archive" a folder, without ".mar".
+    It holds the files that the loader reads and no others, under the names without a variant.
+
+    The models are a packed `pair` folder, or two diffusers SD3 folders `large` and `small`; `plain` packs the
+    large model alone behind diffusers' own pipeline. `recipes` is what `hybridstitch tune` wrote, by default the
+    file of that name in the pair. `config` replaces handler/model-config.yaml, and `extra_modules` are Python files
+    that its dotted paths name. `name` is "hybridstitch", or "plain", by default. `variant`, such as "fp16", takes
+    the weights of that variant from the parts that have it. `force` replaces what else holds this name and version,
+    or has the archive's file name.
+    Raises InvalidInput, under its name, for everything that a worker could not start with: a bad name, folder,
+    format, setting or file, and weights that are absent, cut off or of other shapes than their configuration says;
+    also for an archive of another kind or model that would be replaced. Raises OSError with both numbers, before
+    anything is written, if the disk is too small.
+    """
+    if name is None:
+        name = "plain" if plain else "hybridstitch"
+    config = Path(config or paths.HANDLERS / "model-config.yaml")
+    handler = paths.HANDLERS / HANDLERS[plain]
+    modules = [Path(module) for module in extra_modules]
+    problems = [*_name_problems(name, version, archive_format), *_file_problems(handler, config, modules)]
+    raise_problems(problems + _out_problems(Path(out), file_name(name, version)))
+    require("model_archiver", "serve", "torch-model-archiver")
+    found = _find_models(pair, large, small, plain, variant)
+    if recipes is not None and found.add_json(TUNED_FILE, Path(recipes)) is None:
+        raise InvalidInput([Problem("recipes", "a file that `hybridstitch tune` wrote", str(recipes))])
+    destination = Path(out).resolve()
+    destination.mkdir(parents=True, exist_ok=True)
+    final = destination / f"{file_name(name, version)}{'' if archive_format == 'no-archive' else '.mar'}"
+    replaced = _replaced(final, name, version, handler.name, force)
+    needed = _needed_space([*found.files.values()])
+    logger.info("packing needs %s on the disk of %s", size_text(needed), destination)
+    require_space(destination, needed, "packing")
+    with tempfile.TemporaryDirectory(prefix=".packing-", dir=destination) as work:
+        stage = Path(work, "stage")
+        _stage(stage, handler, found.files, modules)
+        shutil.copy(config, stage / "model-config.yaml")
+        _check_start(stage, found, modules, plain)
+        _run_archiver(Path(work), handler.name, name, version, archive_format)
+        built = next(Path(work, "out").iterdir())
+        for path in replaced:
+            logger.info("replacing %s", path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        built.replace(final)
+    logger.info("packed %s", final)
+    return final
+
+
+def _name_problems(name: str, version: str, archive_format: str) -> list[Problem]:
+    problems = [*name_problems("name", name), *name_problems("version", version)]
+    if archive_format not in FORMATS:
+        problems.append(Problem("format", f"one of: {', '.join(FORMATS)}", archive_format))
+    return problems
+
+
+def _out_problems(out: Path, name: str) -> list[Problem]:
+    if not (out.is_file() or (out.suffix == ".mar" and not out.is_dir())):
+        return []
+    return [Problem("out", f"a folder, the model store; the archive in it is called {name}.mar", str(out))]
+
+
+def _replaced(final: Path, name: str, version: str, handler: str, force: bool) -> list[Path]:
+    """What the archive takes the place of: its file, or the folder of the same name, in which it was packed before.
+
+    Raises InvalidInput, without `force`, for an archive of another kind, and of another model: version 2.0 of `a` and
+    version 1.0 of `a-2.0` share a file name.
+    """
+    replaced, problems = [], []
+    plain_name = file_name(name, version)
+    for path in (final.with_name(f"{plain_name}.mar"), final.with_name(plain_name)):
+        if path != final and path not in archive_paths(final.parent):
+            continue
+        try:
+            held = read_archive(path)
+        except InvalidInput:
+            if path.is_dir():  # whatever it holds, it is no archive
+                raise
+            held = None
+        if path.exists():
+            replaced.append(path)
+        if held and (held.name, held.version, held.handler) != (name, version, handler):
+            expected = f"another: {path.name} holds version {held.version} of {held.name} behind {held.handler}"
+            problems.append(Problem("name", f"{expected}; --force replaces it", name))
+    if not force:
+        raise_problems(problems)
+    return replaced
+
+
+def _file_problems(handler: Path, config: Path, modules: Sequence[Path]) -> list[Problem]:
+    problems = []
+    if not handler.is_file():
+        expected = f"{handler.name} in {handler.parent}: pack from a checkout of the project"
+        problems.append(Problem("handler", expected, "no such file"))
+    try:
+        read_config(config)
+    except InvalidInput as error:
+        problems += error.problems
+    return problems + module_problems(modules, ["hybridstitch", *(Path(file).stem for file in HANDLERS.values())])
+
+
+def _find_models(
+    pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool, variant: str | None
+) -> ModelFiles:
+    """What the archive's pair folder shall hold: the parts of the models, and what makes them a pair."""
+    raise_problems(source_problems(pair, large, small, plain))
+    found = find_files(pair, large, small, variant, plain)
+    if pair is not None:
+        extra = [name for name in (paths.PAIR_FILE, TUNED_FILE) if Path(pair, name).exists()]
+        for name in extra:
+            found.add_json(name, Path(pair, name))
+        raise_problems(found.problems)
+    if not plain:
+        check_packed(pair) if pair is not None else check_folders(large, small)
+    return found
+
+
+def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain: bool) -> None:
+    """Raise InvalidInput, by name, for what a worker would not start with; nothing large is read."""
+    pipeline, small = build_skeleton(stage / PAIR_FOLDER, found)
+    section = read_config(stage / "model-config.yaml").get(SECTION) or {}
+    catalogue = None
+    with importable(modules):
+        if not plain:
+            catalogue = load_catalogue(section.get("strategies"))
+            if TUNED_FILE in found.files:
+                catalogue = catalogue.with_tuned(found.files[TUNED_FILE])
+            _warn_of_costs(pipeline, small)
+        check_defaults(section.get("defaults") or {}, SizeLimits.of(pipeline, small), catalogue)
+
+
+def _warn_of_costs(pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> None:
+    """Log how much a forward of the small model saves, and warn if that is less than `WORTHWHILE`."""
+    tokens = (SizeLimits.of(pipeline, small).default[0] // pipeline.vae_scale_factor // pipeline.patch_size) ** 2
+    words = pipeline.tokenizer_max_length
+    large_cost, small_cost = (
+        forward_flops(each.config, tokens, tokens, words) for each in (pipeline.transformer, small)
+    )
+    ratio = large_cost / small_cost
+    if ratio < WORTHWHILE:
+        logger.warning(
+            "warning: a forward of the large model takes %.2f times the FLOPs of the small one; are they the same, or "
+            "exchanged?",
+            ratio,
+        )
+    else:
+        logger.info("a forward of the large model takes %.2f times the FLOPs of the small one", ratio)
+
+
+def _needed_space(files: Sequence[Path]) -> int:
+    """Bytes: in every format, a folder too, the archiver gathers a copy of everything and then writes another."""
+    return 2 * sum(file.stat().st_size for file in files) + 2**24
+
+
+def _stage(stage: Path, handler: Path, files: Mapping[str, Path], modules: Sequence[Path]) -> None:
+    """Lay out the archive's content; the models as links, which the archiver follows."""
+    for name, path in files.items():
+        link = stage / PAIR_FOLDER / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
+    shutil.copytree(paths.ROOT / "hybridstitch", stage / "hybridstitch", ignore=_not_for_workers)
+    for file in (handler, *modules):
+        shutil.copy(file, stage)
+
+
+def _not_for_workers(folder: str, names: list[str]) -> set[str]:
+    """The names in a folder of the package that no worker imports."""
+    inside = Path(folder).relative_to(paths.ROOT / "hybridstitch")
+    return {name for name in names if name == "__pycache__" or (inside / name).as_posix() in NOT_FOR_WORKERS}
+
+
+def _run_archiver(work: Path, handler: str, name: str, version: str, archive_format: str) -> None:
+    """Run the archiver in `work` with its own temporary folder, since it builds under a name that is not unique."""
+    for folder in ("temporary", "out"):
+        (work / folder).mkdir()
+    command = [sys.executable, "-m", "model_archiver.model_packaging"]
+    command += ["--model-name", name, "--version", version, "--archive-format", archive_format]
+    command += ["--handler", f"stage/{handler}", "--config-file", "stage/model-config.yaml"]
+    command += ["--extra-files", "stage", "--export-path", "out"]
+    environment = {**os.environ, "TMPDIR": str(work / "temporary")}
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"torch-model-archiver failed: {done.stderr.strip()[-2000:]}")

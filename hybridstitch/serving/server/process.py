@@ -1,0 +1,69 @@
+"""The parts of running TorchServe as a child that know about processes: environment, home, and the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.base.extras import extra
+from hybridstitch.serving.server.java_and_ports import find_java_home, temporary_base
+
+with extra("serve"):
+    import psutil
+
+STOP_SECONDS = 30
+
+logger = logging.getLogger(__name__)
+
+
+def server_environment(home: Path) -> dict[str, str]:
+    """This process's environment with everything the server writes sent below `home`.
+
+    TS_... variables are left out: they would override the configuration.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
+    logs = str(home / "logs")
+    return environment | {
+        "JAVA_HOME": str(find_java_home()),
+        "TMPDIR": str(home),
+        "TEMP": str(home),
+        "LOG_LOCATION": logs,
+        "METRICS_LOCATION": logs,
+    }
+
+
+def short_temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder whose path is short enough for the sockets inside."""
+    folder, why = temporary_base()
+    if why:
+        logger.warning("%s; %s is used instead", why, folder)
+    return tempfile.TemporaryDirectory(prefix="hybridstitch-", dir=folder)
+
+
+def end_process(launcher: subprocess.Popen[Any]) -> None:
+    """End TorchServe, started as the leader of a session: in order first, by force what then is left of it."""
+    others = [process for process in _session(launcher.pid) if process.pid != launcher.pid]
+    if others:
+        with suppress(psutil.NoSuchProcess):
+            min(others, key=psutil.Process.create_time).terminate()  # Java, which then ends its workers
+    psutil.wait_procs(others, timeout=STOP_SECONDS)
+    launcher.kill()
+    launcher.wait()
+    for process in _session(launcher.pid):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _session(leader: int) -> list[psutil.Process]:
+    """All processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    return found

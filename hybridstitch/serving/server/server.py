@@ -1,0 +1,253 @@
+"""A TorchServe that this process starts, waits for and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Any, Self
+
+from hybridstitch.base.extras import require
+from hybridstitch.base.paths import HANDLERS, SERVER_PROPERTIES
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.serving.client.auth import read_key_file
+from hybridstitch.serving.client.client import Client, ServiceError
+from hybridstitch.serving.manifest import Archive, name_problems, read_archive
+from hybridstitch.serving.server.disk import leaving_nothing, require_space
+from hybridstitch.serving.server.java_and_ports import LOOPBACK, choose_ports
+from hybridstitch.serving.server.process import end_process, server_environment, short_temporary_folder
+
+EVERYWHERE = "0.0.0.0"
+START_SECONDS = 120
+CONSOLE_LINES = 40  # kept to explain a server that ended; the whole log is in its temporary folder
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """TorchServe on the archives of `store`. Use it as a context manager.
+
+        with Server("model_store") as server:
+            server.register("hybridstitch")
+            server.client.generate("a red apple on blue")
+
+    host: the address that predictions are served at, over HTTP and gRPC; management stays on this machine.
+    metrics_host: the address for Prometheus, which needs no token.
+    port: inference; management and metrics take the next two, gRPC port-1010 and the one after. 0: any free ones.
+    token_auth: False serves without tokens.
+    Everything it writes, unpacked archives too, lies in a temporary folder (TMPDIR says where) until it stops.
+    Raises FileNotFoundError without Java, RuntimeError with the end of the log if the server does not come up.
+    """
+
+    def __init__(
+        self,
+        store: str | Path = "model_store",
+        *,
+        host: str = LOOPBACK,
+        metrics_host: str = LOOPBACK,
+        port: int = 0,
+        token_auth: bool = True,
+    ):
+        self.store = Path(store).resolve()
+        if not self.store.is_dir():
+            raise InvalidInput([Problem("store", "an existing folder", str(store))])
+        self.token_auth = token_auth
+        self._hosts = {"inference": host, "grpc_inference": host, "metrics": metrics_host}
+        self._port = port
+        self._stack = contextlib.ExitStack()
+        self._registering = Lock()
+        self._connecting = Lock()
+        self._client: Client | None = None
+        self._console: deque[str] = deque(maxlen=CONSOLE_LINES)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server and every process of it, and remove its temporary folder. Once is enough."""
+        self._stack.close()
+        if self._client:
+            self._client.close()
+            self._client = None
+
+    def wait(self) -> None:
+        """Return never while the server lives; raise RuntimeError with the end of its log when it dies."""
+        self._process.wait()
+        raise RuntimeError(self._obituary())
+
+    @property
+    def url(self) -> str:
+        """Where predictions are served."""
+        host = self._hosts["inference"]
+        host = LOOPBACK if host == EVERYWHERE else host
+        return f"http://{host}:{self.ports['inference']}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.ports['management']}"
+
+    @property
+    def key_file(self) -> Path:
+        """The file with the tokens, readable by this user only."""
+        return self.home / "key_file.json"
+
+    def token(self, kind: str = "inference") -> str | None:
+        """The current token for "inference" or "management"; None without token_auth."""
+        return read_key_file(self.key_file, kind)[kind] if self.token_auth else None
+
+    @property
+    def client(self) -> Client:
+        """The client with the tokens of this server, one for all. It takes none from the environment."""
+        with self._connecting:
+            if self._client is None:
+                self._client = Client(
+                    self.url,
+                    timeout=600,
+                    management_url=self.management_url,
+                    key_file=self.key_file if self.token_auth else None,
+                    environment=False,
+                )
+            return self._client
+
+    def register(self, model: str, archive: str | None = None) -> None:
+        """Load an archive of the store and wait until its worker is ready; the first version is the default one.
+
+        archive: its file name, `model`.mar or the unpacked folder `model` by default. Its manifest says the version.
+        Raises InvalidInput for a bad name, an archive that is not there or not whole, and a version that is registered
+        already; OSError, with both numbers, if the unpacked copy does not fit; RuntimeError with the worker's own
+        words if it does not start. After any of them, nothing stays registered and no copy of the archive is left.
+        """
+        raise_problems(name_problems("model", model))
+        found = self._find(model, archive)
+        with self._registering, leaving_nothing(self.home, found):
+            if found.version in self.versions(model):
+                expected = f"one that is not registered for {model} yet"
+                raise InvalidInput([Problem("version", expected, found.version)])
+            require_space(self.home, found.unpacked_bytes, f"unpacking {found.path.name}")
+            log = self.home / "logs" / "model_log.log"
+            seen = log.stat().st_size if log.exists() else 0
+            try:
+                self.client.register(found.path.name, model)
+            except ServiceError as error:
+                raise RuntimeError(f"{model}: {error}{_last_words(log, seen)}") from error
+        logger.info("registered %s %s", model, found.version)
+
+    def versions(self, model: str) -> list[str]:
+        """The registered versions of a model; none of a model that is not registered."""
+        try:
+            return [each["modelVersion"] for each in self.client.describe(f"{model}/all", customized=False)]
+        except ServiceError as error:
+            if error.status == 404:
+                return []
+            raise
+
+    def _find(self, model: str, archive: str | None) -> Archive:
+        """The archive of the store with a file name, or the one named after the model."""
+        names = [archive] if archive else [f"{model}.mar", model]
+        for name in names:
+            path = self.store / name
+            if path.parent == self.store and path.exists():
+                return read_archive(path)
+        raise InvalidInput([Problem("archive", f"a file of the store: {' or '.join(names)}", str(self.store))])
+
+    def workers(self, model: str) -> list[dict[str, Any]]:
+        """The worker processes of a model's default version, each with `pid` and `status`."""
+        return self.client.describe(model, customized=False)[0]["workers"]
+
+    def _start(self, stack: contextlib.ExitStack) -> None:
+        require("ts", "serve", "torchserve")
+        self.home = Path(stack.enter_context(short_temporary_folder()))
+        self.ports = choose_ports(self._port)
+        self._write_config()
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
+        command += ["--ts-config", "config.properties", "--model-store", str(self.store)]
+        # In a session of its own: Ctrl-C reaches this process only, which then stops the server in order.
+        self._process = subprocess.Popen(
+            command,
+            cwd=self.home,
+            env=server_environment(self.home),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = Thread(target=self._read_console, daemon=True)
+        stack.callback(self._reader.join)
+        stack.callback(end_process, self._process)
+        self._reader.start()
+        self._wait_until_up()
+
+    def _write_config(self) -> None:
+        settings = _read_properties(SERVER_PROPERTIES)
+        settings["model_store"] = str(self.store)
+        settings["metrics_config"] = str(HANDLERS / "metrics.yaml")
+        settings["disable_token_authorization"] = str(not self.token_auth).lower()
+        for name, port in self.ports.items():
+            host = self._hosts.get(name, LOOPBACK)
+            if name.startswith("grpc"):
+                settings[f"{name}_address"] = host
+                settings[f"{name}_port"] = str(port)
+            else:
+                settings[f"{name}_address"] = f"http://{host}:{port}"
+        lines = [f"{name}={value}\n" for name, value in settings.items()]
+        (self.home / "config.properties").write_text("".join(lines))
+
+    def _read_console(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            self._console.extend(lines)
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not self._is_up():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(self._obituary())
+            time.sleep(0.2)
+
+    def _obituary(self) -> str:
+        status = self._process.poll()
+        what = f"did not answer in {START_SECONDS} s" if status is None else f"ended with status {status}"
+        if status is not None:
+            self._reader.join(timeout=5)
+        return f"TorchServe {what}; the end of its log:\n{''.join(self._console.copy())}"
+
+    def _is_up(self) -> bool:
+        if self.token_auth and not self.key_file.exists():
+            return False
+        with contextlib.suppress(InvalidInput):  # TorchServe is still writing the key file
+            return self.client.health()
+        return False
+
+
+def _read_properties(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: serve from a checkout of the project")
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _last_words(log: Path, start: int) -> str:
+    """Why a worker did not start: the last error in what it logged since `start`."""
+    if not log.exists():
+        return ""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    errors = [line.partition(" - ")[2] for line in text.splitlines() if re.search(r"\w(Error|Exception|Input): ", line)]
+    return f"\nthe worker: {errors[-1]}" if errors else ""

@@ -1,0 +1,165 @@
+"""A batch from TorchServe: which requests share a forward, and what happens to each of them on the way."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from hybridstitch.sampler import Step
+from hybridstitch.wire.documents import Answer, DeadlineExceeded, Rendering, event
+from hybridstitch.wire.question import Question
+from hybridstitch.wire.request import GenerationRequest
+
+Preview = Callable[[Tensor], Sequence[Image.Image]]
+"""Turns latents `(pictures, channels, height, width)` into pictures."""
+PREVIEW_QUALITY = 80
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    """One valid request on its way through the worker.
+
+    index: its place in the batch. sent_at: seconds since 1970, its deadline counts from there.
+    queued: seconds that it waited before; None if the client does not say when it sent it.
+    send_piece: sends a part of a streamed answer at once.
+    question: what to explain of the generation; None for a prediction.
+    started: when its generation began, on the clock of `time.perf_counter`.
+    sent_steps, sent_tokens: for each of its pictures, how many steps the stream has reported and the last mask. They
+        outlive a batch that fails, so that a request that is retried alone reports no step twice.
+    warnings: for the report, about what its stream left out.
+    """
+
+    index: int
+    request: GenerationRequest
+    sent_at: float
+    queued: float | None
+    send_piece: Callable[[Answer], None]
+    question: Question | None = None
+    has_begun: bool = False
+    has_expired: bool = False
+    started: float | None = None
+    sent_steps: dict[int, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    sent_tokens: dict[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+    def check_deadline(self) -> None:
+        """Notice if the deadline has passed."""
+        limit = self.request.deadline_ms or math.inf
+        self.has_expired = self.has_expired or 1000 * (time.time() - self.sent_at) > limit
+
+    def expired_error(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"deadline_ms: {self.request.deadline_ms} ms have passed before the answer was ready")
+
+    def check(self) -> None:
+        """Raise DeadlineExceeded if the deadline has passed."""
+        self.check_deadline()
+        if self.has_expired:
+            raise self.expired_error()
+
+    def with_warnings(self, result: Rendering | Answer) -> Rendering | Answer:
+        """The rendering with this job's warnings in its report."""
+        if isinstance(result, Answer) or not self.warnings:
+            return result
+        return replace(result, report=result.report | {"warnings": [*result.report["warnings"], *self.warnings]})
+
+    def emit(self, name: str, **content: Any) -> None:
+        """Send an event of the stream."""
+        self.has_begun = True
+        self.send_piece(event(name, **content))
+
+
+def groups(jobs: Sequence[Job], pictures: int) -> list[list[Job]]:
+    """The jobs by what can share a forward, at most so many pictures in each; more only for a request by itself."""
+    found: list[list[Job]] = []
+    open_groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        key = job.request.together
+        group = open_groups.get(key, [])
+        if not group or sum(each.request.num_images for each in [*group, job]) > pictures:
+            group = open_groups[key] = []
+            found.append(group)
+        group.append(job)
+    return found
+
+
+class Progress:
+    """Watches a group being drawn: sends the events of those that stream, and gives up when nobody waits any more.
+
+    cell: width and height of a token in pixels. preview: None where no request can ask for one.
+    """
+
+    def __init__(self, jobs: Sequence[Job], cell: int, preview: Preview | None):
+        ends = accumulate(job.request.num_images for job in jobs)
+        self._jobs = [(job, range(end - job.request.num_images, end)) for job, end in zip(jobs, ends, strict=True)]
+        self._cell = cell
+        self._preview = preview
+        for job in jobs:
+            job.started = job.started or time.perf_counter()
+
+    def __call__(self, pictures: range, step: Step) -> None:
+        """After a step of these pictures of the group. Raises DeadlineExceeded if every job's deadline has passed."""
+        for job, own in self._jobs:
+            job.check_deadline()
+            drawn = [picture for picture in pictures if picture in own]
+            news = [each for each in drawn if job.sent_steps.get(each - own.start, 0) <= step.index]
+            if news and job.request.stream and not job.has_expired:
+                rows = [picture - pictures.start for picture in news]
+                self._tell(job, step, [picture - own.start for picture in news], rows)
+        if all(job.has_expired for job, _ in self._jobs):
+            raise DeadlineExceeded
+
+    def _tell(self, job: Job, step: Step, images: list[int], rows: list[int]) -> None:
+        """images: numbers of the pictures within their request. rows: their places in the step's tensors."""
+        request, done = job.request, step.index + 1
+        elapsed = round(1000 * (time.perf_counter() - (job.started or 0)), 1)
+        job.sent_steps.update(dict.fromkeys(images, done))
+        job.emit(
+            "progress", step=done, steps=step.steps, images=images, large_share=round(step.share, 6), elapsed_ms=elapsed
+        )
+        if step.tokens is not None:
+            self._tell_masks(job, step.tokens, done, images, rows)
+        is_due = done * (request.previews + 1) // step.steps > step.index * (request.previews + 1) // step.steps
+        if self._preview and is_due and done < step.steps:
+            for image, row in zip(images, rows, strict=True):
+                self._send_preview(job, done, image, step.denoised[row : row + 1])
+
+    def _send_preview(self, job: Job, done: int, image: int, clean: Tensor) -> None:
+        """A preview that is not finite is left out: an early estimate may overflow where the picture does not."""
+        assert self._preview is not None
+        try:
+            (picture,) = self._preview(clean)
+        except FloatingPointError as error:
+            logger.warning("request %s: preview of image %d at step %d: %s", job.request_id, image, done, error)
+            job.warnings.append(f"preview of image {image} at step {done}: left out, its estimate was not finite")
+            return
+        job.emit("preview", step=done, image=image, format="jpeg", b64_json=_jpeg(picture))
+
+    def _tell_masks(self, job: Job, tokens: Tensor, done: int, images: list[int], rows: list[int]) -> None:
+        grid = [job.request.height // self._cell, job.request.width // self._cell]
+        for image, row in zip(images, rows, strict=True):
+            chosen = tokens[row].tolist()
+            if chosen != job.sent_tokens.get(image):
+                job.sent_tokens[image] = chosen
+                job.emit("mask", step=done, image=image, grid=grid, tokens=chosen)
+
+
+def _jpeg(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="jpeg", quality=PREVIEW_QUALITY)
+    return base64.b64encode(buffer.getvalue()).decode()

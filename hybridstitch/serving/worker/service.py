@@ -1,0 +1,225 @@
+"""What both handlers share: the way of a batch from TorchServe's rows to its answers, and the description."""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from torch import nn
+from ts.context import Context
+from ts.torch_handler.base_handler import BaseHandler
+
+from hybridstitch._version import __version__
+from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.model.pair import SizeLimits, describe_pair
+from hybridstitch.pipeline import StepWatcher
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.serving.settings import Settings, check_defaults, read_settings
+from hybridstitch.serving.worker.batch import Job, Preview, Progress, groups
+from hybridstitch.serving.worker.explain import Explainer, encode_explanation
+from hybridstitch.serving.worker.limit import OutOfTime, TimeLimit, response_timeout
+from hybridstitch.serving.worker.metrics import Metrics
+from hybridstitch.serving.worker.torchserve import (
+    Row,
+    decode_row,
+    logged_step,
+    read_row,
+    send,
+    send_piece,
+)
+from hybridstitch.serving.worker.warm_up import warm_up
+from hybridstitch.wire.documents import Answer, Rendering, attempt, encode, error_answer, fitting, last_event
+from hybridstitch.wire.fields import request_schema
+from hybridstitch.wire.names import IN_BAND, PROCESS, WORKER_HEADER
+from hybridstitch.wire.question import Question, explanation_in, explanation_schema, parse_explanation, question_fields
+from hybridstitch.wire.request import GenerationRequest, parse_request
+
+logger = logging.getLogger(__name__)
+
+
+class Endpoint(BaseHandler):
+    """Parse, draw, encode. Every item of a batch is a row, a job and then an answer; one that goes wrong becomes its
+    answer at once, and its neighbours go on. Jobs that can share a forward are drawn as one tensor.
+
+    A handler says how to `load` its models, which must set `size_limits`, and how to `draw` requests.
+    """
+
+    settings: Settings
+    size_limits: SizeLimits
+    catalogue: Catalogue | None = None
+    """The recipes and strategies that a request may name; None on an endpoint without recipes."""
+    preview: Preview | None = None
+    """Turns the latents of a step into pictures; endpoints with a catalogue have it."""
+    explainer: Explainer | None = None
+    """Draws a picture and says which words made it so; None on an endpoint that explains nothing."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the models as `self.settings` say and set `self.size_limits`."""
+
+    @abstractmethod
+    def draw(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
+        """The pictures of requests that are alike in all that `together` compares; `progress` watches each step."""
+
+    def initialize(self, context: Context) -> None:
+        """Load everything and generate one picture: READY means that all models work.
+
+        Wrong settings, wrong defaults, models that do not fit and models whose output is not finite end the start by
+        name.
+        """
+        self.context = context
+        self.settings = read_settings(context)
+        with logged_step(f"load the models onto {self.settings.device}"):
+            self.load()
+        with logged_step("check the defaults"):
+            check_defaults(self.settings.defaults, self.size_limits, self.catalogue)
+        with logged_step("generate a first picture by all models"):
+            warm_up(self.draw, self.size_limits, self.catalogue)
+        if self.explainer is not None:
+            with logged_step("import what explains"):
+                question_fields()  # imports Captum: seconds that the first explanation would lack
+        self.pair = describe_pair(self.settings.folder)
+        self.limit = TimeLimit(response_timeout(context.model_yaml_config))
+        self.limit.watch(self.models())
+        self.initialized = True
+
+    def models(self) -> Sequence[nn.Module]:
+        """What computes the pictures: the time limit of a batch is checked after each of their blocks."""
+        pipeline = getattr(self, "pipeline", None)
+        parts = [*getattr(pipeline, "components", {}).values(), getattr(pipeline, "small", None)]
+        return [part for part in parts if isinstance(part, nn.Module)]
+
+    def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Answer]:
+        """TorchServe's rows to jobs."""
+        self.limit.begin()
+        read = [attempt(partial(read_row, context=self.context), numbered) for numbered in enumerate(rows)]
+        return [attempt(self.read, attempt(decode_row, row)) for row in read]
+
+    def inference(self, items: list[Job | Answer]) -> list[Answer]:
+        """Jobs to answers, in the order that they came in."""
+        metrics = Metrics(self.context)
+        answers = {index: item for index, item in enumerate(items) if isinstance(item, Answer)}
+        for answer in answers.values():
+            metrics.answered("none", "none", answer.outcome)
+        jobs = [item for item in items if isinstance(item, Job)]
+        for job in jobs:
+            if job.queued is not None:
+                metrics.waited(self.recipe_name(job.request), job.queued)
+        for job, answer in self.answer(jobs, metrics):
+            answer = fitting(answer, self.settings.max_response_bytes)
+            kind = "explanation" if job.question else "prediction"
+            metrics.answered(kind, self.recipe_name(job.request), answer.outcome)
+            answers[job.index] = last_event(answer) if job.has_begun else answer
+        return [answers[index] for index in range(len(items))]
+
+    def postprocess(self, answers: list[Answer]) -> list[bytes]:
+        """Answers to what goes over the wire."""
+        worker = {WORKER_HEADER: str(os.getpid())}
+        answers = [replace(answer, headers=answer.headers | worker) for answer in answers]
+        self.limit.end()
+        return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
+
+    def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Answer]]:
+        """Each job with its answer. Explanations come last, one by one: they take long."""
+        for group in groups([job for job in jobs if job.question is None], self.settings.pictures_per_forward):
+            yield from zip(group, self.answer_group(group, metrics), strict=True)
+        for job in jobs:
+            if job.question is not None:
+                yield job, attempt(self.answer_question, job)
+
+    def answer_question(self, job: Job) -> Answer:
+        """The answer to a job with a question."""
+        assert job.question is not None
+        assert self.explainer is not None
+        return encode_explanation(self.explainer(job.request, job.question, job.check))
+
+    def _is_explain(self) -> bool:
+        # TorchServe would answer a whole batch by what its first request is; here each row says it for itself.
+        return False
+
+    def answer_group(self, group: Sequence[Job], metrics: Metrics) -> list[Answer]:
+        """The answers of jobs that are drawn together. If that fails, each is tried alone, so that none suffers."""
+        for job in group:
+            job.check_deadline()
+        alive = [job for job in group if not job.has_expired]
+        results: dict[int, Rendering | Answer] = {}
+        if alive:
+            drawn = self.draw_group(alive)
+            results = {job.index: result for job, result in zip(alive, drawn, strict=True)}
+            reports = [result.report for result in drawn if isinstance(result, Rendering)]
+            if reports:
+                metrics.drew(max(report["batch_size"] for report in reports), reports)
+        return [
+            error_answer(job.expired_error(), job.request_id)
+            if job.has_expired
+            else attempt(encode, job.with_warnings(results[job.index]))
+            for job in group
+        ]
+
+    def draw_group(self, jobs: Sequence[Job]) -> Sequence[Rendering | Answer]:
+        """A rendering for each job, or the answer that says why there is none."""
+        progress = Progress(jobs, self.size_limits.multiple_of, self.preview)
+        try:
+            self.limit.check()
+            return self.draw([job.request for job in jobs], progress)
+        except Exception as error:
+            if len(jobs) == 1 or isinstance(error, OutOfTime) or all(job.has_expired for job in jobs):
+                return [error_answer(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
+            # As text: a log record that kept the exception would keep the tensors of its frames.
+            logger.error("%d requests failed together, each is retried alone:\n%s", len(jobs), traceback.format_exc())
+        # Outside of the handler the exception is gone, and the failed batch's memory with it.
+        return [result for job in jobs for result in self.draw_group([job])]
+
+    def read(self, row: Row) -> Job:
+        """The job of one row. Raises InvalidInput that names everything wrong with it."""
+        fields = explanation_in(row.payload, row.is_explanation)
+        if fields is None:
+            request, question = self.parse(row.payload, can_stream=row.is_http, request_id=row.request_id), None
+        else:
+            request, question = self.parse_explanation(fields, row.request_id)
+        logger.info("request %s: TorchServe's %s", request.request_id, self.context.get_request_id(row.index))
+        piece = partial(send_piece, context=self.context, index=row.index)
+        return Job(row.index, request, row.sent_at, row.queued, piece, question)
+
+    def parse(self, payload: Any, **about: Any) -> GenerationRequest:
+        """The request in a decoded payload, with this endpoint's defaults; `about`: see `parse_request`."""
+        return parse_request(payload, self.settings.defaults, self.size_limits, self.catalogue, **about)
+
+    def parse_explanation(self, payload: Any, request_id: str | None = None) -> tuple[GenerationRequest, Question]:
+        """The request and the question in a decoded payload. Raises InvalidInput where nothing is explained."""
+        if self.explainer is None or self.catalogue is None:
+            raise InvalidInput([Problem(IN_BAND, "a prediction: this endpoint explains nothing", "an explanation")])
+        return parse_explanation(payload, self.settings.defaults, self.size_limits, self.catalogue, request_id)
+
+    def recipe_name(self, request: GenerationRequest) -> str:
+        """The name in the report of the request's picture: few enough names for a label of a metric."""
+        if request.speed is not None and self.catalogue is not None:
+            return self.catalogue.at_speed(request.speed, request.guidance_scale).recipe.name
+        return request.recipe.name if request.recipe else "plain"
+
+    def describe_handle(self) -> dict[str, Any]:
+        """What this endpoint is and takes: the answer to `GET /models/<model>?customized=true`."""
+        packages = ("torch", "diffusers", "transformers", "torchserve")
+        defaults = self.parse({"prompt": "any", "seed": 0}).to_dict()
+        schemas = {"request_schema": request_schema(self.size_limits, defaults, self.catalogue)}
+        if self.explainer and self.catalogue:
+            schemas["explanation_schema"] = explanation_schema(self.size_limits, defaults, self.catalogue)
+        return {
+            "versions": {"hybridstitch": __version__} | {name: version(name) for name in packages},
+            PROCESS: os.getpid(),
+            "device": str(self.settings.device),
+            "dtype": str(self.settings.dtype).removeprefix("torch."),
+            **schemas,
+            "limits": vars(self.size_limits),
+            "defaults": defaults,
+            "pair": self.pair,
+            "copy_on_disk": self.settings.folder.is_dir(),
+            **(self.catalogue.describe() if self.catalogue else {}),
+        }

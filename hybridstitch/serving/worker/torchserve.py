@@ -1,0 +1,166 @@
+"""How TorchServe hands a request to a handler and takes its answer; both handlers use it, nothing else does."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any
+
+from ts.context import Context
+from ts.handler_utils.utils import send_intermediate_predict_response
+from ts.utils.util import PredictionException
+
+from hybridstitch.wire.body import decode_body, decode_fields
+from hybridstitch.wire.documents import Answer
+from hybridstitch.wire.names import REQUEST_ID, REQUEST_START
+
+EXPLAINS = "explain"
+"""The header that TorchServe itself adds to what comes by the route of explanations: `True`."""
+OLDEST_SECONDS = 86400  # a start further back than a day, or in the future, is a clock that is wrong
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request as TorchServe gives it: its values by key, and its headers with lower-case names.
+
+    Attributes:
+        index: its place in the batch.
+        is_http: it came over HTTP, not over gRPC.
+        is_explanation: it came by the route of explanations.
+        types: content types of its values, by key, where the client says them.
+        request_id: the caller's `X-Request-Id`, or what the payload names instead.
+        payload: the fields that the client sent, once they are decoded.
+        sent_at: seconds since 1970; when the worker got it, if the client does not say.
+        queued: seconds from then until the worker got it; None if the client does not say.
+    """
+
+    index: int
+    values: Mapping[str, Any]
+    headers: Mapping[str, str]
+    types: Mapping[str, str]
+    is_http: bool
+    is_explanation: bool
+    sent_at: float
+    queued: float | None
+    request_id: str | None
+    payload: Any = None
+
+
+def read_row(given: tuple[int, Mapping[str, Any]], context: Context) -> Row:
+    """The request at a number in its batch, with its headers. Nothing that a client sends makes this fail."""
+    index, values = given[0], dict(given[1])
+    headers, is_http = _headers(context, index), _is_http(context, index)
+    if not is_http:  # the start is a key of the input there
+        started = values.pop(REQUEST_START, None)
+        headers[REQUEST_START] = (
+            bytes(started).decode(errors="replace") if isinstance(started, bytes | bytearray) else ""
+        )
+    now = time.time()
+    sent_at = _sent_at(headers, now)
+    is_explanation = headers.get(EXPLAINS) == "True"
+    return Row(
+        index, values, headers, _types(context, index), is_http, is_explanation,
+        sent_at=sent_at or now, queued=sent_at and now - sent_at, request_id=_valid_id(headers.get("x-request-id")),
+    )  # fmt: skip
+
+
+def decode_row(row: Row) -> Row:
+    """The row with its payload. Raises InvalidInput for another content type and for broken JSON."""
+    if row.is_http:
+        payload = decode_body(row.values, row.headers.get("content-type", ""), row.types)
+    else:
+        payload = decode_fields(row.values, row.types)
+    named = payload.get("request_id") if isinstance(payload, dict) else None
+    return replace(row, payload=payload, request_id=_valid_id(named) or row.request_id)
+
+
+def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
+    """Set status, type and headers of one answer of the batch, and return its body.
+
+    gRPC has no place for a status of ours, so there an error answer is raised if the request is `alone` in its
+    batch: raising fails the whole batch, and neighbours must not suffer. An answer that is not raised says that no
+    stream follows: without that, StreamPredictions on this handler would end the worker.
+    """
+    if not _is_http(context, index):
+        if answer.status >= 400 and alone:
+            raise Refusal(answer.body.decode(), answer.status)
+        context.set_response_header(index, "ts_stream_next", "false")
+    _set_head(context, index, answer)
+    return answer.body
+
+
+def send_piece(piece: Answer, context: Context, index: int) -> None:
+    """Send a piece of a streamed answer at once; the body that `send` returns is then its last one. HTTP only."""
+    _set_head(context, index, piece)
+    ids = {index: context.request_ids[index]}
+    send_intermediate_predict_response({index: piece.body}, ids, "piece", HTTPStatus.OK, context)
+
+
+@contextmanager
+def logged_step(name: str) -> Iterator[None]:
+    """Log how long a named step of the start took, so that a slow start explains itself."""
+    started = time.perf_counter()
+    yield
+    logger.info("start: %s took %.2f s", name, time.perf_counter() - started)
+
+
+class Refusal(PredictionException):
+    """An error answer over gRPC."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], Refusal))
+
+
+# TorchServe logs what is raised with its trace and with all that the client sent; the refusal has its line already.
+logging.getLogger("ts.service").addFilter(_is_news)
+
+
+def _set_head(context: Context, index: int, answer: Answer) -> None:
+    context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
+    context.set_response_content_type(index, answer.content_type)
+    for name, value in answer.headers.items():
+        context.set_response_header(index, name, value)
+
+
+def _headers(context: Context, index: int) -> dict[str, str]:
+    # TorchServe files the types of multipart fields, as dicts, among the headers.
+    headers = context.get_all_request_header(index)
+    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _types(context: Context, index: int) -> dict[str, str]:
+    headers = context.get_all_request_header(index)
+    return {name: str(value.get("content-type", "")) for name, value in headers.items() if isinstance(value, Mapping)}
+
+
+def _valid_id(given: Any) -> str | None:
+    """A caller's name of its request; None for one that could not be echoed in a header."""
+    return given if isinstance(given, str) and re.fullmatch(REQUEST_ID, given) else None
+
+
+def _is_http(context: Context, index: int) -> bool:
+    """Whether a request came over HTTP, where it always has a header, `Content-Length` at least.
+
+    Over gRPC no header arrives, but for those that TorchServe itself makes of a sequence of requests.
+    """
+    own = {context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end}
+    return not _headers(context, index).keys() <= {name.lower() for name in own}
+
+
+def _sent_at(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds since 1970 at which the request began its way here; None if no header says it, or a wrong clock."""
+    number = re.fullmatch(r"(?:t=)?(\d{9,16}(?:\.\d{1,9})?)", headers.get(REQUEST_START, "").strip())
+    if number is None:
+        return None
+    sent = float(number[1])
+    while sent > 1e11:  # milliseconds or microseconds
+        sent /= 1000
+    return sent if now - OLDEST_SECONDS < sent <= now else None

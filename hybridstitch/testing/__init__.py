@@ -1,0 +1,5 @@
+"""Conformance tests for strategies, the built-in ones and yours."""
+
+from hybridstitch.testing.conformance import FillConformance, MaskConformance, PlanConformance
+
+__all__ = ["FillConformance", "MaskConformance", "PlanConformance"]

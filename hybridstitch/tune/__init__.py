@@ -1,0 +1,1 @@
+"""The search for recipes that pay on a pair."""

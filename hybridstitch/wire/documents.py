@@ -1,0 +1,169 @@
+"""What a client gets back: a picture, a JSON document, or an error that says what to change."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from hybridstitch.base.progress import counted
+from hybridstitch.errors import InvalidInput
+from hybridstitch.wire.names import HEADER_PREFIX, METADATA_KEY, STREAM_TYPE
+from hybridstitch.wire.request import GenerationRequest
+
+MAX_PROBLEMS = 50  # bounds the error answer: one larger than TorchServe's limit would end the worker
+ENVELOPE_BYTES = 2**16  # headers and framing around a body count, too
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """The pictures of a request, which is the one that makes them again, and the report of what was computed (JSON)."""
+
+    request: GenerationRequest
+    images: Sequence[Image.Image]
+    report: dict[str, Any]
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What goes over the wire: body, type, extra headers and HTTP status. outcome: "ok", or the error's type."""
+
+    body: bytes
+    content_type: str
+    headers: dict[str, str] = field(default_factory=dict)
+    status: int = 200
+    outcome: str = "ok"
+
+
+class DeadlineExceeded(Exception):  # noqa: N818 - the name that clients read
+    """A request's own `deadline_ms`, or the server's limit, passed before its picture was done."""
+
+
+def attempt(step: Callable[[Any], Any], item: Any) -> Any:
+    """Apply `step` to `item`; an error becomes its Answer, and an item that is one already passes through.
+
+    So one wrong request of a batch ends early while its neighbours go on, and nothing ends the worker.
+    """
+    if isinstance(item, Answer):
+        return item
+    try:
+        return step(item)
+    except Exception as error:
+        return error_answer(error, getattr(item, "request_id", None))
+
+
+def encode(rendering: Rendering) -> Answer:
+    """The answer in the format that the request asks for."""
+    request = rendering.request
+    if request.response_format == "image":
+        picture = encode_picture(rendering.images[0], request)
+        return Answer(picture, f"image/{request.output_format}", headers_of(rendering))
+    return json_answer(document_of(rendering), headers_of(rendering))
+
+
+def document_of(rendering: Rendering) -> dict[str, Any]:
+    """The json answer."""
+    request, report = rendering.request, rendering.report
+    pictures = [encode_picture(image, request.of_image(index)) for index, image in enumerate(rendering.images)]
+    return {
+        "created": int(time.time()),
+        "data": [
+            {"b64_json": base64.b64encode(picture).decode(), "seed": seed}
+            for picture, seed in zip(pictures, request.seeds, strict=True)
+        ],
+        "report": report,
+        "warnings": report["warnings"],
+    }
+
+
+def fitting(answer: Answer, limit: int) -> Answer:
+    """The answer, or an error instead if it is larger than `limit` bytes: it would end the worker."""
+    if len(answer.body) <= limit - ENVELOPE_BYTES:
+        return answer
+    message = f"the answer has {len(answer.body)} bytes, the server allows {limit}; ask for fewer or smaller pictures"
+    return _error("response_too_large", message, 500)
+
+
+def event(name: str, **content: Any) -> Answer:
+    """One line of a stream."""
+    line = json.dumps({"event": name, **content}, allow_nan=False) + "\n"
+    return Answer(line.encode(), STREAM_TYPE)
+
+
+def last_event(answer: Answer) -> Answer:
+    """The answer as the last line of a stream that has begun: its status is out already, so an error is in the line."""
+    name = "result" if answer.outcome == "ok" else "error"
+    return replace(event(name, **json.loads(answer.body)), outcome=answer.outcome)
+
+
+def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
+    """The picture as PNG, JPEG or WebP bytes; a PNG carries its request, as a file: any picture can be made again."""
+    options: dict[str, Any] = {"quality": request.output_quality}
+    if request.output_format == "png":
+        metadata = PngInfo()
+        metadata.add_text(METADATA_KEY, json.dumps({**request.to_dict(), "response_format": "image"}, sort_keys=True))
+        options = {"pnginfo": metadata}
+    buffer = io.BytesIO()
+    image.save(buffer, format=request.output_format, **options)
+    return buffer.getvalue()
+
+
+def error_answer(error: Exception, request_id: str | None = None) -> Answer:
+    """The error document: 400 with every problem for a refused input, 504 after a deadline, else 500."""
+    if isinstance(error, DeadlineExceeded):
+        logger.info("request %s: %s", request_id, error)
+        return _error("deadline_exceeded", str(error), 504, request_id=request_id)
+    if isinstance(error, InvalidInput):
+        problems = [problem.to_dict() for problem in error.problems[:MAX_PROBLEMS]]
+        names = ", ".join(problem["field"] for problem in problems)
+        logger.info("refused request %s: %r", request_id, names)
+        message = f"{counted(len(error.problems), 'problem')} with the request: {names}"
+        named = {} if request_id is None else {"request_id": request_id}
+        return _error("invalid_request", message, 400, problems=problems, **named)
+    logger.error("request %s failed", request_id, exc_info=error)
+    if isinstance(error, FloatingPointError):
+        return _error("numerical_error", str(error), 500, request_id=request_id)
+    message = f"{type(error).__name__} while answering; the server's log has the details"
+    return _error("internal_error", message, 500, request_id=request_id)
+
+
+def headers_of(rendering: Rendering) -> dict[str, str]:
+    """What the headers of an answer say of its picture."""
+    report = rendering.report
+    values = {
+        "seed": rendering.request.seed,
+        "recipe": report["recipe"]["name"],
+        "large-token-share": report["large_token_share"],
+        "flops-share": report["flops_share"],
+        "request-id": rendering.request_id,
+    }
+    if "denoise" in report["timing_ms"]:
+        values["denoise-ms"] = report["timing_ms"]["denoise"]
+    return {HEADER_PREFIX + name: str(value) for name, value in values.items()}
+
+
+def _error(kind: str, message: str, status: int, **details: Any) -> Answer:
+    document = {"error": {"type": kind, "message": message, **details}}
+    request_id = details.get("request_id")
+    headers = {f"{HEADER_PREFIX}request-id": request_id} if request_id else {}
+    return replace(json_answer(document, headers), status=status, outcome=kind)
+
+
+def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:
+    """A document as an answer."""
+    # ASCII only: a refused value may hold characters that UTF-8 cannot carry.
+    return Answer(json.dumps(document, allow_nan=False).encode(), "application/json", headers or {})
