@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridstitch import fills, plans
 from hybridstitch.model.mmdit import patchify, unpatchify
 from hybridstitch.plans import Plan
-from tests.walk import STEPS, Walk, no_small_model, rows_of
+from tests.support.walk import STEPS, Walk, no_small_model, rows_of
 
 
 def shares(plan: Plan, steps: int) -> list[float]:
