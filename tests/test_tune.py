@@ -17,8 +17,8 @@ from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.tune.candidates import drawn, even, idea, placed, stitched, varied
 from hybridstitch.tune.disagreement import disagreement
 from hybridstitch.tune.search import Tuner, write
-from tests.tiny import make_pair_folder
-from tests.walk import Walk, rows_of
+from tests.support.tiny import make_pair_folder
+from tests.support.walk import Walk, rows_of
 
 
 def test_dense_steps_stand_where_they_are_placed():
