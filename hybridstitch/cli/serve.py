@@ -26,7 +26,7 @@ NO_TOKENS = (
 def serve(options: argparse.Namespace) -> None:
     """Serve every archive of a store until Ctrl-C."""
     from hybridstitch.cli.waiting import waiting
-    from hybridstitch.serving.server.key_file import KeptTokens
+    from hybridstitch.serving.server.key_file import KeptKeyFile
     from hybridstitch.serving.server.server import Server
 
     archives = _archives(options.store)
@@ -37,7 +37,7 @@ def serve(options: argparse.Namespace) -> None:
         with waiting("starting TorchServe", _tell):
             server = stack.enter_context(Server(options.store, **addresses, token_auth=not options.no_auth))
         if options.key_file:
-            stack.enter_context(KeptTokens(server, options.key_file))
+            stack.enter_context(KeptKeyFile(server, options.key_file))
         served = [archive for archive in archives if _register(server, archive)]
         if not served:
             raise RuntimeError(f"{options.store}: no archive of the store could be registered")
