@@ -9,8 +9,7 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.serving.client.address import parse_address
 from hybridstitch.serving.client.auth import read_key_file, shown_path
 from hybridstitch.serving.client.client import Client
-from hybridstitch.serving.doctor.finding import Finding
-from hybridstitch.serving.doctor.machine import examine_machine
+from hybridstitch.serving.doctor.machine import Finding, examine_machine
 from hybridstitch.serving.doctor.server import examine_server
 from hybridstitch.serving.server.java_and_ports import HIGHEST_PORT, LOWEST_PORT
 
