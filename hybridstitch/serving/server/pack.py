@@ -148,12 +148,12 @@ def _replaced(final: Path, name: str, version: str, handler: str, force: bool) -
 
 
 def _file_problems(config: Path, modules: Sequence[Path]) -> list[Problem]:
-    problems = []
+    problems = module_problems(modules, ["hybridstitch", *(Path(file).stem for file in HANDLERS.values())])
     try:
         read_config(config)
     except InvalidInput as error:
-        problems += error.problems
-    return problems + module_problems(modules, ["hybridstitch", *(Path(file).stem for file in HANDLERS.values())])
+        problems = [*error.problems, *problems]
+    return problems
 
 
 def _find_models(
