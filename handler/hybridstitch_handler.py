@@ -9,7 +9,7 @@ from hybridstitch import HybridStitchPipeline
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.serving.settings import load_catalogue
 from hybridstitch.serving.worker.explain import explain_request
-from hybridstitch.serving.worker.render import draw_together
+from hybridstitch.serving.worker.render import generate_batch
 from hybridstitch.serving.worker.service import Endpoint
 from hybridstitch.wire.documents import Rendering
 from hybridstitch.wire.request import GenerationRequest
@@ -31,6 +31,6 @@ class HybridStitchHandler(Endpoint):
         if settings.explanations:
             self.explainer = partial(explain_request, self.pipeline)
 
-    def draw(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
+    def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
         """Pictures by both models, with the report of which rendered what."""
-        return draw_together(self.pipeline, requests, progress)
+        return generate_batch(self.pipeline, requests, progress)

@@ -36,7 +36,7 @@ class PlainSD3Handler(Endpoint):
         # Without the third text encoder, its tokens would be zeros that only cost time.
         self.text_length = 0 if self.pipeline.text_encoder_3 is None else 256
 
-    def draw(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
+    def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
         """Pictures in one tensor; diffusers has no clock inside, so the report knows the total time alone."""
         first, started = requests[0], time.perf_counter()
         drawn = generators(requests)

@@ -21,7 +21,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MOST_SIGMAS = 1000
 
 
-def checked(catalogue: Catalogue, limits: SizeLimits, **arguments: Any) -> Recipe:
+def validate(catalogue: Catalogue, limits: SizeLimits, **arguments: Any) -> Recipe:
     """The recipe to run; arguments as in `resolved`. Raises InvalidInput that names every wrong one."""
     recipe, _, problems = resolved(catalogue, limits, **arguments)
     raise_problems(problems)

@@ -29,7 +29,7 @@ from hybridstitch.model.prompts import PromptEncoder
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region, with_region
-from hybridstitch.report import Recorder, Report, Stopwatch, seed_of, together
+from hybridstitch.report import Recorder, Report, Stopwatch, merged, seed_of
 from hybridstitch.sampler import Step, sample
 
 StepWatcher = Callable[[range, Step], None]
@@ -291,7 +291,7 @@ class HybridStitchPipeline(Parts):
             timing_ms=watch.timing_ms,
             warnings=self.prompts.warnings(guided, call.prompts.texts, call.max_sequence_length),
             groups=work,
-            **together(work),
+            **merged(work),
         )
         return Output(images, report)
 

@@ -89,7 +89,7 @@ class Report:
         """
         return 1 / self.flops_share if self.flops_share else None
 
-    def of(self, start: int, stop: int, warnings: list[str] | None = None) -> Report:
+    def for_images(self, start: int, stop: int, warnings: list[str] | None = None) -> Report:
         """The report of the pictures from `start` up to `stop` alone. Times stay those of the whole call.
 
         warnings: those about the prompts of these pictures.
@@ -101,7 +101,7 @@ class Report:
             parts += [each | {"large_steps": kept}] if len(kept) else []
             first += pictures
         seeds = self.seed[start:stop] if isinstance(self.seed, list) else self.seed
-        return replace(self, seed=seeds, warnings=warnings or [], groups=parts, **together(parts))
+        return replace(self, seed=seeds, warnings=warnings or [], groups=parts, **merged(parts))
 
     @property
     def batch_size(self) -> int:
@@ -188,7 +188,7 @@ class Recorder:
         }
 
 
-def together(work: list[dict[str, Any]]) -> dict[str, Any]:
+def merged(work: list[dict[str, Any]]) -> dict[str, Any]:
     """The work of pictures that were drawn one after another, as one: stages in their order, shares as means."""
     if len(work) == 1:
         return {name: value for name, value in work[0].items() if name != "batch_size"}

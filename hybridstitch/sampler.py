@@ -82,9 +82,9 @@ def sample(
             share = trajectory.tokens.shape[1] / trajectory.token_count
 
         velocity = unpatchify(velocity, trajectory.grid, large.patch_size)
-        clean = latents - float(scheduler.sigmas[index]) * velocity
+        x0 = latents - float(scheduler.sigmas[index]) * velocity
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        replaced = on_step(Step(index, trajectory.steps, timestep, latents, clean, share, trajectory.tokens))
+        replaced = on_step(Step(index, trajectory.steps, timestep, latents, x0, share, trajectory.tokens))
         latents = latents if replaced is None else replaced
     return latents
 

@@ -110,9 +110,9 @@ class Trajectory:
             self._correction = scatter_rows(self._correction, tokens, difference)
         sigma = torch.full(velocity.shape[:2], self.now.sigma, device=self.device)
         step = torch.full(velocity.shape[:2], self.now.index, device=self.device)
-        clean = self.x0(self.now, velocity, tokens)
+        x0 = self.x0(self.now, velocity, tokens)
         self.velocities = _remember(self.velocities, velocity, tokens)
-        self.denoised = _remember(self.denoised, clean, tokens)
+        self.denoised = _remember(self.denoised, x0, tokens)
         self.sigmas = _remember(self.sigmas, sigma, tokens)
         self.rendered_at = step if tokens is None else scatter_rows(self.rendered_at, tokens, step)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hybridstitch import HybridStitchPipeline, InvalidInput, recipes
-from hybridstitch.bench.calibration import Drawing
+from hybridstitch.bench.calibration import Calibration
 from hybridstitch.bench.contenders import Contender, with_solver
 from hybridstitch.bench.equal_cost import matched, variants
 from hybridstitch.bench.folder import BenchFolder
@@ -168,7 +168,7 @@ def test_two_processes_draw_one_bench(tiny, tmp_path, capsys, monkeypatch):
     assert found["two-stage~1.83"]["cost"] == pytest.approx(1 / 1.83, abs=0.07)
     lines = [len((tmp_path / "out" / f"results-{part}.jsonl").read_text().strip().splitlines()) for part in (0, 1)]
     assert lines == [6, 3]
-    monkeypatch.setattr(Drawing, "draw", None)  # recipes are matched once
+    monkeypatch.setattr(Calibration, "generate", None)  # recipes are matched once
     assert main([*command, "--json"]) == 0
     assert {row["contender"]: row for row in json.loads(capsys.readouterr().out)["rows"]} == found
 

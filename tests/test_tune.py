@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from hybridstitch import HybridStitchPipeline, InvalidInput, fills, recipes
-from hybridstitch.bench.calibration import Case, Drawers, Drawing
+from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
 from hybridstitch.cli.main import main
 from hybridstitch.plans import ExplicitShares
 from hybridstitch.recipe.names import TUNED_FILE
@@ -17,8 +17,8 @@ from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.tune.candidates import drawn, even, idea, placed, stitched, varied
 from hybridstitch.tune.disagreement import disagreement
 from hybridstitch.tune.search import Tuner, write
-from tests.tiny import make_pair_folder
-from tests.walk import Walk, rows_of
+from tests.support.tiny import make_pair_folder
+from tests.support.walk import Walk, rows_of
 
 
 def test_dense_steps_stand_where_they_are_placed():
@@ -79,11 +79,11 @@ def test_even_candidates_have_the_dense_steps_that_they_say():
 
 
 def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
-    drawing, scales = Drawing(tiny_pipe, ["one", "two"], 8), [3.5, 7.0]
-    tuner = Tuner(drawing, scales, tmp_path / "trials.jsonl")
+    calibration, scales = Calibration(tiny_pipe, ["one", "two"], 8), [3.5, 7.0]
+    tuner = Tuner(calibration, scales, tmp_path / "trials.jsonl")
     found = tuner.search(first=8, rounds=2)
     lines = (tmp_path / "trials.jsonl").read_text()
-    again = Tuner(drawing, scales, tmp_path / "trials.jsonl").search(first=8, rounds=2)
+    again = Tuner(calibration, scales, tmp_path / "trials.jsonl").search(first=8, rounds=2)
     assert [each.shown for each in again] == [each.shown for each in found]
     assert (tmp_path / "trials.jsonl").read_text() == lines
     for regions in (False, True):
@@ -116,9 +116,9 @@ def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
 def test_several_processes_draw_the_same(tiny, tmp_path):
     opened = partial(HybridStitchPipeline.from_pretrained, tiny)
     cases = [Case(recipes()[name], scale, 1) for name in ("small", "reuse") for scale in (1.0, 4.5)]
-    here = Drawing(opened(), ["one", "two"], 6)
-    with Drawers(opened, ["one", "two"], 6, processes=2) as drawers:
-        there = dict(drawers.measure_all(cases))
+    here = Calibration(opened(), ["one", "two"], 6)
+    with CalibrationPool(opened, ["one", "two"], 6, processes=2) as pool:
+        there = dict(pool.measure_all(cases))
     assert [there[number] for number in range(4)] == [pytest.approx(here.measure(case)) for case in cases]
 
 

@@ -31,7 +31,7 @@ class Case:
     prompt: int
 
 
-class Drawing:
+class Calibration:
     """Draws cases on a pair, at a number of steps. size: width and height, None for the pair's own."""
 
     def __init__(self, pipe: HybridStitchPipeline, prompts: list[str], steps: int, size: Size = (None, None)):
@@ -45,14 +45,14 @@ class Drawing:
         """
         key = (case.guidance_scale, case.prompt)
         if key not in self._references:
-            self._references[key] = self.draw(Case(recipes()["large"], *key))[0]
+            self._references[key] = self.generate(Case(recipes()["large"], *key))[0]
         try:
-            picture, cost = self.draw(case)
+            picture, cost = self.generate(case)
         except FloatingPointError:
             return [float("inf"), 0.0]
         return [cost, psnr(picture, self._references[key])]
 
-    def draw(self, case: Case) -> tuple[np.ndarray, float]:
+    def generate(self, case: Case) -> tuple[np.ndarray, float]:
         """The picture, and its cost."""
         out = self.pipe(
             self.prompts[case.prompt],
@@ -67,20 +67,20 @@ class Drawing:
         return (out.images[0] * 255).round() / 255, out.report.flops_share
 
 
-_of_this_process: list[Drawing] = []
+_of_this_process: list[Calibration] = []
 
 
 def _begin(open_pair: OpenPair, prompts: list[str], steps: int, processes: int, size: Size) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that began them ends them
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
-    _of_this_process[:] = [Drawing(open_pair(), prompts, steps, size)]
+    _of_this_process[:] = [Calibration(open_pair(), prompts, steps, size)]
 
 
 def _measure(number: int, case: Case) -> tuple[int, list[float]]:
     return number, _of_this_process[0].measure(case)
 
 
-class Drawers:
+class CalibrationPool:
     """Several processes that draw, each with a pair of its own and its part of the cores; use as a context manager."""
 
     def __init__(self, open_pair: OpenPair, prompts: list[str], steps: int, processes: int, size: Size = (None, None)):
@@ -88,7 +88,7 @@ class Drawers:
             processes, get_context("spawn"), _begin, (open_pair, prompts, steps, processes, size)
         )
 
-    def __enter__(self) -> Drawers:
+    def __enter__(self) -> CalibrationPool:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -161,7 +161,7 @@ def _perceptual() -> Any:
 
 
 def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts: list[str]) -> list[Contender]:
-    from hybridstitch.bench.calibration import Case, Drawing
+    from hybridstitch.bench.calibration import Calibration, Case
     from hybridstitch.bench.contenders import Contender
     from hybridstitch.bench.equal_cost import matched, variants
     from hybridstitch.bench.folder import contenders_of
@@ -170,7 +170,7 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
     own = pair_folder(options)
     if own and (own / CALIBRATION_FILE).is_file():
         prompts = read_prompts(own / CALIBRATION_FILE)
-    drawing = Drawing(pipe, prompts[:MATCHED_ON], options.steps, (options.width, options.height))
+    calibration = Calibration(pipe, prompts[:MATCHED_ON], options.steps, (options.width, options.height))
 
     kept = contenders_of(options.out)
 
@@ -181,8 +181,8 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
                 return before
 
         def cost(variant: Recipe) -> float:
-            tried = range(len(drawing.prompts) if variant.plan.adaptive else 1)
-            return fmean(drawing.draw(Case(variant, options.guidance_scale, prompt))[1] for prompt in tried)
+            tried = range(len(calibration.prompts) if variant.plan.adaptive else 1)
+            return fmean(calibration.generate(Case(variant, options.guidance_scale, prompt))[1] for prompt in tried)
 
         return matched(recipe, speed, options.steps, cost)
 

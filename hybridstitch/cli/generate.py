@@ -62,13 +62,13 @@ def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[l
 
 
 def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
-    from hybridstitch.serving.worker.render import draw
+    from hybridstitch.serving.worker.render import generate
     from hybridstitch.wire.documents import encode_picture
     from hybridstitch.wire.request import parse_request
 
     pipeline = open_for(options, payload)
     request = parse_request(payload, {}, pipeline.size_limits, pipeline.catalogue)
-    drawn = draw(pipeline, request)
+    drawn = generate(pipeline, request)
     pictures = [encode_picture(image, drawn.request.of_image(index)) for index, image in enumerate(drawn.images)]
     return pictures, drawn.report
 

@@ -70,21 +70,23 @@ def check(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace, out: Path) -> list[Trial]:
-    from hybridstitch.bench.calibration import Drawers, Drawing
+    from hybridstitch.bench.calibration import Calibration, CalibrationPool
     from hybridstitch.tune.candidates import Baseline
     from hybridstitch.tune.search import Tuner, write
 
     prompts, size = find_prompts(options, CALIBRATION_FILE), (options.width, options.height)
     with ExitStack() as stack:
-        drawers = None
+        pool = None
         if options.processes > 1:
             plain = argparse.Namespace(**{**vars(options), "run": None, "check": None})
             opened = partial(open_pipe, plain)
-            drawers = stack.enter_context(Drawers(opened, prompts, options.steps, options.processes, size))
-        drawing = Drawing(open_pipe(options), prompts, options.steps, size)
-        others = [Baseline(recipe, name) for name, recipe in defined(drawing.pipe.catalogue, options.define).items()]
-        tuner = Tuner(drawing, options.guidance_scales, _trials(out), options.seed, drawers, bar=not options.json)
-        earlier = _earlier(drawing.pipe.catalogue)
+            pool = stack.enter_context(CalibrationPool(opened, prompts, options.steps, options.processes, size))
+        calibration = Calibration(open_pipe(options), prompts, options.steps, size)
+        others = [
+            Baseline(recipe, name) for name, recipe in defined(calibration.pipe.catalogue, options.define).items()
+        ]
+        tuner = Tuner(calibration, options.guidance_scales, _trials(out), options.seed, pool, bar=not options.json)
+        earlier = _earlier(calibration.pipe.catalogue)
         found = tuner.search(options.candidates, options.rounds, others, earlier, options.speed)
     write(found, tuner, out)
     return found

@@ -34,7 +34,7 @@ class Effects:
         self.readings = readings
         self.words = readings.words
         self.rows = rows
-        self.heat = torch.zeros(len(self.words), target.drawing.grid[0] * target.drawing.grid[1])
+        self.heat = torch.zeros(len(self.words), target.recording.grid[0] * target.recording.grid[1])
 
     @cached_property
     def whole(self) -> dict[int, Tensor]:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from hybridstitch.base.words import Word, word_problem, words_of
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
-from hybridstitch.explain.drawing import Drawing, draw
 from hybridstitch.explain.effects import RESTS, Effects
 from hybridstitch.explain.explanation import Explanation
 from hybridstitch.explain.forward_counter import ForwardCounter
 from hybridstitch.explain.reading import Readings
+from hybridstitch.explain.recording import Recording, record
 from hybridstitch.explain.targets import Choice, Prediction, Target, Texts
-from hybridstitch.generation import checked
+from hybridstitch.generation import validate
 from hybridstitch.model.exclusive import exclusive
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.region import Region, region_problems
@@ -80,22 +80,26 @@ def explain(
         steps_explained = default_steps_explained(num_inference_steps)
     problems = _problems(prompt, target, method, region, steps_explained, num_inference_steps, width, height)
     try:
-        checked(pipeline.catalogue, pipeline.size_limits, sigmas=None, output_type="pil", **generation)
+        validate(pipeline.catalogue, pipeline.size_limits, sigmas=None, output_type="pil", **generation)
     except InvalidInput as error:
         problems += [each for each in error.problems if each.field not in {own.field for own in problems}]
     raise_problems(problems)
 
-    meter = ForwardCounter(check)
-    drawing = draw(pipeline, prompt, seed, meter.check, negative_prompt=negative_prompt, **generation)
+    counter = ForwardCounter(check)
+    recording = record(pipeline, prompt, seed, counter.check, negative_prompt=negative_prompt, **generation)
     with exclusive(pipeline.large, pipeline.small):
         if target == "mask":
-            always = None if region is None else _tokens(drawing, region, pipeline.size_limits.multiple_of)
-            asked: Target = _choice(pipeline, drawing, meter, steps_explained, negative_prompt, guidance_scale, always)
+            always = None if region is None else _tokens(recording, region, pipeline.size_limits.multiple_of)
+            asked: Target = _choice(
+                pipeline, recording, counter, steps_explained, negative_prompt, guidance_scale, always
+            )
         else:
             where = (
-                _tokens(drawing, region, pipeline.size_limits.multiple_of) if target == "region" and region else None
+                _tokens(recording, region, pipeline.size_limits.multiple_of) if target == "region" and region else None
             )
-            asked = Prediction(pipeline, drawing, meter, _explained(drawing.dense, steps_explained, drawing), where)
+            asked = Prediction(
+                pipeline, recording, counter, _explained(recording.dense, steps_explained, recording), where
+            )
         words = words_of(prompt)
         readings = Readings.of(pipeline, prompt, words)
         effects = Effects(asked, readings, perturbations_per_eval)
@@ -105,16 +109,16 @@ def explain(
             scores, delta = effects.integrated_gradients(gradient_steps)
     return Explanation(
         words=readings.marked(words, scores),
-        heatmaps=_of_all(effects.heat, readings, words).unflatten(1, drawing.grid),
-        image=drawing.image,
-        mask=None if asked.where is None else asked.where.cpu().unflatten(0, drawing.grid),
+        heatmaps=_of_all(effects.heat, readings, words).unflatten(1, recording.grid),
+        image=recording.image,
+        mask=None if asked.where is None else asked.where.cpu().unflatten(0, recording.grid),
         target=target,
         method=method,
         baseline=RESTS[method],
         steps_explained=tuple(asked.steps),
-        forwards=meter.forwards,
+        forwards=counter.forwards,
         convergence_delta=delta,
-        report=drawing.report,
+        report=recording.report,
     )
 
 
@@ -152,38 +156,38 @@ def _problems(
     return problems
 
 
-def _explained(possible: Sequence[int], wanted: int, drawing: Drawing) -> list[int]:
+def _explained(possible: Sequence[int], wanted: int, recording: Recording) -> list[int]:
     """So many of the steps, or all if there are fewer, evenly spread."""
     if not possible:
-        raise InvalidInput([Problem("recipe", "one whose large model renders whole steps", drawing.recipe.name)])
+        raise InvalidInput([Problem("recipe", "one whose large model renders whole steps", recording.recipe.name)])
     count = min(wanted, len(possible))
     return sorted({possible[round(place * (len(possible) - 1) / max(1, count - 1))] for place in range(count)})
 
 
 def _choice(
     pipeline: HybridStitchPipeline,
-    drawing: Drawing,
-    meter: ForwardCounter,
+    recording: Recording,
+    counter: ForwardCounter,
     wanted: int,
     negative_prompt: str,
     guidance_scale: float,
     always: Tensor | None,
 ) -> Choice:
     """always: bool `(tokens,)`, those that no mask chose, because they lie in a region."""
-    masked = [step for step in drawing.masked if drawing.has_choice(step, always)]
+    masked = [step for step in recording.masked if recording.has_choice(step, always)]
     if not masked:
         outside = "" if always is None else " outside the region"
-        expected = f"region or image: recipe {drawing.recipe.name!r} makes no mask{outside}"
+        expected = f"region or image: recipe {recording.recipe.name!r} makes no mask{outside}"
         raise InvalidInput([Problem("target", expected, "mask")])
-    steps = _explained(masked, wanted, drawing)
+    steps = _explained(masked, wanted, recording)
     negative = Texts(*pipeline.prompts.alone([negative_prompt])) if guidance_scale > 1 else None
-    return Choice(pipeline, drawing, meter, steps, negative, guidance_scale, always)
+    return Choice(pipeline, recording, counter, steps, negative, guidance_scale, always)
 
 
-def _tokens(drawing: Drawing, region: Region, cell: int) -> Tensor:
+def _tokens(recording: Recording, region: Region, cell: int) -> Tensor:
     """The tokens that a region touches, bool `(tokens,)`."""
     left, top, right, bottom = region
-    inside = torch.zeros(drawing.grid, dtype=torch.bool, device=drawing.points[0].latents.device)
+    inside = torch.zeros(recording.grid, dtype=torch.bool, device=recording.points[0].latents.device)
     inside[top // cell : -(-bottom // cell), left // cell : -(-right // cell)] = True
     return inside.flatten()
 
@@ -192,11 +196,11 @@ def _check_moves(effects: Effects) -> None:
     """Raise InvalidInput for a mask that is the same without a prompt, or that prefers other tokens than the chosen:
     there is nothing to explain."""
     if all(torch.equal(effects.whole[step], effects.nothing[step]) for step in effects.target.steps):
-        mask = effects.target.drawing.recipe.mask.type
+        mask = effects.target.recording.recipe.mask.type
         expected = f"region or image: mask {mask!r} does not depend on the prompt where the picture so far is given"
         raise InvalidInput([Problem("target", expected, "mask")])
     target = effects.target
     if isinstance(target, Choice) and not all(target.margin(step, effects.whole[step]) > 0 for step in target.steps):
-        mask = target.drawing.recipe.mask.type
+        mask = target.recording.recipe.mask.type
         expected = f"region or image: mask {mask!r} scores the tokens that it chose no higher than the others"
         raise InvalidInput([Problem("target", expected, "mask")])

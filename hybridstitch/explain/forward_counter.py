@@ -37,17 +37,17 @@ class CountedModel(GuidedModel):
         context: Tensor,
         pooled: Tensor,
         guidance_scale: float,
-        meter: ForwardCounter,
+        counter: ForwardCounter,
     ):
         super().__init__(transformer, context, pooled, guidance_scale, cached=False)
-        self._meter = meter
+        self._counter = counter
 
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:
         # Counted before it is done: a forward that is repeated for its gradients may end early.
-        self._meter.count(latents.shape[0] * self._halves)
+        self._counter.count(latents.shape[0] * self._halves)
         return super().__call__(latents, timestep, tokens)
 
     def conditional(self, latents: Tensor, timestep: Tensor) -> Tensor:
         if self._halves > 1:  # otherwise it is the call above
-            self._meter.count(latents.shape[0])
+            self._counter.count(latents.shape[0])
         return super().conditional(latents, timestep)

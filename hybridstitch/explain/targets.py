@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hybridstitch.explain.drawing import Drawing
 from hybridstitch.explain.forward_counter import CountedModel, ForwardCounter
+from hybridstitch.explain.recording import Recording
 from hybridstitch.model.mmdit import gather_rows
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.trajectory import StepState, Trajectory
@@ -37,10 +37,10 @@ class Target(ABC):
     where: Tensor | None
     """The tokens explained, bool `(tokens,)`; None for all."""
 
-    def __init__(self, pipeline: HybridStitchPipeline, drawing: Drawing, meter: ForwardCounter):
+    def __init__(self, pipeline: HybridStitchPipeline, recording: Recording, counter: ForwardCounter):
         self.pipeline = pipeline
-        self.drawing = drawing
-        self.meter = meter
+        self.recording = recording
+        self.counter = counter
 
     @abstractmethod
     def respond(self, step: int, texts: Texts) -> Tensor:
@@ -60,18 +60,18 @@ class Prediction(Target):
     def __init__(
         self,
         pipeline: HybridStitchPipeline,
-        drawing: Drawing,
-        meter: ForwardCounter,
+        recording: Recording,
+        counter: ForwardCounter,
         steps: Sequence[int],
         where: Tensor | None,
     ):
-        super().__init__(pipeline, drawing, meter)
+        super().__init__(pipeline, recording, counter)
         self.steps = steps
         self.where = where
 
     def respond(self, step: int, texts: Texts) -> Tensor:
-        point, rows = self.drawing.points[step], texts.context.shape[0]
-        large = CountedModel(self.pipeline.large, texts.context, texts.pooled, 0.0, self.meter)
+        point, rows = self.recording.points[step], texts.context.shape[0]
+        large = CountedModel(self.pipeline.large, texts.context, texts.pooled, 0.0, self.counter)
         return large(point.latents.expand(rows, -1, -1, -1), point.timestep).float()
 
     def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
@@ -92,8 +92,8 @@ class Choice(Target):
     def __init__(
         self,
         pipeline: HybridStitchPipeline,
-        drawing: Drawing,
-        meter: ForwardCounter,
+        recording: Recording,
+        counter: ForwardCounter,
         steps: Sequence[int],
         negative: Texts | None,
         guidance_scale: float,
@@ -102,33 +102,33 @@ class Choice(Target):
         """negative: the prompt of the negative half; None without guidance.
         always: bool `(tokens,)`, those of a region, which no mask chose; they are left out.
         """
-        super().__init__(pipeline, drawing, meter)
+        super().__init__(pipeline, recording, counter)
         self.steps = steps
         self._negative = negative
         self._guidance_scale = guidance_scale
-        self._always = torch.zeros_like(drawing.chosen(steps[0])) if always is None else always
-        self.where = torch.stack([drawing.chosen(step) for step in steps]).any(dim=0) & ~self._always
+        self._always = torch.zeros_like(recording.chosen(steps[0])) if always is None else always
+        self.where = torch.stack([recording.chosen(step) for step in steps]).any(dim=0) & ~self._always
 
     def respond(self, step: int, texts: Texts) -> Tensor:
         rows = texts.context.shape[0]
         large, small = (self._guided(model, texts) for model in (self.pipeline.large, self.pipeline.small))
-        drawing = self.drawing
-        trajectory = Trajectory(drawing.grid, len(drawing.steps), small)
-        for done in drawing.steps[drawing.latest_dense(step) : step]:
-            trajectory.move_to(_repeated(drawing.points[done.index], rows))
+        recording = self.recording
+        trajectory = Trajectory(recording.grid, len(recording.steps), small)
+        for done in recording.steps[recording.latest_dense(step) : step]:
+            trajectory.move_to(_repeated(recording.points[done.index], rows))
             if done.share > 0:
                 velocity = large(trajectory.now.latents, trajectory.now.timestep)
                 tokens = None if done.tokens is None else done.tokens.expand(rows, -1)
                 trajectory.record(velocity if tokens is None else gather_rows(velocity, tokens), tokens)
-        trajectory.move_to(_repeated(drawing.points[step], rows))
-        return drawing.recipe.mask.scores(trajectory).float().unsqueeze(-1)
+        trajectory.move_to(_repeated(recording.points[step], rows))
+        return recording.recipe.mask.scores(trajectory).float().unsqueeze(-1)
 
     def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
         return self.margin(step, response) / self.margin(step, whole).clamp(min=TINY)
 
     def margin(self, step: int, response: Tensor) -> Tensor:
         """How far the mean score of the chosen tokens is above that of the others, `(prompts,)`."""
-        chosen = self.drawing.chosen(step)
+        chosen = self.recording.chosen(step)
         ours, others = response[:, chosen & ~self._always], response[:, ~chosen & ~self._always]
         return ours.mean(dim=(1, 2)) - others.mean(dim=(1, 2))
 
@@ -137,7 +137,7 @@ class Choice(Target):
         if self._negative is not None:
             context = torch.cat([self._negative.context.expand_as(context), context])
             pooled = torch.cat([self._negative.pooled.expand_as(pooled), pooled])
-        return CountedModel(transformer, context, pooled, self._guidance_scale, self.meter)
+        return CountedModel(transformer, context, pooled, self._guidance_scale, self.counter)
 
 
 def _repeated(point: StepState, rows: int) -> StepState:

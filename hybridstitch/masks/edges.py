@@ -19,11 +19,11 @@ class Edges(MaskStrategy):
     type = "edges"
 
     def scores(self, trajectory: Trajectory) -> Tensor:
-        clean = trajectory.x0(trajectory.now, trajectory.velocities[0])
-        grid = clean.unflatten(1, trajectory.grid)
+        x0 = trajectory.x0(trajectory.now, trajectory.velocities[0])
+        grid = x0.unflatten(1, trajectory.grid)
         down = (grid[:, 1:] - grid[:, :-1]).norm(dim=-1)
         right = (grid[:, :, 1:] - grid[:, :, :-1]).norm(dim=-1)
-        edges = torch.zeros(grid.shape[:3], device=clean.device)
+        edges = torch.zeros(grid.shape[:3], device=x0.device)
         edges[:, 1:] += down
         edges[:, :-1] += down
         edges[:, :, 1:] += right

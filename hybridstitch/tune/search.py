@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from hybridstitch.base.progress import Progress, counted
-from hybridstitch.bench.calibration import Case, Drawers, Drawing
+from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
 from hybridstitch.model.fingerprint import fingerprint
 from hybridstitch.plans import Routed
 from hybridstitch.recipe.recipe import Recipe, recipes
 from hybridstitch.tune.candidates import Baseline, Candidate, baselines, drawn, even, idea, stitched, varied
 from hybridstitch.tune.disagreement import disagreement
 
-Draw = Callable[[Recipe], object]
+Generate = Callable[[Recipe], object]
 SPEEDS = (1.25, 1.5, 1.83, 2.2, 2.5, 3.0, 3.5, 4.0, 5.0)
 """Classes of cost: a candidate belongs to the fastest of these that it reaches."""
 PLUS_SPEED = 1.83
@@ -88,14 +88,14 @@ class Tuner:
 
     def __init__(
         self,
-        drawing: Drawing,
+        calibration: Calibration,
         guidance_scales: list[float],
         trials: Path,
         seed: int = 0,
-        drawers: Drawers | None = None,
+        pool: CalibrationPool | None = None,
         bar: bool = True,
     ):
-        self.drawing, self._drawers, self.scales = drawing, drawers, guidance_scales
+        self.calibration, self._pool, self.scales = calibration, pool, guidance_scales
         self._bar = bar
         self._rng = random.Random(seed)
         self._trials = trials
@@ -104,8 +104,8 @@ class Tuner:
             with suppress(ValueError):  # a line that an interruption cut off
                 key, numbers = json.loads(line)
                 self._known[key] = numbers
-        self.pair = fingerprint(drawing.pipe)
-        self._same = f"{self.pair} {drawing.pipe.large.dtype} {drawing.size} {drawing.steps}"
+        self.pair = fingerprint(calibration.pipe)
+        self._same = f"{self.pair} {calibration.pipe.large.dtype} {calibration.size} {calibration.steps}"
 
     def search(
         self,
@@ -148,7 +148,7 @@ class Tuner:
 
     def _prompts(self, number: int, rounds: int) -> int:
         """How many prompts a round takes."""
-        return max(1, len(self.drawing.prompts) >> (rounds - 1 - number))
+        return max(1, len(self.calibration.prompts) >> (rounds - 1 - number))
 
     def _most(self, trials: int, number: int, rounds: int, earlier: int) -> int:
         """How many pictures the rounds from this one on may need at most."""
@@ -166,21 +166,21 @@ class Tuner:
         return replace(recipes()["track"], plan=Routed(disagreement=self._disagreement()))
 
     def _trial(self, candidate: Candidate | Baseline) -> Trial:
-        return Trial(candidate, candidate.recipe(self.drawing.steps))
+        return Trial(candidate, candidate.recipe(self.calibration.steps))
 
     def _disagreement(self) -> tuple[float, ...]:
-        prompts = self.drawing.prompts[:8]
+        prompts = self.calibration.prompts[:8]
         key = f"{self._same} disagreement {self.scales} {prompts}"
         if key not in self._known:
             cases = product(self.scales, range(len(prompts)))
-            draws = [partial(self._watch, scale, prompt) for scale, prompt in cases]
+            runs = [partial(self._watch, scale, prompt) for scale, prompt in cases]
             what = f"distance of the models on {counted(len(prompts), 'prompt')}"
-            with Progress(what, len(draws), bar=self._bar) as progress:
-                self._remember(key, disagreement(_watched(draws, progress)))
+            with Progress(what, len(runs), bar=self._bar) as progress:
+                self._remember(key, disagreement(_with_progress(runs, progress)))
         return tuple(self._known[key])
 
     def _watch(self, guidance_scale: float, prompt: int, recipe: Recipe) -> object:
-        return self.drawing.draw(Case(recipe, guidance_scale, prompt))
+        return self.calibration.generate(Case(recipe, guidance_scale, prompt))
 
     def _best(self, trials: list[Trial], count: int) -> list[Trial]:
         """The best few of every kind and class of cost at each guidance scale: what is good differs between them."""
@@ -211,13 +211,13 @@ class Tuner:
             trials[index].shown[scale, prompt] = self._known[self._key(case)]
 
     def _measure(self, cases: list[Case]) -> Iterable[tuple[int, Sequence[float]]]:
-        if self._drawers:
-            return self._drawers.measure_all(cases)
-        return ((number, self.drawing.measure(case)) for number, case in enumerate(cases))
+        if self._pool:
+            return self._pool.measure_all(cases)
+        return ((number, self.calibration.measure(case)) for number, case in enumerate(cases))
 
     def _key(self, case: Case) -> str:
         described = json.dumps(case.recipe.to_dict(), sort_keys=True)
-        prompt = f"{case.prompt} {self.drawing.prompts[case.prompt]}"
+        prompt = f"{case.prompt} {self.calibration.prompts[case.prompt]}"
         return f"{self._same} {case.guidance_scale} {prompt} {described}"
 
     def _remember(self, key: str, numbers: Sequence[float]) -> None:
@@ -226,11 +226,11 @@ class Tuner:
             lines.write("\n" + json.dumps([key, numbers]))
 
 
-def _watched(draws: Iterable[Draw], progress: Progress) -> Iterator[Draw]:
+def _with_progress(runs: Iterable[Generate], progress: Progress) -> Iterator[Generate]:
     """Yield the draws; taking the next one counts the one before it as done."""
-    for number, draw in enumerate(draws):
+    for number, generate in enumerate(runs):
         progress.update(int(number > 0))
-        yield draw
+        yield generate
     progress.update()
 
 
@@ -263,5 +263,5 @@ def write(found: list[Trial], tuner: Tuner, path: Path) -> None:
     if plus:
         best = max(plus, key=lambda trial: min(trial.fidelity(scale) for scale in tuner.scales))
         named["hybridstitch-plus"] = best.recipe.to_dict()
-    content = {"pair": tuner.pair, "steps": tuner.drawing.steps, "named": named, "points": points}
+    content = {"pair": tuner.pair, "steps": tuner.calibration.steps, "named": named, "points": points}
     path.write_text(json.dumps(content, indent=1) + "\n")

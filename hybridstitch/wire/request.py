@@ -77,7 +77,7 @@ class GenerationRequest:
         return range(self.seed, self.seed + self.num_images)
 
     @property
-    def together(self) -> str:
+    def batch_key(self) -> str:
         """Equal for requests whose pictures can be drawn as one tensor."""
         recipe = self.recipe and self.recipe.to_dict()
         return json.dumps(

@@ -19,7 +19,7 @@ from hybridstitch.compare.shadow.drift import page as drift_page
 from hybridstitch.compare.shadow.drift import summarise
 from hybridstitch.compare.shadow.shadow import Shadow, read_requests
 from hybridstitch.errors import InvalidInput
-from tests.compare.test_report import Page
+from tests.support.html_page import Page
 
 
 def header(report: dict) -> str:

@@ -13,8 +13,8 @@ from hybridstitch import HybridStitchPipeline
 from hybridstitch.base.words import without, words_of
 from hybridstitch.errors import InvalidInput
 from hybridstitch.explain import Explanation, explain
-from hybridstitch.explain.drawing import draw
 from hybridstitch.explain.forward_counter import ForwardCounter
+from hybridstitch.explain.recording import record
 from hybridstitch.explain.targets import Choice, Texts
 from hybridstitch.model.mmdit import cached_attention, mmdit_forward
 
@@ -145,17 +145,17 @@ def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pair,
 
 def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pair):
     arguments = {"recipe": HYBRID, "speed": None, "region": None, "width": 32, "height": 32}
-    drawing = draw(
+    recording = record(
         tiny_pair, "red cat", 5, lambda: None, negative_prompt="dog", num_inference_steps=8, guidance_scale=3.0,
         **arguments,
     )  # fmt: skip
-    assert drawing.masked
+    assert recording.masked
     with torch.no_grad(), cached_attention(tiny_pair.large), cached_attention(tiny_pair.small):
         negative = Texts(*tiny_pair.prompts.alone(["dog"]))
-        choice = Choice(tiny_pair, drawing, ForwardCounter(None), drawing.masked, negative, 3.0)
-        for step in drawing.masked:
+        choice = Choice(tiny_pair, recording, ForwardCounter(None), recording.masked, negative, 3.0)
+        for step in recording.masked:
             scores = choice.respond(step, Texts(*tiny_pair.prompts.alone(["red cat", "blue dog"])))[..., 0]
-            tokens = drawing.steps[step].tokens
+            tokens = recording.steps[step].tokens
             assert tokens is not None
             again = scores[0].argsort(descending=True, stable=True)[: tokens.shape[1]]
             assert set(again.tolist()) == set(tokens[0].tolist())

@@ -17,9 +17,9 @@ from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
 from hybridstitch.html.explanation import command, render
 from hybridstitch.html.explanation_check import explanation_problems
-from tests.compare.test_report import Page
-from tests.server.test_explain_handler import STITCHED
-from tests.server.test_odd_answers import fixed, serving
+from tests.support.handlers import STITCHED
+from tests.support.html_page import Page
+from tests.support.http_server import fixed, serving
 
 HOSTILE = '<i>"&'
 QUICK = ["--num-inference-steps", "4", "--steps-explained", "1", "--seed", "1", "--recipe", json.dumps(STITCHED)]

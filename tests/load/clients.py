@@ -19,7 +19,7 @@ from hybridstitch import HybridStitchPipeline
 from hybridstitch.base.extras import extra
 from hybridstitch.serving.client.client import Client, ServiceError
 from hybridstitch.serving.server.server import Server
-from hybridstitch.serving.worker.render import draw
+from hybridstitch.serving.worker.render import generate
 from hybridstitch.wire.documents import encode_picture
 from hybridstitch.wire.request import parse_request
 from tests.load.traffic import LoadRequest, Reply
@@ -41,7 +41,7 @@ class Local:
     def answer(self, fields: Mapping[str, Any]) -> bytes:
         """The PNG that a request gets."""
         request = parse_request(dict(fields), {}, self._pipeline.size_limits, self._pipeline.catalogue)
-        return encode_picture(draw(self._pipeline, request).images[0], request)
+        return encode_picture(generate(self._pipeline, request).images[0], request)
 
     def references(self, requests: Sequence[LoadRequest]) -> dict[str, np.ndarray]:
         """The pictures of the good ones among them, by key."""

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from hybridstitch.wire.names import REQUEST_START as START
-from tests.server.test_handler import HTTP, QUICK, call, make_handler
+from tests.support.handlers import HTTP, QUICK, call, make_handler, pixels
 
 TWO_STEPS = QUICK | {"num_inference_steps": 2}
 
@@ -28,18 +28,14 @@ def handler(tiny: Path) -> Any:
 def drawn(handler: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many requests each call of the model had; the drawing itself is the real one."""
     sizes: list[int] = []
-    draw = handler.draw
+    draw = handler.generate
 
     def counted(requests: Any, progress: Any) -> Any:
         sizes.append(len(requests))
         return draw(requests, progress)
 
-    monkeypatch.setattr(handler, "draw", counted)
+    monkeypatch.setattr(handler, "generate", counted)
     return sizes
-
-
-def pixels(answer: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(answer)), dtype=np.int16)
 
 
 def documents(answers: list[bytes]) -> list[dict[str, Any]]:
@@ -158,14 +154,14 @@ def test_a_clock_that_is_wrong_expires_nothing(handler: Any, seconds: float) -> 
 def test_a_failure_while_drawing_hits_only_the_request_that_causes_it(
     handler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = handler.draw
+    draw = handler.generate
 
     def fails_for_seven(requests: Any, progress: Any) -> Any:
         if any(request.seed == 7 for request in requests):
             raise FloatingPointError("latents: not finite after denoising")
         return draw(requests, progress)
 
-    monkeypatch.setattr(handler, "draw", fails_for_seven)
+    monkeypatch.setattr(handler, "generate", fails_for_seven)
     answers, context = call(handler, [{"body": QUICK | {"seed": seed}} for seed in (1, 7, 2)])
     assert [context.get_response_status(index)[0] for index in range(3)] == [200, 500, 200]
     assert json.loads(answers[1])["error"]["type"] == "numerical_error"

@@ -21,8 +21,8 @@ import yaml
 
 from hybridstitch.cli import main as cli
 from hybridstitch.serving.server.server import Server
-from tests.snippets import LANGUAGES, ROOT, Snippet, commands, snippets, words
-from tests.tiny import make_pipeline
+from tests.support.snippets import LANGUAGES, ROOT, Snippet, commands, snippets, words
+from tests.support.tiny import make_pipeline
 
 LINKS = ("models", "handler", "docs", "config.properties", "Makefile")
 BOUNDS = {

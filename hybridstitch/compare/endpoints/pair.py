@@ -33,13 +33,13 @@ class PairEndpoint:
 
     def ask(self, prompt: str, seed: int, fields: Mapping[str, Any] = NO_FIELDS) -> Answer:
         """Draw one picture. The wait for another that is being drawn counts, as in the queue of a server."""
-        from hybridstitch.serving.worker.render import draw
+        from hybridstitch.serving.worker.render import generate
 
         started = time.perf_counter()
         try:
             request = self._parse(prompt, seed, fields)
             with self._lock:
-                rendering = draw(self._pipeline, request)
+                rendering = generate(self._pipeline, request)
         except (ValueError, RuntimeError, FloatingPointError, MemoryError) as error:
             return Answer(time.perf_counter() - started, error=f"{type(error).__name__}: {error}"[:300])
         seconds = time.perf_counter() - started

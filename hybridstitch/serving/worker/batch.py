@@ -89,7 +89,7 @@ def groups(jobs: Sequence[Job], pictures: int) -> list[list[Job]]:
     found: list[list[Job]] = []
     open_groups: dict[str, list[Job]] = {}
     for job in jobs:
-        key = job.request.together
+        key = job.request.batch_key
         group = open_groups.get(key, [])
         if not group or sum(each.request.num_images for each in [*group, job]) > pictures:
             group = open_groups[key] = []
@@ -139,11 +139,11 @@ class Progress:
             for image, row in zip(images, rows, strict=True):
                 self._send_preview(job, done, image, step.denoised[row : row + 1])
 
-    def _send_preview(self, job: Job, done: int, image: int, clean: Tensor) -> None:
+    def _send_preview(self, job: Job, done: int, image: int, denoised: Tensor) -> None:
         """A preview that is not finite is left out: an early estimate may overflow where the picture does not."""
         assert self._preview is not None
         try:
-            (picture,) = self._preview(clean)
+            (picture,) = self._preview(denoised)
         except FloatingPointError as error:
             logger.warning("request %s: preview of image %d at step %d: %s", job.request_id, image, done, error)
             job.warnings.append(f"preview of image {image} at step {done}: left out, its estimate was not finite")

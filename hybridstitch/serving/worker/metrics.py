@@ -34,7 +34,7 @@ class Metrics:
         """A request that was so long under way before the worker got it."""
         self._add("HybridStitchQueueSeconds", MetricTypes.HISTOGRAM, seconds, recipe)
 
-    def drew(self, pictures: int, reports: Sequence[dict[str, Any]]) -> None:
+    def generated(self, pictures: int, reports: Sequence[dict[str, Any]]) -> None:
         """Pictures that were drawn as one tensor, with the report (JSON) of each request."""
         self._add("HybridStitchBatchSize", MetricTypes.HISTOGRAM, pictures)
         for report in reports:

@@ -12,15 +12,15 @@ from hybridstitch.wire.documents import Rendering
 from hybridstitch.wire.request import GenerationRequest
 
 
-def draw(pipeline: HybridStitchPipeline, request: GenerationRequest) -> Rendering:
+def generate(pipeline: HybridStitchPipeline, request: GenerationRequest) -> Rendering:
     """The pictures of a request that was parsed with the pipeline's own catalogue and size limits."""
-    return draw_together(pipeline, [request])[0]
+    return generate_batch(pipeline, [request])[0]
 
 
-def draw_together(
+def generate_batch(
     pipeline: HybridStitchPipeline, requests: Sequence[GenerationRequest], on_step: StepWatcher | None = None
 ) -> list[Rendering]:
-    """The pictures of requests that can share a forward, see `GenerationRequest.together`, drawn as one tensor.
+    """The pictures of requests that can share a forward, see `GenerationRequest.batch_key`, drawn as one tensor.
 
     on_step: see the pipeline; pictures are numbered over all requests in their order.
     """
@@ -42,7 +42,9 @@ def draw_together(
     for request in requests:
         stop = start + request.num_images
         texts = {"prompt": [request.prompt], "negative_prompt": [request.negative_prompt]}
-        report = out.report.of(start, stop, pipeline.prompts.warnings(request.guidance_scale > 1, texts)).to_dict()
+        report = out.report.for_images(
+            start, stop, pipeline.prompts.warnings(request.guidance_scale > 1, texts)
+        ).to_dict()
         made = replace(request, recipe=out.report.recipe, speed=None)  # a speed may mean another recipe tomorrow
         renderings.append(Rendering(made, out.images[start:stop], report | {"seed": request.seed}))
         start = stop

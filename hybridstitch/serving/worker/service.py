@@ -48,7 +48,7 @@ class Endpoint(BaseHandler):
     """Parse, draw, encode. Every item of a batch is a row, a job and then an answer; one that goes wrong becomes its
     answer at once, and its neighbours go on. Jobs that can share a forward are drawn as one tensor.
 
-    A handler says how to `load` its models, which must set `size_limits`, and how to `draw` requests.
+    A handler says how to `load` its models, which must set `size_limits`, and how to `generate` requests.
     """
 
     settings: Settings
@@ -65,8 +65,8 @@ class Endpoint(BaseHandler):
         """Load the models as `self.settings` say and set `self.size_limits`."""
 
     @abstractmethod
-    def draw(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
-        """The pictures of requests that are alike in all that `together` compares; `progress` watches each step."""
+    def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
+        """The pictures of requests that are alike in all that `batch_key` compares; `progress` watches each step."""
 
     def initialize(self, context: Context) -> None:
         """Load everything and generate one picture: READY means that all models work.
@@ -81,7 +81,7 @@ class Endpoint(BaseHandler):
         with logged_step("check the defaults"):
             check_defaults(self.settings.defaults, self.size_limits, self.catalogue)
         with logged_step("generate a first picture by all models"):
-            warm_up(self.draw, self.size_limits, self.catalogue)
+            warm_up(self.generate, self.size_limits, self.catalogue)
         if self.explainer is not None:
             with logged_step("import what explains"):
                 question_fields()  # imports Captum: seconds that the first explanation would lack
@@ -151,11 +151,11 @@ class Endpoint(BaseHandler):
         alive = [job for job in group if not job.has_expired]
         results: dict[int, Rendering | Answer] = {}
         if alive:
-            drawn = self.draw_group(alive)
+            drawn = self.generate_group(alive)
             results = {job.index: result for job, result in zip(alive, drawn, strict=True)}
             reports = [result.report for result in drawn if isinstance(result, Rendering)]
             if reports:
-                metrics.drew(max(report["batch_size"] for report in reports), reports)
+                metrics.generated(max(report["batch_size"] for report in reports), reports)
         return [
             error_answer(job.expired_error(), job.request_id)
             if job.has_expired
@@ -163,19 +163,19 @@ class Endpoint(BaseHandler):
             for job in group
         ]
 
-    def draw_group(self, jobs: Sequence[Job]) -> Sequence[Rendering | Answer]:
+    def generate_group(self, jobs: Sequence[Job]) -> Sequence[Rendering | Answer]:
         """A rendering for each job, or the answer that says why there is none."""
         progress = Progress(jobs, self.size_limits.multiple_of, self.preview)
         try:
             self.limit.check()
-            return self.draw([job.request for job in jobs], progress)
+            return self.generate([job.request for job in jobs], progress)
         except Exception as error:
             if len(jobs) == 1 or isinstance(error, OutOfTime) or all(job.has_expired for job in jobs):
                 return [error_answer(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
             # As text: a log record that kept the exception would keep the tensors of its frames.
             logger.error("%d requests failed together, each is retried alone:\n%s", len(jobs), traceback.format_exc())
         # Outside of the handler the exception is gone, and the failed batch's memory with it.
-        return [result for job in jobs for result in self.draw_group([job])]
+        return [result for job in jobs for result in self.generate_group([job])]
 
     def read(self, row: Row) -> Job:
         """The job of one row. Raises InvalidInput that names everything wrong with it."""

@@ -14,7 +14,7 @@ from hybridstitch.wire.request import GenerationRequest, parse_request
 
 
 def warm_up(
-    draw: Callable[[Sequence[GenerationRequest], StepWatcher], Any],
+    generate: Callable[[Sequence[GenerationRequest], StepWatcher], Any],
     limits: SizeLimits,
     catalogue: Catalogue | None,
 ) -> None:
@@ -38,4 +38,4 @@ def warm_up(
             )
 
     payload = smallest_request(limits.minimum, recipes=catalogue is not None)
-    draw([parse_request(payload, {}, limits, catalogue)], check)
+    generate([parse_request(payload, {}, limits, catalogue)], check)

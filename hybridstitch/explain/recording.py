@@ -16,7 +16,7 @@ from hybridstitch.trajectory import StepState
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Recording:
     """One picture and the way to it.
 
     points: what each step started from. steps: what each step did.
@@ -61,7 +61,7 @@ class Drawing:
         return [dense for dense in self.dense if dense < index][-2:][0]
 
 
-def draw(pipeline: HybridStitchPipeline, prompt: str, seed: int, watch: Any, **arguments: Any) -> Drawing:
+def record(pipeline: HybridStitchPipeline, prompt: str, seed: int, watch: Any, **arguments: Any) -> Recording:
     """The picture that a prediction of the same request gives. `watch` is called after every step."""
     generator = [torch.Generator().manual_seed(seed)]
     latents = pipeline.initial_latents(arguments["width"], arguments["height"], generator)
@@ -80,4 +80,4 @@ def draw(pipeline: HybridStitchPipeline, prompt: str, seed: int, watch: Any, **a
     ]
     patch = pipeline.large.config.patch_size
     grid = (latents.shape[2] // patch, latents.shape[3] // patch)
-    return Drawing(out.images[0], out.report.to_dict() | {"seed": seed}, out.report.recipe, points, steps, grid)
+    return Recording(out.images[0], out.report.to_dict() | {"seed": seed}, out.report.recipe, points, steps, grid)
