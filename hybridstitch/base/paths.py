@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The checkout, or the folder that the package is installed in."""
+PACKAGE = Path(__file__).resolve().parents[1]
+IN_WHEEL = PACKAGE / "_files"
+"""Where a wheel carries what a checkout has beside the package; setup.py puts it there."""
+ROOT = IN_WHEEL if IN_WHEEL.is_dir() else PACKAGE.parent
+"""Holds `handler/`, `config.properties` and `models/`: the checkout, or `IN_WHEEL`."""
 EMBEDDED_PAIR = ROOT / "models" / "emoji"
 HELD_OUT_PROMPTS = EMBEDDED_PAIR / "heldout_prompts.txt"
 HANDLERS = ROOT / "handler"
