@@ -175,7 +175,7 @@ def test_the_command_tunes_a_pair_and_keeps_to_its_rules(tiny, tmp_path, capsys)
     assert "98 dB" in capsys.readouterr().err
     (tmp_path / "held-out.txt").write_text("two\n")
     assert main([*command, "--held-out", str(tmp_path / "held-out.txt")]) == 2
-    assert "none of those that evaluate" in capsys.readouterr().err
+    assert "none of the held-out prompts" in capsys.readouterr().err
     assert main([*command, "--held-out", str(tmp_path / "no-such.txt")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert main(["tune", "--large", str(tiny), "--small", str(tiny), "--prompts", str(tmp_path / "prompts.txt")]) == 2
