@@ -17,14 +17,12 @@ MEGABYTE = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def pictures(emoji: Path) -> dict[str, dict[str, np.ndarray]]:
+def pictures(emoji: Path, emoji_pipe: HybridStitchPipeline) -> dict[str, dict[str, np.ndarray]]:
     """Pictures by prompt and recipe, in 0..1, of held-out prompts, each with a seed of its own."""
-    pipe = HybridStitchPipeline.from_pretrained(emoji)
-    pipe.set_progress_bar_config(disable=True)
     prompts = read_prompts(emoji / "heldout_prompts.txt", 6)
     return {
         prompt: {
-            recipe: pipe(
+            recipe: emoji_pipe(
                 prompt,
                 recipe=recipe,
                 guidance_scale=4.5,
