@@ -15,6 +15,8 @@ from hybridstitch.explain import Explanation, explain
 from tests.support.pointing import heat_of, object_tokens, points_to
 from tests.support.tiny import load_pipeline
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"target": "image", "recipe": "large", "num_inference_steps": 8, "steps_explained": 3}
 
 

@@ -161,6 +161,7 @@ def test_every_snippet_says_what_it_is(snippet: Snippet) -> None:
     assert snippet.language in LANGUAGES, "label the block: bash, python or yaml, and text for what nobody runs"
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("snippet", [each for each in ALL if each.language != "text"], ids=str)
 def test_every_snippet_runs(reader: Reader, snippet: Snippet) -> None:
     reader.read(snippet)
