@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from hybridstitch.base.kept_settings import SETTINGS, kept_settings
+from hybridstitch.base.journal import SETTINGS, append_entries, read_entries, read_settings, write_whole
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -95,23 +91,17 @@ class BenchFolder:
         everyone = (old["contenders"] if old else {}) | self.contenders
         if not old or everyone != old["contenders"]:
             self.path.mkdir(parents=True, exist_ok=True)
-            draft = self.path / f"{SETTINGS}.part"
-            draft.write_text(json.dumps({"settings": self.settings, "contenders": everyone}, indent=1))
-            draft.replace(self.path / SETTINGS)
+            content = {"settings": self.settings, "contenders": everyone}
+            write_whole(self.path / SETTINGS, json.dumps(content, indent=1))
 
     def results(self) -> list[Result]:
         """Those of all contenders so far."""
-        found = []
-        for path in sorted(self.path.glob("results-*.jsonl")):
-            for line in path.read_text().splitlines():
-                with suppress(ValueError):  # a line that an interruption cut off, and the empty first one
-                    found.append(Result.from_dict(json.loads(line)))
-        return found
+        paths = sorted(self.path.glob("results-*.jsonl"))
+        return [Result.from_dict(entry) for path in paths for entry in read_entries(path)]
 
     def add(self, results: Iterable[Result]) -> None:
         """Append results, whose pictures are there already."""
-        with self._lines.open("a") as lines:
-            lines.writelines("\n" + json.dumps(asdict(result)) for result in results)
+        append_entries(self._lines, *map(asdict, results))
 
     def picture_path(self, contender: str, prompt: int, seed: int) -> Path:
         """Where a picture lies."""
@@ -158,4 +148,4 @@ def _kept(folder: Path) -> dict[str, Any] | None:
     def is_bench(content: dict[str, Any]) -> bool:
         return all(isinstance(content.get(name), dict) for name in ("settings", "contenders"))
 
-    return kept_settings(folder, "out", "an empty folder, or one of a bench", is_bench)
+    return read_settings(folder, "out", "an empty folder, or one of a bench", is_bench)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridstitch.base.markdown import markdown_table
 from hybridstitch.bench.folder import Fidelity, Result
 from hybridstitch.measure.host import machine
 from hybridstitch.measure.intervals import Interval, by_group, without_nan
@@ -119,7 +120,7 @@ def markdown(found: list[Row]) -> str:
     judged = list(next((row.quality for row in found if row.quality), {}))
     heads = ["contender", "by FLOPs", "measured (quartiles)", "PSNR dB (95 %)", "SSIM (95 %)", "perceptual (95 %)"]
     heads += ["in / out of mask, dB", "difference, dB (95 %)", "difference, perceptual (95 %)", *judged]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for row in found:
         low, high = row.speedup_quartiles
         cells = [row.title, f"{1 / row.cost:.2f}x", f"{row.speedup:.2f}x ({low:.2f} to {high:.2f})"]
@@ -132,8 +133,8 @@ def markdown(found: list[Row]) -> str:
             else ["", ""]
         )
         cells += [_optional(row.quality.get(name), ".3f") for name in judged]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown_table(heads, lines)
 
 
 def decibels(interval: Interval) -> str:

@@ -13,12 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from hybridstitch.base.paths import CALIBRATION_FILE, HELD_OUT_FILE
 from hybridstitch.base.prompt_files import read_prompts
 from hybridstitch.bench.specs import read_spec
 from hybridstitch.cli.interrupts import interruptible
 from hybridstitch.cli.options import (
-    CALIBRATION_FILE,
-    HELD_OUT_FILE,
     add_common,
     common_problems,
     find_prompts,

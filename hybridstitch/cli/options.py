@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from hybridstitch.recipe.catalogue import Catalogue
     from hybridstitch.recipe.recipe import Recipe
 
-HELD_OUT_FILE = "heldout_prompts.txt"
-CALIBRATION_FILE = "calibration_prompts.txt"
-
 
 def open_pipe(options: argparse.Namespace) -> HybridStitchPipeline:
     """The pair that the options name, on their device, with the strategies and recipes that they name."""

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridstitch.base.paths import CALIBRATION_FILE, HELD_OUT_FILE
 from hybridstitch.base.prompt_files import KINDS, read_prompts
 from hybridstitch.cli.interrupts import interruptible
 from hybridstitch.cli.options import (
-    CALIBRATION_FILE,
-    HELD_OUT_FILE,
     add_common,
     common_problems,
     defined,

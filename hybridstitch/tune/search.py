@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hybridstitch.base.journal import append_entries, read_entries
 from hybridstitch.base.progress import Progress, counted
 from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
 from hybridstitch.model.fingerprint import fingerprint
@@ -99,11 +99,7 @@ class Tuner:
         self._bar = bar
         self._rng = random.Random(seed)
         self._trials = trials
-        self._known: dict[str, Sequence[float]] = {}
-        for line in trials.read_text().splitlines() if trials.exists() else []:
-            with suppress(ValueError):  # a line that an interruption cut off
-                key, numbers = json.loads(line)
-                self._known[key] = numbers
+        self._known: dict[str, Sequence[float]] = dict(read_entries(trials))
         self.pair = fingerprint(calibration.pipe)
         self._same = f"{self.pair} {calibration.pipe.large.dtype} {calibration.size} {calibration.steps}"
 
@@ -222,8 +218,7 @@ class Tuner:
 
     def _remember(self, key: str, numbers: Sequence[float]) -> None:
         self._known[key] = numbers
-        with self._trials.open("a") as lines:
-            lines.write("\n" + json.dumps([key, numbers]))
+        append_entries(self._trials, [key, numbers])
 
 
 def _with_progress(runs: Iterable[Generate], progress: Progress) -> Iterator[Generate]:

@@ -10,8 +10,9 @@ from string import Template
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training" / "README.md"]
-LANGUAGES = ("bash", "python", "yaml", "text")
-"""`text` is output or a drawing; all others run."""
+DRAWN = ("text", "mermaid")
+"""Output and drawings."""
+LANGUAGES = ("bash", "python", "yaml", *DRAWN)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 import time
 from html import escape
@@ -17,6 +16,7 @@ from urllib.parse import parse_qs
 import numpy as np
 from PIL import Image
 
+from hybridstitch.base.images import encode_image
 from hybridstitch.compare.comparison import Comparison
 from hybridstitch.compare.review.preference import CHOICES, judgements, keep, left_side, order_of_pairs
 from hybridstitch.compare.run.folder import Folder
@@ -112,10 +112,8 @@ class Rating:
         cell = self.order[number]
         left = left_side(cell, self._order_seed)
         side = left if place == "left" else "b" if left == "a" else "a"
-        buffer = io.BytesIO()
         with Image.open(self.folder.path / self.pictures[cell][side]) as image:
-            Image.fromarray(np.asarray(image.convert("RGB"))).save(buffer, "PNG")
-        return buffer.getvalue()
+            return encode_image(Image.fromarray(np.asarray(image.convert("RGB"))), "png")
 
 
 def _handler(rating: Rating, root: str) -> type[BaseHTTPRequestHandler]:
