@@ -16,8 +16,8 @@ import psutil
 import pytest
 import requests
 
+from hybridstitch.base.progress import waiting
 from hybridstitch.cli.main import main
-from hybridstitch.cli.waiting import waiting
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.client.client import ServiceError
 from hybridstitch.serving.server.java_and_ports import is_free, ports_of
@@ -151,9 +151,10 @@ def test_one_client_serves_the_server_and_takes_nothing_from_the_environment(
 
 
 def test_a_long_wait_says_every_ten_seconds_how_long_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridstitch.cli.waiting.LINE_SECONDS", 0.05)
     lines: list[str] = []
-    with waiting("loading", lines.append):
+    monkeypatch.setattr("hybridstitch.base.progress.WAITING_SECONDS", 0.05)
+    monkeypatch.setattr("hybridstitch.base.progress.say", lines.append)
+    with waiting("loading"):
         time.sleep(0.3)
     said = len(lines)
     time.sleep(0.2)
