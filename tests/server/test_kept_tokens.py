@@ -16,6 +16,7 @@ from hybridstitch.serving.server.key_file import RENEW_SHARE, KeptKeyFile
 from hybridstitch.serving.server.server import Server
 
 
+@pytest.mark.server
 def test_tokens_are_kept_renewed_and_removed(tmp_path: Path) -> None:
     store, path = tmp_path / "store", tmp_path / "keys.json"
     store.mkdir()
