@@ -102,7 +102,9 @@ def test_the_command_on_the_page_makes_it_again(
 
 
 def test_words_can_be_read_on_their_ground_in_light_and_dark() -> None:
-    styles = [files("hybridstitch.html").joinpath(name).read_text() for name in ("page.css", "explanation.css")]
+    styles = [
+        files("hybridstitch.html").joinpath("templates", name).read_text() for name in ("page.css", "explanation.css")
+    ]
     light, dark = ({}, {})
     for style in styles:
         for block, found in zip(re.findall(r":root \{(.*?)\}", style, re.S), (light, dark), strict=True):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
-from string import Template
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +19,7 @@ from hybridstitch.compare.review.preference import CHOICES, judgements, keep, le
 from hybridstitch.compare.run.folder import Folder
 from hybridstitch.compare.run.order import Cell
 from hybridstitch.errors import InvalidInput, Problem
-from hybridstitch.html.document import document
+from hybridstitch.html.document import render_page
 
 LOOPBACK = "127.0.0.1"
 LONGEST_BODY = 256
@@ -94,18 +91,15 @@ class Rating:
 
     def page(self, nonce: str) -> str:
         """The first pair that is not judged, or the end."""
-        number = next((index for index, cell in enumerate(self.order) if cell not in self.judged), None)
-        if number is None:
-            body = "<header class='rate'><h1>All pairs are judged. Thank you.</h1></header>"
-            return document("Which is better?", body)
-        body = Template(files("hybridstitch.compare.review").joinpath("rate.html").read_text()).substitute(
-            progress=f"{len(self.judged) + 1} of {len(self.order)} · which picture is better for this prompt?",
-            text=escape(self.prompts[self.order[number][0]]),
-            pair=number,
+        pair = next((index for index, cell in enumerate(self.order) if cell not in self.judged), None)
+        return render_page(
+            "rate.html",
+            pair=pair,
+            prompt=None if pair is None else self.prompts[self.order[pair][0]],
+            number=len(self.judged) + 1,
+            count=len(self.order),
             nonce=nonce,
         )
-        policy = f"default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'"
-        return document("Which is better?", body, f"{policy}; form-action 'self'")
 
     def picture(self, number: int, place: str) -> bytes:
         """The left or right picture as a PNG without the metadata that would tell whose it is."""
