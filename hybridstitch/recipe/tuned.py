@@ -10,12 +10,14 @@ from hybridstitch.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class TunedRecipe:
-    """A recipe that `hybridstitch tune` found worth its cost on a pair.
+    """A recipe that `hybridstitch tune` selected on a pair.
 
-    costs: for every guidance scale that it was tried at, FLOPs of the transformers, where the large model's are 1;
-        plans that look at the picture differ there.
-    psnr_db: for the same scales, mean fidelity to the large model's own pictures on the prompts that it was tuned on.
-    origin: whose idea it is, the name of a recipe or of a method.
+    Attributes:
+        recipe: the recipe.
+        costs: for each tuned guidance scale, FLOPs of the transformers relative to the large model alone. A plan that
+            depends on the picture costs differently at each scale.
+        psnr_db: for the same scales, mean PSNR in dB to the large model's pictures of the calibration prompts.
+        origin: the recipe or method that it derives from.
     """
 
     recipe: Recipe
@@ -24,11 +26,11 @@ class TunedRecipe:
     origin: str
 
     def cost(self, guidance_scale: float) -> float:
-        """At the guidance scale nearest to this one that was tried."""
+        """The cost at the tuned guidance scale nearest to this one."""
         return self.costs[self._nearest(guidance_scale)]
 
     def fidelity(self, guidance_scale: float) -> float:
-        """What it reached there, in dB."""
+        """The PSNR in dB at the tuned guidance scale nearest to this one."""
         return self.psnr_db[self._nearest(guidance_scale)]
 
     def _nearest(self, guidance_scale: float) -> float:
