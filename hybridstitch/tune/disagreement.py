@@ -1,4 +1,4 @@
-"""How far the two models are apart over the schedule: what plan `routed` has to know about a pair (TRACK, 2026)."""
+"""Distance of the two models' velocities over the schedule: the parameter of plan `routed` (TRACK, 2026)."""
 
 from __future__ import annotations
 
@@ -8,39 +8,25 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from hybridstitch.plans import Plan
-from hybridstitch.recipe.recipe import Recipe
-from hybridstitch.trajectory import Trajectory
+from hybridstitch.pipeline import StepWatcher
+from hybridstitch.sampler import Step
 
 
 @torch.no_grad()
-def disagreement(draws: Iterable[Callable[[Recipe], object]]) -> tuple[float, ...]:
-    """Relative distance of the models' velocities on the large model's own path, one number a step.
+def disagreement(runs: Iterable[Callable[[StepWatcher], object]]) -> tuple[float, ...]:
+    """Return the relative distance of the velocities on the large model's own path, one number for each step.
 
-    draws: each draws one calibration picture by the recipe that it is given.
+    Args:
+        runs: Each generates one calibration picture by the large model alone and calls its argument after every step.
     """
     distances: dict[int, list[float]] = defaultdict(list)
-    latest: list[Trajectory] = []
 
-    def look(trajectory: Trajectory) -> None:
-        point, large = trajectory.dense[-1]
-        distance = (large - trajectory.small_velocity(point)).norm() / large.norm()
-        distances[point.index].append(float(distance))
+    def compare(_: range, step: Step) -> None:
+        assert step.trajectory is not None
+        point, large = step.trajectory.dense[-1]
+        distance = (large - step.trajectory.small_velocity(point)).norm() / large.norm()
+        distances[step.index].append(float(distance))
 
-    class Watch(Plan):
-        """The large model at all steps, with a look at what the small one would have said at the step before."""
-
-        type = "watch"
-        masked = False
-
-        def large_share(self, trajectory: Trajectory) -> float:
-            if trajectory.dense:
-                look(trajectory)
-            trajectory.small_velocity()  # while there is a loop around it: the last look comes after its end
-            latest[:] = [trajectory]
-            return 1.0
-
-    for draw in draws:
-        draw(Recipe(Watch(), name="watch"))
-        look(latest[0])  # the last step, which no plan comes after
+    for run in runs:
+        run(compare)
     return tuple(round(float(np.mean(distances[index])), 4) for index in sorted(distances))

@@ -21,12 +21,13 @@ import numpy as np
 from hybridstitch.base.progress import Progress, counted
 from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
 from hybridstitch.model.fingerprint import fingerprint
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.plans import Routed
 from hybridstitch.recipe.recipe import Recipe, recipes
 from hybridstitch.tune.candidates import Baseline, Candidate, baselines, drawn, even, idea, stitched, varied
 from hybridstitch.tune.disagreement import disagreement
 
-Generate = Callable[[Recipe], object]
+Run = Callable[[StepWatcher], object]
 SPEEDS = (1.25, 1.5, 1.83, 2.2, 2.5, 3.0, 3.5, 4.0, 5.0)
 """Classes of cost: a candidate belongs to the fastest of these that it reaches."""
 PLUS_SPEED = 1.83
@@ -173,14 +174,14 @@ class Tuner:
         key = f"{self._same} disagreement {self.scales} {prompts}"
         if key not in self._known:
             cases = product(self.scales, range(len(prompts)))
-            runs = [partial(self._watch, scale, prompt) for scale, prompt in cases]
+            runs = [partial(self._run_large, scale, prompt) for scale, prompt in cases]
             what = f"distance of the models on {counted(len(prompts), 'prompt')}"
             with Progress(what, len(runs), bar=self._bar) as progress:
                 self._remember(key, disagreement(_with_progress(runs, progress)))
         return tuple(self._known[key])
 
-    def _watch(self, guidance_scale: float, prompt: int, recipe: Recipe) -> object:
-        return self.calibration.generate(Case(recipe, guidance_scale, prompt))
+    def _run_large(self, guidance_scale: float, prompt: int, on_step: StepWatcher) -> object:
+        return self.calibration.generate(Case(recipes()["large"], guidance_scale, prompt), on_step)
 
     def _best(self, trials: list[Trial], count: int) -> list[Trial]:
         """The best few of every kind and class of cost at each guidance scale: what is good differs between them."""
@@ -226,11 +227,11 @@ class Tuner:
             lines.write("\n" + json.dumps([key, numbers]))
 
 
-def _with_progress(runs: Iterable[Generate], progress: Progress) -> Iterator[Generate]:
-    """Yield the draws; taking the next one counts the one before it as done."""
-    for number, generate in enumerate(runs):
+def _with_progress(runs: Iterable[Run], progress: Progress) -> Iterator[Run]:
+    """Yield the runs. Taking the next one counts the one before it as done."""
+    for number, run in enumerate(runs):
         progress.update(int(number > 0))
-        yield generate
+        yield run
     progress.update()
 
 
