@@ -38,7 +38,7 @@ bench: setup
 
 # Hundreds of mixed requests from eight clients, every answer checked, and what TorchServe itself and batches cost.
 load: setup
-	$(BIN)/python -m tests.load.load --batching
+	$(BIN)/python -m tests.load --batching
 
 # The pictures of the README.
 PROMPT := rocket on black

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from hybridstitch import HybridStitchPipeline
-from tests.sprites import make_library
-from tests.tiny import make_pair_folder
+from hybridstitch.base.paths import EMBEDDED_PAIR
+from tests.support.sprites import make_library
+from tests.support.tiny import make_pair_folder
 from training.scenes import Library
-
-EMOJI = Path(__file__).parents[1] / "models" / "emoji"
 
 # Toy models gain nothing from a second thread, and lose a lot where another process wants the core.
 torch.set_num_threads(1)
@@ -21,7 +20,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def emoji() -> Path:
     """The embedded pair."""
-    return EMOJI
+    return EMBEDDED_PAIR
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The floors and rooms of docs/architecture.md, held against every import of the package."""
+"""The floors and rooms of docs/architecture.md against every import of the package, and the imports of the tests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module of the package that a file imports: at its top, inside functions and for types alone."""
+    """Every module that a file imports: at its top, inside functions and for types alone."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -119,3 +119,15 @@ def test_imported_without_torch(module: str) -> None:
     code = f"import sys, hybridstitch.{module}; print([name for name in ('torch', 'diffusers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "[]\n"
+
+
+def test_tests_share_code_through_support_alone() -> None:
+    """A test module that imports another one, or a conftest, runs and breaks with it."""
+    shared = ("tests.support", "tests.load")
+    strays = [
+        f"{path.relative_to(ROOT)} -> {name}"
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in imported(path)
+        if name.split(".")[0] == "tests" and not name.startswith(shared)
+    ]
+    assert strays == []

@@ -13,7 +13,7 @@ from hybridstitch.bench.folder import BenchFolder, Fidelity, Result
 from hybridstitch.bench.page import write_page
 from hybridstitch.bench.plot import chart, plot
 from hybridstitch.bench.table import Row, markdown, rows
-from tests.compare.test_report import Page
+from tests.support.html_page import Page
 
 NAMES = [
     "large",

@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 
+from hybridstitch.base.paths import EMBEDDED_PAIR
 from hybridstitch.model.flops import forward_flops
-from tests.conftest import EMOJI
 from training import distil, models, stages
 from training.distil import BLOCKS, Drawings, Lesson, exported_parts, prune, read_start
 from training.evaluate import open_pair
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def parts() -> distil.Parts:
-    return exported_parts(EMOJI)
+    return exported_parts(EMBEDDED_PAIR)
 
 
 def inputs(pictures: int = 2) -> tuple[torch.Tensor, ...]:
@@ -63,7 +63,7 @@ def test_the_large_model_costs_as_many_times_the_small_one_as_in_sd35():
 
 def test_the_latent_space_is_read_from_the_encoder(parts):
     assert isinstance(parts.space, Projection)
-    autoencoder = AutoencoderKL.from_pretrained(EMOJI / "vae", torch_dtype=torch.float32)
+    autoencoder = AutoencoderKL.from_pretrained(EMBEDDED_PAIR / "vae", torch_dtype=torch.float32)
     pixels = 2 * torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) - 1
     with torch.no_grad():
         wanted = autoencoder.encode(pixels).latent_dist.mode()
@@ -126,7 +126,9 @@ def test_a_lesson_brings_the_small_model_nearer(parts, library, quick, progress)
 
 def test_the_stage_goes_on_where_it_stopped_and_is_exported_alone(library, quick, tmp_path):
     def trained(minutes: float) -> Counters:
-        run(stages.make("small-distil", minutes, library, tmp_path / "runs", CPU, EMOJI), tmp_path / "runs", CPU)
+        run(
+            stages.make("small-distil", minutes, library, tmp_path / "runs", CPU, EMBEDDED_PAIR), tmp_path / "runs", CPU
+        )
         return load_average(tmp_path / "runs", "small-distil", models.build_transformer("small"))
 
     first = trained(0.001)
@@ -146,7 +148,9 @@ def test_the_stage_goes_on_where_it_stopped_and_is_exported_alone(library, quick
     assert (output / written[-1]).stat().st_mode & 0o777 == 0o644
 
     average, _ = stages.newest_transformer("small", tmp_path / "runs")
-    stage = stages.make("small-distil", 1, library, tmp_path / "again", CPU, EMOJI, output / "transformer_small")
+    stage = stages.make(
+        "small-distil", 1, library, tmp_path / "again", CPU, EMBEDDED_PAIR, output / "transformer_small"
+    )
     with torch.no_grad():
         found, wanted = (distil.velocity(each, *inputs()) for each in (stage.model, average))
     assert (found - wanted).abs().max() < 0.05  # half precision
@@ -167,12 +171,12 @@ def test_a_second_attention_may_come_later(parts, monkeypatch, tmp_path):
 
 def test_only_a_small_model_of_the_same_shape_is_gone_on_from():
     with pytest.raises(ValueError, match=r"--start .*transformer: expected .*'num_layers': 3.* got .*'num_layers': 8"):
-        read_start(EMOJI / "transformer")
+        read_start(EMBEDDED_PAIR / "transformer")
 
 
 def test_velocity_errors_tell_the_models_apart_at_the_same_noise(library, monkeypatch):
     monkeypatch.setattr("training.velocities.LEVELS", (0.5,))
-    pair = open_pair(EMOJI)
+    pair = open_pair(EMBEDDED_PAIR)
     pixels, captions = next(batches(library, 128, 2, seed=0))
     found = velocity_errors(pair, pixels, captions)
     assert found.keys() == {"large", "small", "apart"}

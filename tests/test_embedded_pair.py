@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hybridstitch import HybridStitchPipeline
-from hybridstitch.cli.options import read_prompts
+from hybridstitch.base.prompt_files import read_prompts
 from hybridstitch.measure.pixels import psnr
 from training.vocabulary import COLOURS
 

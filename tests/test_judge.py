@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hybridstitch.bench.folder import BenchFolder, Fidelity, Result
-from tests.sprites import SHAPES
+from tests.support.sprites import SHAPES
 from training import retrieval
 from training.evaluate import Judge, background_hits
 from training.judge import judge

@@ -8,7 +8,7 @@ import torch
 from hybridstitch import masks
 from hybridstitch.masks.base import ranks
 from hybridstitch.trajectory import StepState, Trajectory
-from tests.walk import Walk, latents_of
+from tests.support.walk import Walk, latents_of
 
 
 def test_ras_prefers_a_small_spread_and_those_that_wait():

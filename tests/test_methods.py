@@ -9,7 +9,7 @@ from torch import Tensor
 from hybridstitch import fills, plans
 from hybridstitch.model.mmdit import patchify, unpatchify
 from hybridstitch.plans import Plan
-from tests.walk import STEPS, Walk, no_small_model, rows_of
+from tests.support.walk import STEPS, Walk, no_small_model, rows_of
 
 
 def shares(plan: Plan, steps: int) -> list[float]:
@@ -143,11 +143,11 @@ def test_the_small_model_may_do_only_what_is_left():
 
     fill = fills.SmallRest()
     walk = Walk(model).large(1, 2, 3, 4).at(1)
-    walk.trajectory.chosen = torch.tensor([[1]])
+    walk.trajectory.tokens = torch.tensor([[1]])
     fill.velocity(walk.trajectory)
-    walk.at(2).trajectory.chosen = torch.tensor([[0, 2]])
+    walk.at(2).trajectory.tokens = torch.tensor([[0, 2]])
     assert fill.velocity(walk.trajectory)[0, [1, 3], 0].tolist() == [7, 7]
-    walk.at(3).trajectory.chosen = torch.tensor([[0, 1, 2, 3]])
+    walk.at(3).trajectory.tokens = torch.tensor([[0, 1, 2, 3]])
     assert fill.velocity(walk.trajectory).shape == (1, 4, 1)
     fill.velocity(walk.at(4).trajectory)
     assert seen == [None, [[1, 3]], None]

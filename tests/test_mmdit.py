@@ -10,11 +10,11 @@ from diffusers import SD3Transformer2DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hybridstitch.base.paths import EMBEDDED_PAIR
 from hybridstitch.model.flops import forward_flops
 from hybridstitch.model.guidance import GuidedModel
 from hybridstitch.model.mmdit import KVCache, cached_attention, gather_rows, mmdit_forward, unpatchify
 from hybridstitch.testing.toys import LAYOUTS, tiny_transformer
-from tests.conftest import EMOJI
 
 SIZES = [(16, 16), (8, 20)]
 
@@ -41,7 +41,7 @@ def choose(batch: int, n: int, k: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(params=[*LAYOUTS, "emoji"])
 def transformer(request: pytest.FixtureRequest) -> SD3Transformer2DModel:
     if request.param == "emoji":
-        return SD3Transformer2DModel.from_pretrained(EMOJI, subfolder="transformer", dtype=torch.float32)
+        return SD3Transformer2DModel.from_pretrained(EMBEDDED_PAIR, subfolder="transformer", dtype=torch.float32)
     return tiny_transformer(request.param)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput
 from hybridstitch.model.pair import LOADERS, SHARED, check_folders
-from tests.tiny import make_pair_folder, make_pipeline
+from tests.support.tiny import make_pair_folder, make_pipeline
 
 CONFIGS = {"scheduler": "scheduler_config.json"}
 

@@ -10,12 +10,12 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from hybridstitch import HybridStitchPipeline, InvalidInput, Recipe, fills, masks, plans, recipes
+from hybridstitch.base.paths import EMBEDDED_PAIR
 from hybridstitch.masks import All, Box
 from hybridstitch.pipeline import Output
 from hybridstitch.plans import Staged
 from hybridstitch.testing.toys import LAYOUTS
-from tests.conftest import EMOJI
-from tests.tiny import make_pair_folder
+from tests.support.tiny import make_pair_folder
 
 CALL = {"num_inference_steps": 5, "guidance_scale": 3.5, "negative_prompt": "blue"}
 STAGES = Staged(large=0.4, hybrid=0.4, share=0.3)
@@ -37,7 +37,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def folder(request, tmp_path_factory) -> Path:
     """A packed pair, whose large model has the layout, or the embedded pair."""
     if request.param == "emoji":
-        return EMOJI
+        return EMBEDDED_PAIR
     return make_pair_folder(tmp_path_factory.mktemp(request.param), request.param)
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput, Recipe, recipes
-from hybridstitch.base.images import report_lines
 from hybridstitch.cli.options import defined
+from hybridstitch.cli.report_lines import report_lines
 from hybridstitch.fills import Last
 from hybridstitch.masks import Disagreement, Random, Refresh
 from hybridstitch.plans import ExplicitShares, Staged

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
+from hybridstitch.base.paths import CALIBRATION_FILE, HELD_OUT_FILE
 from training import models, stages
 from training.autoencoder import build
 from training.scenes import Library, SceneSource
@@ -65,8 +66,8 @@ def export(runs: Path, library: Library, output: Path) -> None:
         "licences": LICENCES,
     }
     (output / "pair.json").write_text(json.dumps(facts, indent=2) + "\n")
-    (output / "heldout_prompts.txt").write_text("".join(f"{caption(scene)}\n" for scene in held_out()))
-    (output / "calibration_prompts.txt").write_text("".join(f"{prompt}\n" for prompt in calibration_prompts(library)))
+    (output / HELD_OUT_FILE).write_text("".join(f"{caption(scene)}\n" for scene in held_out()))
+    (output / CALIBRATION_FILE).write_text("".join(f"{prompt}\n" for prompt in calibration_prompts(library)))
     _list_weights(output)
     print(f"large from {large_stage}, small from {small_stage}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hybridstitch.base.markdown import markdown_table
 from hybridstitch.bench.folder import BenchFolder
 from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.measure.intervals import Interval, without_nan
@@ -52,10 +53,8 @@ def main() -> None:
     folder = parser.parse_args().folder
     figures = judge(folder, load_library(Path(__file__).parent / "data"), held_out())
     names = list(next(iter(figures.values())))
-    print(f"| contender | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for contender, found in figures.items():
-        cells = [f"{each:.3f}" for each in found.values()]
-        print(f"| {contender} | {' | '.join(cells)} |")
+    rows = [[contender, *(f"{each:.3f}" for each in found.values())] for contender, found in figures.items()]
+    print(markdown_table(["contender", *names], rows), end="")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from hybridstitch.base.images import mask_overlay, report_lines
+from hybridstitch.base.overlay import mask_overlay
 from hybridstitch.base.paths import EMBEDDED_PAIR
+from hybridstitch.cli.report_lines import report_lines
 from hybridstitch.serving.server.served import served
 
 PROMPT = "a red apple on blue"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridstitch.cli.paths import PICTURES, clashes, file_to_write, make_folders
+from hybridstitch.cli.report_lines import report_lines
 from hybridstitch.cli.request import (
     FIELDS,
     add_request_options,
@@ -26,8 +27,6 @@ GENERATED = (*FIELDS, "num_images")
 
 def generate(options: argparse.Namespace) -> None:
     """Generate pictures of one prompt, in this process or by a server."""
-    from hybridstitch.base.images import report_lines
-
     make_folders(options.out, options.report, options.mask_overlay)
     payload = given_fields(options, GENERATED)
     payload["output_format"] = PICTURES[options.out.suffix.lower()]
@@ -76,7 +75,7 @@ def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> tuple[li
 def _write_overlays(pictures: list[bytes], report: dict[str, Any], path: Path) -> None:
     from PIL import Image
 
-    from hybridstitch.base.images import mask_overlay
+    from hybridstitch.base.overlay import mask_overlay
 
     for number, (picture, target) in enumerate(zip(pictures, _numbered(path, len(pictures)), strict=True)):
         mask_overlay(Image.open(io.BytesIO(picture)), report, number).save(target)

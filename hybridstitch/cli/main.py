@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from hybridstitch._version import __version__
-from hybridstitch.base.paths import EMBEDDED_PAIR
+from hybridstitch.base.paths import EMBEDDED_PAIR, INDEX
 from hybridstitch.base.quiet import silence_libraries
 from hybridstitch.cli import bench as bench_command
 from hybridstitch.cli import compare as compare_command
@@ -66,6 +66,7 @@ def demo(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every option that is wrong."""
+    raise_problems(_absent_pair(options))
     problems = unreadable(options)
     if check := getattr(options, "check", None):
         try:
@@ -73,6 +74,16 @@ def _check(options: argparse.Namespace) -> None:
         except InvalidInput as error:
             problems += error.problems
     raise_problems(problems)
+
+
+def _absent_pair(options: argparse.Namespace) -> list[Problem]:
+    """The embedded pair, for a command that would take it where the package is installed without it."""
+    names_another = any(getattr(options, name, None) for name in ("url", "large", "small"))
+    pair = getattr(options, "pair", None) or getattr(options, "own_pair", None)
+    if names_another or pair != EMBEDDED_PAIR or (EMBEDDED_PAIR / INDEX).is_file():
+        return []
+    expected = "a folder: an installed package lacks the embedded pair (33 MB), models/emoji of the repository"
+    return [Problem("pair", expected, None)]
 
 
 def _named(problem: Problem, options: argparse.Namespace) -> Problem:

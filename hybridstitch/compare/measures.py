@@ -23,10 +23,22 @@ EFFICIENTNET = "efficientnet"
 """Names the distance of `hybridstitch.measure.perceptual`, whose weights come with the extra `bench`."""
 SEAM_PIXELS = 4
 """How far from the border of the mask a pixel counts as along it."""
-REGIONS = ("inside", "outside", "seam")
+REGIONS = {"inside": "inside the mask", "outside": "outside it", "seam": "along its border"}
+"""Parts of a picture, and their titles."""
 FIDELITY = ("psnr_db", "ssim", "distance", *(f"{region}_{name}" for region in REGIONS for name in ("psnr_db", "ssim")))
 LOWER_IS_NEARER = ("distance", "seam_contrast")
 NAMES = (*FIDELITY, "seam_contrast", "quality")
+TITLES = {
+    "psnr_db": "PSNR, dB",
+    "ssim": "SSIM",
+    "distance": "Perceptual distance",
+    "seam_contrast": "Step across the mask's border, B minus A",
+    "quality": "Quality, B minus A",
+}
+TITLES |= {
+    f"{region}_{name}": f"{TITLES[name]}, {words}" for region, words in REGIONS.items() for name in ("psnr_db", "ssim")
+}
+"""Names of the measures for people."""
 BOUNDS = {"ssim": 0.5, "distance": 0.5, "quality": 1.0, "seam_contrast": 0.2}
 """Of a prompt's distance from a limit in the sequential mode, 15 dB for PSNR."""
 

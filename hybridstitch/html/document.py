@@ -1,78 +1,66 @@
-"""Pieces of HTML that the pages share."""
+"""Renders pages from the templates of this room.
+
+A page is one file: it holds its own styles and pictures and loads nothing. Every value is escaped, unless it is
+`Markup`, which only the plots return.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
-from importlib.resources import files
+from collections.abc import Mapping
 from typing import Any
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The browser itself keeps the page from loading anything."""
-FIT_A_PHONE = 3
-"""Columns of a table."""
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 LONGEST_VALUE = 400
-"""Characters of a setting that are shown."""
+"""Characters of a setting that a page shows."""
 
 
-def document(title: str, body: str, policy: str = POLICY, more_style: str = "") -> str:
-    """A whole page with the style of this project, and more of it if a page has its own."""
-    style = files("hybridstitch.html").joinpath("page.css").read_text()
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{style}{more_style}</style></head>\n<body><main>\n{body}</main></body></html>\n"
-    )
+def render_page(template: str, **values: Any) -> str:
+    """Fill a template of `html/templates`, such as `shadow.html`.
 
+    Args:
+        template: the file's name.
+        values: what the template names. A name without a value is an error.
 
-def definitions(values: Mapping[str, Any]) -> str:
-    """Names and values, escaped, long ones cut."""
-
-    def text(value: Any) -> str:
-        said = value if isinstance(value, str) else json.dumps(value)
-        return escape(said if len(said) <= LONGEST_VALUE else said[:LONGEST_VALUE] + "…")
-
-    pairs = (f"<div><dt>{escape(name)}</dt><dd>{text(value)}</dd></div>" for name, value in values.items())
-    return f'<dl class="facts">{"".join(pairs)}</dl>'
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Heads and rows of HTML, that is, escaped by the caller; the first cell of a row is its head."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
-    )
-    whole = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return scroll(whole, len(heads) > FIT_A_PHONE)
-
-
-def scroll(content: str, wide: bool) -> str:
-    """A box that scrolls sideways by itself. wide: whether a phone cuts the content, which a line then says there."""
-    hint = '<p class="hint">Scroll sideways to see all of it \u2192</p>' if wide else ""
-    return f'{hint}<div class="scroll" tabindex="0">{content}</div>'
-
-
-def tiles(found: Sequence[tuple[str, str, str]]) -> str:
-    """Cards with a name, a large figure and a small line below it, escaped by the caller."""
-    cells = "".join(
-        f"<div><dt>{name}</dt><dd><b>{value}</b><small>{below}</small></dd></div>" for name, value, below in found
-    )
-    return f'<dl class="tiles">{cells}</dl>\n'
-
-
-def as_float(value: float | None) -> float:
-    """NaN for the null of JSON."""
-    return math.nan if value is None else value
+    Returns:
+        The HTML of the whole page.
+    """
+    return _TEMPLATES.get_template(template).render(values)
 
 
 def figure(value: float | None, spec: str) -> str:
-    """A number, or a dash."""
+    """A number in the format `spec`; a dash for None."""
     return "-" if value is None else f"{value:{spec}}"
 
 
+def percent(share: float | None) -> str:
+    """A share of 1 in whole percent, without the sign; a dash for None."""
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
 def between(interval: Mapping[str, Any], spec: str) -> str:
-    """The ends of an interval."""
+    """The ends of an interval, its keys `low` and `high`, in the format `spec`."""
     return f"{figure(interval['low'], spec)} to {figure(interval['high'], spec)}"
+
+
+def as_float(value: float | None) -> float:
+    """NaN for None, which is how JSON keeps NaN."""
+    return math.nan if value is None else value
+
+
+def _shortened(value: Any) -> str:
+    """A setting as text: JSON unless it is text already, cut after `LONGEST_VALUE` characters."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"
+
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("hybridstitch.html"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_TEMPLATES.filters.update(figure=figure, between=between, percent=percent, shortened=_shortened)

@@ -11,9 +11,10 @@ from typing import Any
 from PIL import Image
 
 from hybridstitch.errors import Problem
-from hybridstitch.html.explanation_words import METHODS, SUBJECTS
 
 FORMATS = ("png", "jpeg", "webp")
+TARGETS = ("mask", "region", "image")
+METHODS = ("ablation", "integrated_gradients")
 LARGEST_GRID = 1024
 """Tokens along a side of a picture: many more than any model has."""
 MOST_SHOWN = 20
@@ -30,7 +31,7 @@ def explanation_problems(answer: Any) -> list[Problem]:
     prompt = found.at(request, "request.prompt", "text", _is_text)
     kind = found.at(request, "request.output_format", f"one of: {', '.join(FORMATS)}", lambda each: each in FORMATS)
     _check_report(found, answer)
-    target = found.at(answer, "target", f"one of: {', '.join(SUBJECTS)}", lambda each: _is_one_of(each, SUBJECTS))
+    target = found.at(answer, "target", f"one of: {', '.join(TARGETS)}", lambda each: _is_one_of(each, TARGETS))
     found.at(answer, "method", f"one of: {', '.join(METHODS)}", lambda each: _is_one_of(each, METHODS))
     found.at(answer, "baseline", "text", _is_text)
     found.at(answer, "forwards", "an integer, at least 0", _is_count)

@@ -1,4 +1,7 @@
-"""The page's drawings, as SVG that takes its colours from the page."""
+"""The plots of the pages, as SVG that takes its colours from the page.
+
+Titles must be words of this project: the SVG is markup that a template does not escape.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,25 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 WIDTHS = {"wide": 900, "narrow": 340}
-"""In pixels: every drawing comes once for a desk and once for a phone, so that its words stay readable."""
+"""In pixels. Every plot comes once for a desk and once for a phone, so that its words stay readable."""
 ROW, AXIS = 92, 30
 MOST_BINS = 40
 
 
-def latency(seconds: Mapping[str, Sequence[float]]) -> str:
+def latency(seconds: Mapping[str, Sequence[float]]) -> Markup:
     """A histogram of seconds for each side over one axis, its median marked."""
     values = {side: each for side, each in seconds.items() if len(each)}
     if not values:
-        return ""
+        return Markup()
     together = [second for each in values.values() for second in each]
     low, high = min(together), max(together)
     low, high = max(0.0, low - 0.08 * (high - low or high)), high + 0.08 * (high - low or high)
     medians = ", ".join(f"{side.upper()} {np.median(each):.3g} s" for side, each in values.items())
     title = f"Histograms of latency; medians: {medians}"
-    return "".join(_latency(name, width, values, low, high, title) for name, width in WIDTHS.items())
+    return Markup("".join(_latency(name, width, values, low, high, title) for name, width in WIDTHS.items()))
 
 
 def _latency(name: str, width: int, values: Mapping[str, Sequence[float]], low: float, high: float, title: str) -> str:
@@ -59,10 +63,10 @@ def _latency(name: str, width: int, values: Mapping[str, Sequence[float]], low: 
     return _svg(name, width, bottom + AXIS - 10, title, shapes)
 
 
-def intervals(rows: Sequence[tuple[str, float, float, float, float | None]]) -> str:
+def intervals(rows: Sequence[tuple[str, float, float, float, float | None]]) -> Markup:
     """Means as dots on lines, their intervals, the limits as ticks. Rows: title, value, low, high, limit."""
     drawn = [row for row in rows if not math.isnan(row[1])]
-    return "".join(_intervals(name, width, drawn) for name, width in WIDTHS.items()) if drawn else ""
+    return Markup("".join(_intervals(name, width, drawn) for name, width in WIDTHS.items() if drawn))
 
 
 def _intervals(name: str, width: int, rows: Sequence[tuple[str, float, float, float, float | None]]) -> str:
@@ -92,17 +96,17 @@ def _intervals(name: str, width: int, rows: Sequence[tuple[str, float, float, fl
     return _svg(name, width, height, titles, shapes)
 
 
-def lines(points: Sequence[float], reference: float | None, title: str, most: float = math.inf) -> str:
+def lines(points: Sequence[float], reference: float | None, title: str, most: float = math.inf) -> Markup:
     """A figure over windows of time, with a level to compare it with. most: where the axis ends, for a figure that can
     be no larger."""
     marks = [point for point in points if not math.isnan(point)]
     if not marks:
-        return ""
+        return Markup()
     marks += [] if reference is None else [reference]
     low, high = min(marks), max(marks)
     margin = 0.15 * (high - low or abs(high) or 1)
     ends = low - margin, min(high + margin, most)
-    return "".join(_lines(name, width, points, ends, reference, title) for name, width in WIDTHS.items())
+    return Markup("".join(_lines(name, width, points, ends, reference, title) for name, width in WIDTHS.items()))
 
 
 def _lines(

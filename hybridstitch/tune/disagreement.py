@@ -1,4 +1,4 @@
-"""Distance of the two models' velocities over the schedule: the parameter of plan `routed` (TRACK, 2026)."""
+"""Relative distance of the two models at each step, the parameter of plan `routed` (TRACK, 2026)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from hybridstitch.sampler import Step
 
 
 @torch.no_grad()
-def disagreement(runs: Iterable[Callable[[StepWatcher], object]]) -> tuple[float, ...]:
-    """Return the relative distance of the velocities on the large model's own path, one number for each step.
+def disagreement(
+    runs: Iterable[Callable[[StepWatcher], object]], on_picture: Callable[[], object] = lambda: None
+) -> tuple[float, ...]:
+    """Return |large velocity - small velocity| / |large velocity| on the trajectory of the large model, for each step.
 
     Args:
-        runs: Each generates one calibration picture by the large model alone and calls its argument after every step.
+        runs: Each generates one calibration picture by the large model alone, and calls its argument after every
+            step. The result is their mean.
+        on_picture: Called after each of them.
     """
     distances: dict[int, list[float]] = defaultdict(list)
 
@@ -29,4 +33,5 @@ def disagreement(runs: Iterable[Callable[[StepWatcher], object]]) -> tuple[float
 
     for run in runs:
         run(compare)
+        on_picture()
     return tuple(round(float(np.mean(distances[index])), 4) for index in sorted(distances))

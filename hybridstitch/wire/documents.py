@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import logging
 import time
@@ -14,6 +12,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from hybridstitch.base.images import base64_text, encode_image
 from hybridstitch.base.progress import counted
 from hybridstitch.errors import InvalidInput
 from hybridstitch.wire.names import HEADER_PREFIX, METADATA_KEY, STREAM_TYPE
@@ -82,7 +81,7 @@ def document_of(rendering: Rendering) -> dict[str, Any]:
     return {
         "created": int(time.time()),
         "data": [
-            {"b64_json": base64.b64encode(picture).decode(), "seed": seed}
+            {"b64_json": base64_text(picture), "seed": seed}
             for picture, seed in zip(pictures, request.seeds, strict=True)
         ],
         "report": report,
@@ -117,9 +116,7 @@ def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
         metadata = PngInfo()
         metadata.add_text(METADATA_KEY, json.dumps({**request.to_dict(), "response_format": "image"}, sort_keys=True))
         options = {"pnginfo": metadata}
-    buffer = io.BytesIO()
-    image.save(buffer, format=request.output_format, **options)
-    return buffer.getvalue()
+    return encode_image(image, request.output_format, **options)
 
 
 def error_answer(error: Exception, request_id: str | None = None) -> Answer:

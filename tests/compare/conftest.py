@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare.drawing import drawing_server
+from tests.support.picture_server import drawing_server
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from hybridstitch.compare.verdict.power import power, prompts_needed
 from hybridstitch.compare.verdict.samples import Pair
 from hybridstitch.compare.verdict.sequential import follow
 from hybridstitch.errors import InvalidInput
-from tests.compare.simulated import at_most, run
+from tests.support.simulated import at_most, run
 
 MARGINS = Margins({"clip": Quality(0.05)}, {"psnr": Fidelity(25)})
 QUALITY = Margins({"clip": Quality(0.05)})

@@ -13,7 +13,7 @@ from PIL import Image
 from hybridstitch.compare.endpoints.open import open_endpoint, read_token
 from hybridstitch.compare.endpoints.spec import Answer, parse_endpoint
 from hybridstitch.errors import InvalidInput
-from tests.compare.drawing import TOKEN
+from tests.support.picture_server import TOKEN
 
 URL = "http://127.0.0.1:8080/predictions/hybridstitch"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hybridstitch.cli.main import main
-from tests.compare.test_report import check_page
+from tests.support.html_page import check_page
 
 MODULE = """
 import numpy as np

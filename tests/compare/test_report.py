@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +12,10 @@ import pytest
 
 from hybridstitch.cli.main import main
 from hybridstitch.compare.measures import NAMES
-from tests.compare.drawing import TOKEN
+from tests.support.html_page import check_page
+from tests.support.picture_server import TOKEN
 
 HOSTILE = '<script>alert("prompt")</script>'
-VOID = {"meta", "img", "input", "link", "br"}
-
-
-class Page(HTMLParser):
-    """Tags, the values of attributes, and whether every tag is closed."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.words = ""
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attributes]
-        if tag not in VOID and not (self.get_starttag_text() or "").endswith("/>"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attributes]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 def run(capsys: pytest.CaptureFixture, out: Path, a: str, b: str, prompts: list[str], *more: str) -> tuple[int, Any]:
@@ -56,20 +25,6 @@ def run(capsys: pytest.CaptureFixture, out: Path, a: str, b: str, prompts: list[
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((out / "report.json").read_text())
     return code, printed
-
-
-def check_page(out: Path) -> Page:
-    text = (out / "report.html").read_text()
-    page = Page(text)
-    assert "script" not in page.tags
-    assert all(value.startswith("data:image/webp") for name, value in page.attributes if name in ("src", "href"))
-    assert not re.search(r"url\(|@import|http-equiv=.refresh", text)
-    assert all(name in dict(page.attributes) for name in ("lang", "aria-label", "alt"))
-    for part in re.findall(r'<div class="strip of(\d)">(.*?)</figure>', text):
-        assert part[1].count("<img") == part[1].count("<span>") == int(part[0])  # every picture is labelled
-    wide = [each for each in text.split('<div class="scroll"')[1:] if each.split("</thead>")[0].count("<th") > 3]
-    assert text.count("Scroll sideways") == len(wide)
-    return page
 
 
 def test_an_endpoint_with_itself_is_no_difference(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

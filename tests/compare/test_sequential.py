@@ -13,7 +13,7 @@ from hybridstitch.compare.verdict.margins import Fidelity, Margins, Quality
 from hybridstitch.compare.verdict.samples import Pair
 from hybridstitch.compare.verdict.sequential import Progress, follow, log_wealth, lower_bound
 from hybridstitch.errors import InvalidInput
-from tests.compare.simulated import at_most, run
+from tests.support.simulated import at_most, run
 
 MARGINS = Margins({"clip": Quality(0.1, bound=0.4)}, {"psnr": Fidelity(20, bound=20)})
 QUALITY = Margins({"clip": Quality(0.1, bound=0.4)})

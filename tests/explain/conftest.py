@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hybridstitch import HybridStitchPipeline
-from tests.tiny import make_pair_folder
+from tests.support.tiny import make_pair_folder
 
 
 @pytest.fixture(scope="package")

@@ -13,7 +13,7 @@ from torch import nn
 from hybridstitch import HybridStitchPipeline
 from hybridstitch.base.prompt_files import read_prompts
 from hybridstitch.explain import Explanation, explain
-from tests.explain.pointing import heat_of, object_tokens, points_to
+from tests.support.pointing import heat_of, object_tokens, points_to
 
 SETTINGS = {"target": "image", "recipe": "large", "num_inference_steps": 8, "steps_explained": 3}
 

@@ -17,9 +17,9 @@ from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
 from hybridstitch.html.explanation import command, render
 from hybridstitch.html.explanation_check import explanation_problems
-from tests.compare.test_report import Page
-from tests.server.test_explain_handler import STITCHED
-from tests.server.test_odd_answers import fixed, serving
+from tests.support.handlers import STITCHED
+from tests.support.html_page import Page
+from tests.support.http_server import fixed, serving
 
 HOSTILE = '<i>"&'
 QUICK = ["--num-inference-steps", "4", "--steps-explained", "1", "--seed", "1", "--recipe", json.dumps(STITCHED)]
@@ -102,7 +102,9 @@ def test_the_command_on_the_page_makes_it_again(
 
 
 def test_words_can_be_read_on_their_ground_in_light_and_dark() -> None:
-    styles = [files("hybridstitch.html").joinpath(name).read_text() for name in ("page.css", "explanation.css")]
+    styles = [
+        files("hybridstitch.html").joinpath("templates", name).read_text() for name in ("page.css", "explanation.css")
+    ]
     light, dark = ({}, {})
     for style in styles:
         for block, found in zip(re.findall(r":root \{(.*?)\}", style, re.S), (light, dark), strict=True):

@@ -9,8 +9,8 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from hybridstitch import HybridStitchPipeline
-from tests.like_diffusers.calls import opened
-from tests.tiny import make_pair_folder
+from tests.support.calls import opened
+from tests.support.tiny import make_pair_folder
 
 
 @pytest.fixture(scope="module")

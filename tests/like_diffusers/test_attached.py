@@ -10,7 +10,7 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 
 from hybridstitch import Recipe, fills
 from hybridstitch.plans import Staged
-from tests.like_diffusers.calls import CALL, MASKED, refused, seeded
+from tests.support.calls import CALL, MASKED, refused, seeded
 
 
 class Doubled(ModelHook):

@@ -10,7 +10,7 @@ import torch
 from diffusers.callbacks import SD3CFGCutoffCallback
 
 from hybridstitch import InvalidInput
-from tests.like_diffusers.calls import CALL, OURS, THEIRS, embeds, refused, seeded
+from tests.support.calls import CALL, OURS, THEIRS, embeds, refused, seeded
 
 # Arguments: taken with diffusers' meaning, or refused by name.
 

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 from hybridstitch import HybridStitchPipeline, InvalidInput
 from hybridstitch.explain import explain
 from hybridstitch.wire.fields import BUILT_IN_DEFAULTS
-from tests.like_diffusers.calls import CALL, MASKED, OURS, opened, seeded
+from tests.support.calls import CALL, MASKED, OURS, opened, seeded
 
 
 def test_the_parts_are_attributes(shared):

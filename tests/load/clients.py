@@ -1,4 +1,4 @@
-"""Who sends the requests of a load run: clients in threads, this process for comparison, and a watch on the memory."""
+"""Clients that send the requests of a load test, the same pipeline in this process, and the memory of the workers."""
 
 from __future__ import annotations
 
@@ -28,51 +28,54 @@ with extra("serve"):
     import psutil
 
 REPLY_SECONDS = 120
-"""A request without an answer by then is lost."""
+"""A request that takes longer counts as lost."""
 
 
-class Local:
-    """Requests answered in this process, as the handler does it inside TorchServe."""
+class LocalPipeline:
+    """Answers requests in this process, with the code that the handler runs inside TorchServe."""
 
     def __init__(self, pair: Path):
         self._pipeline = HybridStitchPipeline.from_pretrained(pair)
         self._pipeline.set_progress_bar_config(disable=True)
 
     def answer(self, fields: Mapping[str, Any]) -> bytes:
-        """The PNG that a request gets."""
+        """Return the PNG of a valid request."""
         request = parse_request(dict(fields), {}, self._pipeline.size_limits, self._pipeline.catalogue)
         return encode_picture(generate(self._pipeline, request).images[0], request)
 
     def references(self, requests: Sequence[LoadRequest]) -> dict[str, np.ndarray]:
-        """The pictures of the good ones among them, by key."""
+        """Return the picture of each valid request, by `LoadRequest.key`."""
         distinct = {request.key: request for request in requests if request.wrong is None}
         return {key: pixels(self.answer(request.fields)) for key, request in tqdm(distinct.items(), desc="references")}
 
 
-def fire(server: Server, requests: Sequence[LoadRequest], clients: int, model: str) -> list[Reply]:
-    """Send all requests from closed-loop clients, a thread and a connection each; replies as they come."""
+def send_all(server: Server, requests: Sequence[LoadRequest], clients: int, model: str) -> list[Reply]:
+    """Send all requests and return the replies, in the order in which they arrive.
+
+    Each client is a thread with a connection. It sends the next request as soon as its last one is answered.
+    """
     waiting, replies = iter(requests), []
     lock, progress = Lock(), tqdm(total=len(requests), desc=model)
 
-    def serve_wishes() -> None:
+    def send_requests() -> None:
         client = Client(server.url, server.token(), REPLY_SECONDS)
         while True:
             with lock:
                 request = next(waiting, None)
             if request is None:
                 return
-            reply = _ask(client, request, model)
+            reply = _send(client, request, model)
             with lock:
                 replies.append(reply)
                 progress.update()
 
     with progress, ThreadPoolExecutor(clients) as pool:
-        for thread in [pool.submit(serve_wishes) for _ in range(clients)]:
+        for thread in [pool.submit(send_requests) for _ in range(clients)]:
             thread.result()
     return replies
 
 
-def _ask(client: Client, request: LoadRequest, model: str) -> Reply:
+def _send(client: Client, request: LoadRequest, model: str) -> Reply:
     started = time.perf_counter()
 
     def reply(status: int | None, **details: Any) -> Reply:
@@ -88,13 +91,16 @@ def _ask(client: Client, request: LoadRequest, model: str) -> Reply:
 
 
 def pixels(picture: bytes) -> np.ndarray:
-    """`(height, width, 3)` in 0..255."""
+    """Return the pixels of an encoded picture, `(height, width, 3)` in 0..255."""
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
 
 
 @contextmanager
 def memory_watched(pids: Sequence[int]) -> Iterator[list[tuple[float, float]]]:
-    """Seconds and MiB that the processes together hold: at the start, then every second, and at the end."""
+    """Yield samples (seconds, MiB) of the resident memory of all processes together, one a second.
+
+    The first sample is taken before the block, the last one after it.
+    """
     processes = [psutil.Process(pid) for pid in pids]
     samples: list[tuple[float, float]] = []
     done = Event()
@@ -118,7 +124,7 @@ def memory_watched(pids: Sequence[int]) -> Iterator[list[tuple[float, float]]]:
 
 
 def _resident(process: psutil.Process) -> int:
-    """Bytes, 0 of one that ended."""
+    """Return the resident memory in bytes, 0 for a process that ended."""
     try:
         return process.memory_info().rss
     except psutil.NoSuchProcess:

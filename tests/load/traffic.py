@@ -1,4 +1,4 @@
-"""The requests of a load run, what their answers must be, and the numbers that sum them up; no server takes part."""
+"""Requests of a load test, the check of their replies, and the figures of a run. Needs no server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 GREY_LEVELS = 1
-"""How far a pixel may be from the picture drawn in process: batches and threads add up in another order."""
+"""Largest difference of a pixel from the picture generated in process. Batches and threads sum in another order."""
 WARM_SHARE = 0.2
-"""Of the requests, answered before the memory of a worker counts: the first of each size and recipe allocate."""
+"""Share of the requests before the memory of a worker counts: the first ones of each size and recipe allocate."""
 GROWTH_LIMIT = 0.05
-"""Of the memory after warm-up: more is a leak."""
+"""Largest growth after warm-up, relative to the memory at its end. More is a leak."""
 
 CHOICES: tuple[dict[str, Any], ...] = (
     {"recipe": "large"},
@@ -37,12 +37,18 @@ REFUSED: tuple[dict[str, Any], ...] = (
     {"output_format": "gif"},
     {"colour": "red"},
 )
-"""What makes a request bad, each by one field, which the refusal must name."""
+"""Invalid fields. Each makes a request invalid, and the error must name the field."""
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """One request. kind: the row of the table it counts in. wrong: the field to be refused, None if all is fine."""
+    """One request of a load test.
+
+    Attributes:
+        kind: Row of the table that it counts in.
+        fields: Body of the request.
+        wrong: The invalid field, None for a valid request.
+    """
 
     kind: str
     fields: Mapping[str, Any]
@@ -56,10 +62,16 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of a request. status: None if no answer came, and `error` says why.
+    """The reply to a request, or its failure.
 
-    refused: the fields that the answer names. picture: `(height, width, 3)` in 0..255. finished: seconds on a clock
-    that all replies of a run share.
+    Attributes:
+        request: The request.
+        seconds: Time from sending the request to the end of the reply.
+        finished: End of the reply, in seconds on a clock that all replies of a run share.
+        status: HTTP status, None if no reply came.
+        refused: Fields that an error names.
+        picture: Pixels `(height, width, 3)` in 0..255.
+        error: Message of a failure.
     """
 
     request: LoadRequest
@@ -72,7 +84,7 @@ class Reply:
 
 
 def valid_requests(prompts: Sequence[str], steps: int) -> list[LoadRequest]:
-    """Every recipe in every size, for each prompt; prompt i has seed i."""
+    """Return every prompt with every recipe and size. Prompt i has seed i."""
     return [
         LoadRequest(
             " ".join(str(part) for part in next(iter(choice.items()))).removeprefix("recipe "),
@@ -90,9 +102,9 @@ def valid_requests(prompts: Sequence[str], steps: int) -> list[LoadRequest]:
 
 
 def mixed(good: Sequence[LoadRequest], count: int, bad_share: float, seed: int) -> list[LoadRequest]:
-    """Cycles through the valid requests and mixes in `max(1, round(bad_share * count))` invalid ones.
+    """Return `count` requests in random order, `max(1, round(bad_share * count))` of them invalid.
 
-    seed: of the order.
+    The others cycle through the valid requests. `seed` decides the order and the invalid requests.
     """
     order = random.Random(seed)
     bad_count = max(1, round(count * bad_share))
@@ -111,7 +123,12 @@ def _spoilt(good: LoadRequest, kind: Mapping[str, Any]) -> LoadRequest:
 
 
 def complaint(reply: Reply, references: Mapping[str, np.ndarray]) -> str | None:
-    """What is wrong with a reply; None if nothing is. references: pictures drawn in process, by `LoadRequest.key`."""
+    """Return what is wrong with a reply, None if nothing is.
+
+    Args:
+        reply: The reply.
+        references: Pictures generated in process, by `LoadRequest.key`.
+    """
     request = reply.request
     if reply.status is None:
         return f"no answer to {request.fields}: {reply.error}"
@@ -131,17 +148,17 @@ def complaint(reply: Reply, references: Mapping[str, np.ndarray]) -> str | None:
 def complaints(
     requests: Sequence[LoadRequest], replies: Sequence[Reply], references: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """Everything wrong with a run, lost requests too."""
+    """Return everything that is wrong with the replies, and the number of lost requests."""
     found = [text for reply in replies if (text := complaint(reply, references))]
     lost = len(requests) - len(replies)
     return [*found, f"{lost} of {len(requests)} requests were never finished"] if lost else found
 
 
 def latencies(replies: Sequence[Reply]) -> list[dict[str, Any]]:
-    """A row for all that got pictures, then one for each kind: how many, and seconds at p50, p95 and p99."""
-    drawn = [reply for reply in replies if reply.request.wrong is None]
+    """Return a row for all valid requests, then one for each kind: count, and p50, p95 and p99 in seconds."""
+    valid = [reply for reply in replies if reply.request.wrong is None]
     kinds = sorted({reply.request.kind for reply in replies})
-    groups = {"all pictures": drawn} | {kind: [each for each in replies if each.request.kind == kind] for kind in kinds}
+    groups = {"all pictures": valid} | {kind: [each for each in replies if each.request.kind == kind] for kind in kinds}
     return [
         {"requests": name, "count": len(group), **percentiles([each.seconds for each in group])}
         for name, group in groups.items()
@@ -150,14 +167,16 @@ def latencies(replies: Sequence[Reply]) -> list[dict[str, Any]]:
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """p50, p95 and p99, between neighbours where none is exactly there."""
+    """Return p50, p95 and p99, interpolated linearly."""
     return {f"p{q}_s": float(np.percentile(seconds, q)) for q in (50, 95, 99)}
 
 
 def memory_figures(samples: Sequence[tuple[float, float]], replies: Sequence[Reply]) -> dict[str, float]:
-    """The memory of the workers in MiB at the start, after warm-up and at the end, and its slope after warm-up.
+    """Return the memory of the workers in MiB at the start, after warm-up and at the end, and its slope after warm-up.
 
-    samples: (seconds, MiB) on the clock of the replies; at least one is taken before and one after them.
+    Args:
+        samples: (seconds, MiB) on the clock of the replies, the first before all of them and the last after them.
+        replies: Replies of the run.
     """
     finished = sorted(reply.finished for reply in replies)
     warm_at = finished[int(len(finished) * WARM_SHARE)]
@@ -174,5 +193,5 @@ def memory_figures(samples: Sequence[tuple[float, float]], replies: Sequence[Rep
 
 
 def leaks(memory: Mapping[str, float]) -> bool:
-    """Whether the memory grew after warm-up by more than the limit."""
+    """Return whether the memory grew after warm-up by more than `GROWTH_LIMIT`."""
     return memory["end_mib"] > (1 + GROWTH_LIMIT) * memory["warm_mib"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ import pytest
 from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
-from tests.server.echo import pack_echo
-
-QUICK: dict[str, Any] = {"prompt": "red apple on blue", "seed": 7, "num_inference_steps": 2}
+from tests.support.archives import pack_echo
+from tests.support.served import Connect
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +39,6 @@ def server(store: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def client(server: Server) -> Client:
     return server.client
-
-
-Connect = Callable[..., Client]
 
 
 @pytest.fixture(scope="session")

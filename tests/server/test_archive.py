@@ -17,7 +17,7 @@ import pytest
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.manifest import archive_paths, by_version, read_archive
 from hybridstitch.serving.server.pack import pack
-from tests.tiny import make_pipeline
+from tests.support.tiny import make_pipeline
 
 INIT = __file__.replace("test_archive", "__init__")
 

@@ -7,8 +7,8 @@ import requests
 
 from hybridstitch.serving.client.client import Client, ServiceError
 from hybridstitch.serving.server.server import Server
-from tests.server.bad_requests import BAD_REQUESTS, Bad
-from tests.server.conftest import QUICK
+from tests.support.bad_requests import BAD_REQUESTS, Bad
+from tests.support.served import QUICK
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from hybridstitch.wire.names import REQUEST_START as START
-from tests.server.test_handler import HTTP, QUICK, call, make_handler
+from tests.support.handlers import HTTP, QUICK, call, make_handler, pixels
 
 TWO_STEPS = QUICK | {"num_inference_steps": 2}
 
@@ -36,10 +36,6 @@ def drawn(handler: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(handler, "generate", counted)
     return sizes
-
-
-def pixels(answer: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(answer)), dtype=np.int16)
 
 
 def documents(answers: list[bytes]) -> list[dict[str, Any]]:

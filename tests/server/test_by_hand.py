@@ -17,7 +17,7 @@ from hybridstitch.base.paths import ROOT
 from hybridstitch.serving.manifest import read_archive
 from hybridstitch.serving.server.java_and_ports import choose_ports
 from hybridstitch.serving.server.process import end_process, server_environment, short_temporary_folder
-from tests.server.conftest import QUICK
+from tests.support.served import QUICK
 
 SECONDS = 180
 

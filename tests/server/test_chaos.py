@@ -21,7 +21,7 @@ from hybridstitch.serving.client.replies import ServiceError
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
 from hybridstitch.serving.settings import MAX_RESPONSE_BYTES
-from tests.server.conftest import QUICK
+from tests.support.served import QUICK
 
 MODEL = "chaos"
 QUEUE = 3

@@ -15,8 +15,8 @@ import pytest
 from hybridstitch import Client, InvalidInput, ServiceError, ServiceTimeout, ServiceUnreachable
 from hybridstitch.serving.client.replies import Result
 from hybridstitch.serving.server.server import Server
-from tests.server.conftest import QUICK, Connect
-from tests.server.echo import pack_echo
+from tests.support.archives import pack_echo
+from tests.support.served import QUICK, Connect
 
 both = pytest.mark.parametrize("transport", ["http", "grpc"])
 

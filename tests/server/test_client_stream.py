@@ -16,7 +16,7 @@ import pytest
 
 from hybridstitch import Client, ServiceError
 from hybridstitch.serving.client.replies import Result
-from tests.server.conftest import QUICK, Connect
+from tests.support.served import QUICK, Connect
 
 ERROR = {"type": "deadline_exceeded", "message": "too late", "problems": []}
 SCRIPTS: dict[str, list[dict[str, Any] | float | None]] = {

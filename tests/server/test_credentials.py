@@ -17,7 +17,7 @@ from hybridstitch.compare.endpoints.open import open_endpoint, read_token
 from hybridstitch.compare.endpoints.spec import parse_endpoint
 from hybridstitch.serving.client.auth import KEY_FILE_VARIABLE, Token
 from hybridstitch.serving.doctor.examination import examine
-from tests.server.test_odd_answers import fixed, serving
+from tests.support.http_server import fixed, serving
 
 SECRET = "hunter2MARK"
 NOBODY = "http://127.0.0.1:9"

@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from hybridstitch.base.paths import ROOT
 from hybridstitch.cli.main import main
 from hybridstitch.serving.client.protos import INFERENCE, methods
 from hybridstitch.serving.client.replies import Reply
@@ -26,7 +27,7 @@ from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.process import short_temporary_folder
 from hybridstitch.serving.server.server import Server
 
-HANDLER = Path(__file__).parent / "wedging_handler.py"
+HANDLER = ROOT / "tests" / "support" / "wedging_handler.py"
 LIMIT = 3.0
 PICTURE = {"width": 32, "height": 32}
 

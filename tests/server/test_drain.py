@@ -12,9 +12,9 @@ import pytest
 
 from hybridstitch import Client, InvalidInput, ServiceError
 from hybridstitch.serving.server.pack import pack
-from tests.server.conftest import QUICK, Connect
-from tests.server.echo import pack_echo
-from tests.server.test_odd_answers import fixed, serving
+from tests.support.archives import pack_echo
+from tests.support.http_server import fixed, serving
+from tests.support.served import QUICK, Connect
 
 both = pytest.mark.parametrize("transport", ["http", "grpc"])
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.server.server import Server
-from tests.server.conftest import QUICK
+from tests.support.served import QUICK
 
 STITCHED = {
     "name": "hybridstitch",

@@ -20,9 +20,9 @@ from hybridstitch.cli.main import main
 from hybridstitch.serving.client.replies import Result
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
-from tests.server.conftest import Connect
-from tests.server.test_explain_handler import STITCHED
-from tests.server.test_metrics import total, wait_for
+from tests.support.handlers import STITCHED
+from tests.support.metrics import total, wait_for
+from tests.support.served import Connect
 
 ASKED: dict[str, Any] = {"prompt": "a b", "seed": 1, "num_inference_steps": 4, "recipe": STITCHED}
 ONE_STEP = ASKED | {"steps_explained": 1}

@@ -15,12 +15,8 @@ from PIL import Image
 from ts.utils.util import PredictionException
 
 from hybridstitch.serving.worker.explain import explain_request
-from tests.server.test_handler import HTTP, QUICK, call, make_handler
+from tests.support.handlers import HTTP, QUICK, STITCHED, WHY, call, make_handler
 
-WHY = HTTP | {"explain": "True"}
-"""The headers of what came to /explanations."""
-STITCHED = {"plan": {"type": "staged", "large": 0.5, "hybrid": 0.5, "share": 0.25}}
-"""Two of four steps have a mask."""
 ASKED = {"prompt": "a b", "seed": 1, "num_inference_steps": 4, "recipe": STITCHED, "steps_explained": 1}
 
 

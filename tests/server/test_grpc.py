@@ -9,7 +9,7 @@ import pytest
 
 from hybridstitch import InvalidInput, ServiceError
 from hybridstitch.serving.client.grpc import MESSAGE_BYTES
-from tests.server.conftest import QUICK, Connect
+from tests.support.served import QUICK, Connect
 
 
 def test_nothing_is_streamed(connect: Connect) -> None:

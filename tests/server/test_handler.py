@@ -2,55 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ts.context import Context, RequestProcessor
-from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.utils.util import PredictionException
 
-from hybridstitch.base.paths import ROOT
-
-HTTP = {"Host": "127.0.0.1", "Content-Type": "application/json"}
-QUICK = {"prompt": "x", "seed": 1, "num_inference_steps": 1}
-CONFIG = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
-
-
-def make_handler(name: str, pair: Path, config: dict[str, Any] = CONFIG) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "handler" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    classes = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == name]
-    assert len(classes) == 1, "TorchServe wants exactly one class in a handler's file"
-    handler = classes[0]()
-    handler.initialize(Context("x", str(pair.parent), {}, 1, None, "0.12.0", model_yaml_config=config))
-    return handler
+from tests.support.handlers import QUICK, call, make_handler
 
 
 @pytest.fixture(scope="module", params=["hybridstitch_handler", "plain_sd3_handler"])
 def handler(request: pytest.FixtureRequest, tiny: Path) -> Any:
     return make_handler(request.param, tiny)
-
-
-def call(
-    handler: Any, rows: list[dict[str, Any]], headers: dict[str, str] | list[dict[str, str]] | None = None
-) -> tuple[Any, Context]:
-    """headers: those of every row, or of each."""
-    context = handler.context
-    of_each = headers if isinstance(headers, list) else [HTTP if headers is None else headers] * len(rows)
-    context.request_processor = [RequestProcessor(dict(each)) for each in of_each]
-    context.request_ids = {index: f"id-{index}" for index in range(len(rows))}
-    context.metrics = MetricsCacheYamlImpl(config_file_path=ROOT / "handler" / "metrics.yaml")
-    context.metrics.initialize_cache()
-    context.metrics.model_name = "x"
-    context.metrics.request_ids = ",".join(context.request_ids.values())
-    return handler.handle(rows, context), context
 
 
 def test_one_wrong_request_of_a_batch_leaves_the_others_alone(handler: Any) -> None:

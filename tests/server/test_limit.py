@@ -17,7 +17,7 @@ from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
 from hybridstitch.serving.worker.limit import response_timeout
 from hybridstitch.wire.names import STREAM_TYPE
-from tests.server.conftest import QUICK
+from tests.support.served import QUICK
 
 MODEL = "limited"
 SECONDS = 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,36 +14,8 @@ from hybridstitch.base.paths import ROOT
 from hybridstitch.serving.client.client import ServiceError
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
-from tests.server.conftest import QUICK
-
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def scrape(server: Server) -> Samples:
-    text = requests.get(f"http://127.0.0.1:{server.ports['metrics']}/metrics", timeout=30).text
-    found: Samples = {}
-    for line in text.splitlines():
-        if match := re.fullmatch(r"(\w+)\{(.*)\} (\S+)", line):
-            labels = frozenset(re.findall(r'(\w+)="([^"]*)"', match[2]))
-            found[match[1], labels] = float(match[3])
-    return found
-
-
-def total(samples: Samples, name: str, **labels: str) -> float:
-    """The sum of all samples of a name with these labels among theirs."""
-    return sum(
-        value for (found, own), value in samples.items() if found == name and labels.items() <= dict(own).items()
-    )
-
-
-def wait_for(server: Server, name: str, value: float, **labels: str) -> Samples:
-    """The metrics as soon as one has arrived: workers tell the server by their log."""
-    deadline = time.monotonic() + 10
-    while True:
-        samples = scrape(server)
-        if total(samples, name, **labels) >= value or time.monotonic() > deadline:
-            return samples
-        time.sleep(0.1)
+from tests.support.metrics import Samples, scrape, total, wait_for
+from tests.support.served import QUICK
 
 
 def by_recipe(samples: Samples, name: str) -> dict[str, float]:

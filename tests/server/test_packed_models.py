@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.server.pack import pack
-from tests.server.test_handler import QUICK, call, make_handler
+from tests.support.handlers import QUICK, call, make_handler
 
 FILES = [
     "model_index.json",

@@ -15,8 +15,8 @@ from ts.utils.util import PredictionException
 
 from hybridstitch.serving.server.server import Server
 from hybridstitch.wire.names import REQUEST_START as START
-from tests.server.conftest import QUICK as SERVED
-from tests.server.test_handler import HTTP, QUICK, call, make_handler
+from tests.support.handlers import HTTP, QUICK, call, make_handler
+from tests.support.served import QUICK as SERVED
 
 FORM = "application/x-www-form-urlencoded"
 VALUES: list[Any] = [

@@ -10,13 +10,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from hybridstitch.base.schema import mismatch
-from hybridstitch.model.pair import SizeLimits
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.wire.fields import request_fields, request_schema
 from hybridstitch.wire.request import parse_request
-from tests.server.bad_requests import BAD_REQUESTS, Bad
+from tests.support.bad_requests import BAD_REQUESTS, LIMITS, Bad
 
-LIMITS = SizeLimits(multiple_of=8, minimum=32, maximum=128, default=(128, 128))
 BEYOND_A_SCHEMA = {
     # Rules between fields, and what JSON Schema itself takes: 2.0 for an integer, NaN for a number.
     *("seed of the last image too large", "previews without stream", "bytes of a stream", "bytes of two pictures"),

@@ -23,8 +23,8 @@ from hybridstitch.serving.client.client import ServiceError
 from hybridstitch.serving.server.java_and_ports import is_free, ports_of
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
-from tests.server.broken import with_settings
-from tests.server.conftest import QUICK
+from tests.support.archives import with_settings
+from tests.support.served import QUICK
 
 OWN_MASK = '''
 import torch

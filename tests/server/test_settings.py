@@ -10,7 +10,7 @@ import pytest
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.settings import config_problems
-from tests.server.test_handler import CONFIG, make_handler
+from tests.support.handlers import CONFIG, make_handler
 
 TORCHSERVE: dict[str, Any] = {
     "minWorkers": 1,

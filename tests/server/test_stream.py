@@ -16,7 +16,7 @@ import requests
 from PIL import Image
 
 from hybridstitch.serving.server.server import Server
-from tests.server.conftest import QUICK
+from tests.support.served import QUICK
 
 STITCHED = {"name": "hybridstitch", "plan": {"type": "staged", "large": 0.25, "hybrid": 0.5, "share": 0.25}}
 EIGHT = QUICK | {"num_inference_steps": 8, "recipe": STITCHED, "stream": True}

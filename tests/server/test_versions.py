@@ -15,8 +15,8 @@ from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
-from tests.server.broken import with_settings
-from tests.server.conftest import QUICK
+from tests.support.archives import with_settings
+from tests.support.served import QUICK
 
 
 @pytest.fixture(scope="module")

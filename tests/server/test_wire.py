@@ -20,8 +20,8 @@ from hybridstitch.wire.fields import request_schema
 from hybridstitch.wire.question import explanation_schema, parse_explanation
 from hybridstitch.wire.request import parse_request
 from hybridstitch.wire.rules import request_rules
-from tests.server.test_handler import call, make_handler
-from tests.server.test_schema import LIMITS
+from tests.support.bad_requests import LIMITS
+from tests.support.handlers import call, make_handler
 
 FORM, PARTS, JSON, TEXT = "application/x-www-form-urlencoded", "multipart/form-data", "application/json", "text/plain"
 REQUEST = {"prompt": "x", "seed": 1, "num_inference_steps": 1, "recipe": "small", "guidance_scale": 2.5}

@@ -21,9 +21,7 @@ from safetensors.torch import load_file, save_file
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
 from hybridstitch.wire.proof import smallest_request
-from tests.server.test_batch import pixels
-from tests.server.test_explain_handler import WHY
-from tests.server.test_handler import HTTP, QUICK, call, make_handler
+from tests.support.handlers import HTTP, QUICK, WHY, call, make_handler, pixels
 
 FOUR_STEPS = QUICK | {"num_inference_steps": 4, "recipe": "hybridstitch"}
 NAN, INFINITE = math.nan, math.inf

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hybridstitch.base.images import encode_image
+
 MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"RIFF": "webp"}
 FORMATS = {"png": ("PNG",), "jpg": ("JPEG",), "webp": ("WEBP",)}
 MAX_PIXELS = 2**26
@@ -171,9 +173,7 @@ def _pixels(document: Document) -> Picture:
         raise UnreadableAnswerError(f"rows of columns of three channels expected, got numbers of shape {values.shape}")
     if not ((values >= 0) & (values <= 255) & (values == np.round(values))).all():  # false for NaN
         raise UnreadableAnswerError("channels are whole numbers of 0 to 255")
-    buffer = io.BytesIO()
-    Image.fromarray(values.astype(np.uint8)).save(buffer, "PNG")
-    return Picture(buffer.getvalue(), "png")
+    return Picture(encode_image(Image.fromarray(values.astype(np.uint8)), "png"), "png")
 
 
 def _json(body: bytes) -> Document:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import time
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hybridstitch.base.images import encode_image
 from hybridstitch.compare.endpoints.spec import NO_FIELDS, Answer, Spec
 from hybridstitch.errors import InvalidInput, Problem
 
@@ -43,9 +43,7 @@ class PairEndpoint:
         except (ValueError, RuntimeError, FloatingPointError, MemoryError) as error:
             return Answer(time.perf_counter() - started, error=f"{type(error).__name__}: {error}"[:300])
         seconds = time.perf_counter() - started
-        buffer = io.BytesIO()
-        rendering.images[0].save(buffer, "PNG")
-        return Answer(seconds, buffer.getvalue(), "png", rendering.report)
+        return Answer(seconds, encode_image(rendering.images[0], "png"), "png", rendering.report)
 
     def describe(self) -> dict[str, Any]:
         """Device, dtype and a fingerprint of the weights."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hybridstitch.base.images import mask_overlay
+from hybridstitch.base.overlay import mask_overlay
 from hybridstitch.compare.measured import MeasuredPair
 from hybridstitch.compare.measures import mask_of, read_picture
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from hybridstitch.base.journal import write_whole
 from hybridstitch.compare.comparison import Comparison
 from hybridstitch.compare.measured import MeasuredPair
 from hybridstitch.compare.measures import NAMES
 from hybridstitch.compare.report.page import render
 from hybridstitch.compare.review.preference import preference
-from hybridstitch.compare.run.folder import Folder, write_whole
+from hybridstitch.compare.run.folder import Folder
 from hybridstitch.compare.run.order import SIDES
 from hybridstitch.compare.verdict.fixed import decide
 from hybridstitch.measure.intervals import without_nan
@@ -34,9 +35,9 @@ COLUMNS = ("seconds", "started", "session", "picture", "sha256", "error")
 def write_report(comparison: Comparison, folder: Folder, pairs: Sequence[MeasuredPair]) -> dict[str, Any]:
     """Write all three from the pairs, in the order of the run; the content of report.json."""
     report = make_report(comparison, folder, pairs)
-    write_whole(folder.path / "report.json", json.dumps(report, indent=1, allow_nan=False).encode())
-    write_whole(folder.path / "pairs.csv", pairs_csv(pairs).encode())
-    write_whole(folder.path / "report.html", render(report, comparison.margins, folder.path, pairs).encode())
+    write_whole(folder.path / "report.json", json.dumps(report, indent=1, allow_nan=False))
+    write_whole(folder.path / "pairs.csv", pairs_csv(pairs))
+    write_whole(folder.path / "report.html", render(report, comparison.margins, folder.path, pairs))
     return report
 
 

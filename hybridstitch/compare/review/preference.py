@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hybridstitch.base.journal import append_entries, read_entries
 from hybridstitch.compare.measured import MeasuredPair
-from hybridstitch.compare.run.folder import append_line
 from hybridstitch.compare.run.order import SIDES, Cell
 from hybridstitch.measure.statistics import binomial, wilson
 
@@ -32,13 +30,7 @@ def order_of_pairs(cells: Sequence[Cell], order_seed: int = 0) -> list[Cell]:
 
 def judgements(folder: Path) -> dict[Cell, str]:
     """For each judged pair `a`, `b` or `tie`; the last judgement counts."""
-    path = folder / JUDGEMENTS
-    found: dict[Cell, str] = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with suppress(ValueError):  # a line that an interruption cut off, and the empty first one
-            judged = json.loads(line)
-            found[judged["prompt"], judged["seed"]] = judged["preferred"]
-    return found
+    return {(each["prompt"], each["seed"]): each["preferred"] for each in read_entries(folder / JUDGEMENTS)}
 
 
 def keep(folder: Path, cell: Cell, choice: str, when: float, order_seed: int = 0) -> None:
@@ -46,7 +38,7 @@ def keep(folder: Path, cell: Cell, choice: str, when: float, order_seed: int = 0
     left = left_side(cell, order_seed)
     preferred = {"left": left, "right": "b" if left == "a" else "a", "tie": "tie"}[choice]
     line = {"prompt": cell[0], "seed": cell[1], "left": left, "choice": choice, "preferred": preferred, "when": when}
-    append_line(folder / JUDGEMENTS, line)
+    append_entries(folder / JUDGEMENTS, line)
 
 
 def preference(folder: Path, pairs: Sequence[MeasuredPair]) -> Mapping[str, Any] | None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import secrets
 import time
-from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
-from string import Template
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -17,12 +13,13 @@ from urllib.parse import parse_qs
 import numpy as np
 from PIL import Image
 
+from hybridstitch.base.images import encode_image
 from hybridstitch.compare.comparison import Comparison
 from hybridstitch.compare.review.preference import CHOICES, judgements, keep, left_side, order_of_pairs
 from hybridstitch.compare.run.folder import Folder
 from hybridstitch.compare.run.order import Cell
 from hybridstitch.errors import InvalidInput, Problem
-from hybridstitch.html.document import document
+from hybridstitch.html.document import render_page
 
 LOOPBACK = "127.0.0.1"
 LONGEST_BODY = 256
@@ -94,28 +91,23 @@ class Rating:
 
     def page(self, nonce: str) -> str:
         """The first pair that is not judged, or the end."""
-        number = next((index for index, cell in enumerate(self.order) if cell not in self.judged), None)
-        if number is None:
-            body = "<header class='rate'><h1>All pairs are judged. Thank you.</h1></header>"
-            return document("Which is better?", body)
-        body = Template(files("hybridstitch.compare.review").joinpath("rate.html").read_text()).substitute(
-            progress=f"{len(self.judged) + 1} of {len(self.order)} · which picture is better for this prompt?",
-            text=escape(self.prompts[self.order[number][0]]),
-            pair=number,
+        pair = next((index for index, cell in enumerate(self.order) if cell not in self.judged), None)
+        return render_page(
+            "rate.html",
+            pair=pair,
+            prompt=None if pair is None else self.prompts[self.order[pair][0]],
+            number=len(self.judged) + 1,
+            count=len(self.order),
             nonce=nonce,
         )
-        policy = f"default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'"
-        return document("Which is better?", body, f"{policy}; form-action 'self'")
 
     def picture(self, number: int, place: str) -> bytes:
         """The left or right picture as a PNG without the metadata that would tell whose it is."""
         cell = self.order[number]
         left = left_side(cell, self._order_seed)
         side = left if place == "left" else "b" if left == "a" else "a"
-        buffer = io.BytesIO()
         with Image.open(self.folder.path / self.pictures[cell][side]) as image:
-            Image.fromarray(np.asarray(image.convert("RGB"))).save(buffer, "PNG")
-        return buffer.getvalue()
+            return encode_image(Image.fromarray(np.asarray(image.convert("RGB"))), "png")
 
 
 def _handler(rating: Rating, root: str) -> type[BaseHTTPRequestHandler]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hybridstitch.base.kept_settings import SETTINGS, kept_settings
+from hybridstitch.base.journal import SETTINGS, append_entries, read_entries, read_settings, write_whole
 from hybridstitch.compare.endpoints.spec import Answer
 from hybridstitch.compare.run.order import Cell
 from hybridstitch.errors import InvalidInput, Problem
@@ -51,7 +50,7 @@ class Folder:
     @property
     def settings(self) -> dict[str, Any]:
         """What the comparison was begun with. Raises InvalidInput for a folder without one."""
-        kept = kept_settings(self.path, "folder", "the folder of a comparison", lambda each: _kind(each) == COMPARISON)
+        kept = read_settings(self.path, "folder", "the folder of a comparison", lambda each: _kind(each) == COMPARISON)
         if kept is None:
             raise InvalidInput([Problem("folder", "the folder of a comparison", str(self.path))])
         return kept
@@ -78,7 +77,7 @@ class Folder:
         kind = _kind(settings)
         old = settings_of(self.path, kind)
         if old is None or not (self.path / ANSWERS).exists():
-            write_whole(self.path / SETTINGS, json.dumps(settings, indent=1).encode())
+            write_whole(self.path / SETTINGS, json.dumps(settings, indent=1))
             return
         changed = [name for name in {**old, **settings} if old.get(name) != settings.get(name)]
         if changed:
@@ -88,7 +87,7 @@ class Folder:
     def rows(self) -> Mapping[tuple[str, Cell], Row]:
         """The last answer of each side and cell. The disk is read once; what is added later is known."""
         if self._rows is None:
-            known = [Row(**line) for line in self._lines(ANSWERS)]
+            known = [Row(**line) for line in read_entries(self.path / ANSWERS)]
             self._rows = {(row.side, (row.prompt, row.seed)): row for row in known}
         return self._rows
 
@@ -99,12 +98,12 @@ class Folder:
 
     def sessions(self) -> list[dict[str, Any]]:
         """What each process that asked said of itself, the first one first."""
-        return list(self._lines(SESSIONS))
+        return list(read_entries(self.path / SESSIONS))
 
     def begin_session(self, described: Mapping[str, Any]) -> int:
         """Note a process that will ask; its number."""
         number = len(self.sessions())
-        self._append(SESSIONS, described)
+        append_entries(self.path / SESSIONS, dict(described))
         return number
 
     def add(self, side: str, cell: Cell, answer: Answer, started: float, session: int) -> Row:
@@ -115,45 +114,17 @@ class Folder:
             digest = hashlib.sha256(answer.picture).hexdigest()
             write_whole(self.path / name, answer.picture)
         row = Row(side, *cell, answer.seconds, started, session, name, digest, answer.report, answer.error)
-        self._append(ANSWERS, asdict(row))
+        append_entries(self.path / ANSWERS, asdict(row))
         if self._rows is not None:
             self._rows[side, cell] = row
         return row
 
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        path = self.path / name
-        for line in path.read_text().splitlines() if path.exists() else ():
-            with suppress(ValueError):  # a line that an interruption cut off, and the empty first one
-                yield json.loads(line)
-
-    def _append(self, name: str, content: Mapping[str, Any]) -> None:
-        # The line break goes first: what an interruption cut off stays a line of its own.
-        append_line(self.path / name, content)
-
 
 def settings_of(folder: Path, kind: str) -> dict[str, Any] | None:
     """What a run into this folder was begun with, None if none was. Raises InvalidInput for one of another kind."""
-    return kept_settings(folder, "out", f"an empty folder, or one of {kind}", lambda each: _kind(each) == kind)
+    return read_settings(folder, "out", f"an empty folder, or one of {kind}", lambda each: _kind(each) == kind)
 
 
 def _kind(settings: Mapping[str, Any]) -> str:
     """What these settings are of."""
     return COMPARISON if {"a", "b", "prompts"} <= settings.keys() else SHADOW if "shadow" in settings else "a run"
-
-
-def append_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Add a line of JSON and wait until it is on the disk."""
-    with path.open("a") as lines:
-        lines.write("\n" + json.dumps(content))
-        lines.flush()
-        os.fsync(lines.fileno())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

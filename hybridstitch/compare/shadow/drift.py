@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from hybridstitch.compare.measured import MeasuredPair
-from hybridstitch.compare.report.page_measures import TITLES
-from hybridstitch.html.document import between, definitions, document, figure, table
+from hybridstitch.compare.measures import TITLES
+from hybridstitch.html.document import as_float, render_page
 from hybridstitch.html.plots import lines
 from hybridstitch.measure.intervals import DRAWS, without_nan
 
-FIGURES = ("speedup", "psnr_db", "ssim")
-NAMES = {**TITLES, "speedup": "Speed-up of B"}
+NAMES = {"speedup": "Speed-up of B", **{name: TITLES[name] for name in ("psnr_db", "ssim")}}
+"""Titles of the figures that are followed over time."""
 LEVEL = 0.95
 
 
@@ -34,7 +33,7 @@ def summarise(
     drift: mean of the later half of the pairs minus that of the earlier, with a 95 % bootstrap interval; of the
     speed-up as a ratio. `drifted` if the interval leaves out no change. With fewer than four pairs there is none.
     """
-    values = {name: np.array([figures(pair)[name] for pair in pairs], float) for name in FIGURES}
+    values = {name: np.array([figures(pair)[name] for pair in pairs], float) for name in NAMES}
     windows = []
     for start in range(0, len(pairs), size):
         part = pairs[start : start + size]
@@ -66,36 +65,24 @@ def sentence(report: Mapping[str, Any]) -> str:
 
 def page(report: Mapping[str, Any]) -> str:
     """The report as one page that needs nothing else."""
-    plots = []
-    for name in FIGURES:
-        points = [math.nan if each[name] is None else each[name] for each in report["windows"]]
-        most = 1.0 if name == "ssim" else math.inf
-        drawn = lines(points, 1.0 if name == "speedup" else None, f"{NAMES[name]} by window", most)
-        change = report["drift"].get(name)
-        unit = " times" if name == "speedup" else ""
-        said = (
-            f"Later half against the earlier: {figure(change['value'], '.3g')}{unit} (95 %: {between(change, '.3g')})."
-            if change
-            else ""
+    levels, limits = {"speedup": 1.0}, {"ssim": 1.0}
+    plots = {
+        name: lines(
+            [as_float(each[name]) for each in report["windows"]],
+            levels.get(name),
+            f"{title} by window",
+            limits.get(name, math.inf),
         )
-        plots.append(f"<section><h2>{NAMES[name]}</h2><p>{said}</p>{drawn}</section>" if drawn else "")
-    rows = [
-        [
-            str(number),
-            str(each["pairs"]),
-            *(figure(each[name], ".3g") for name in FIGURES),
-            *(str(count) for count in (each["identical"], each["failed"]["a"], each["failed"]["b"])),
-        ]
-        for number, each in enumerate(report["windows"], 1)
-    ]
-    heads = ["window", "pairs", *(NAMES[name] for name in FIGURES), "identical", "A failed", "B failed"]
-    steady = report["drift"] and not any(each["drifted"] for each in report["drift"].values())
-    tone = "good" if steady else "open"
-    body = f'<header class="{tone}"><p class="eyebrow">Shadow of real requests</p><h1>Drift over time</h1>'
-    body += f'<p class="lead">{escape(sentence(report))}</p></header>{"".join(plots)}'
-    body += f"<section><h2>Windows</h2>{table(heads, rows)}</section>"
-    return document(
-        "Shadow", f"{body}<section><h2>Settings</h2>{definitions({**report['counts'], **report['asked']})}</section>"
+        for name, title in NAMES.items()
+    }
+    return render_page(
+        "shadow.html",
+        report=report,
+        sentence=sentence(report),
+        steady=report["drift"] and not any(each["drifted"] for each in report["drift"].values()),
+        titles=NAMES,
+        plots=plots,
+        settings={**report["counts"], **report["asked"]},
     )
 
 

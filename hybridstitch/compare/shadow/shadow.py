@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from queue import Full, Queue
@@ -13,12 +13,13 @@ from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Self, cast
 
+from hybridstitch.base.journal import append_entries, read_entries, write_whole
 from hybridstitch.base.prompt_files import SHOWN, json_lines, read_text
 from hybridstitch.base.texts import text_problem
 from hybridstitch.compare.endpoints.spec import OF_THE_RUN, Endpoint, without_secrets
 from hybridstitch.compare.measured import Measurer
 from hybridstitch.compare.measures import Measures
-from hybridstitch.compare.run.folder import Folder, append_line, write_whole
+from hybridstitch.compare.run.folder import Folder
 from hybridstitch.compare.run.order import SIDES
 from hybridstitch.compare.shadow.drift import page, sentence, summarise
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
@@ -136,7 +137,7 @@ class Shadow:
         seed = given if isinstance(given, int) else int.from_bytes(digest[:6], "big")
         fields = {name: value for name, value in request.items() if name not in ("prompt", "seed", *OF_THE_RUN)}
         cell = (self._number, seed)
-        append_line(self.folder.path / REQUESTS, {"number": self._number, "request": dict(request)})
+        append_entries(self.folder.path / REQUESTS, {"number": self._number, "request": dict(request)})
         for side in SIDES if digest[-1] % 2 else SIDES[::-1]:
             started = time.time()
             answer = self.endpoints[side].ask(request["prompt"], seed, fields)
@@ -145,13 +146,12 @@ class Shadow:
         self.counts["sent"] += 1
 
     def _write(self) -> None:
-        lines = (self.folder.path / REQUESTS).read_text().splitlines() if (self.folder.path / REQUESTS).exists() else []
-        texts = {each["number"]: each["request"]["prompt"] for each in _json_lines(lines)}
+        texts = {each["number"]: each["request"]["prompt"] for each in read_entries(self.folder.path / REQUESTS)}
         prompts = [texts.get(number, "") for number in range(max(texts, default=0) + 1)]
         pairs = Measurer(self.folder, prompts, Measures()).pairs(sorted(self.folder.complete()))
         self.report = summarise(pairs, self.window, self.counts, self.settings)
-        write_whole(self.folder.path / "shadow.json", json.dumps(self.report, indent=1).encode())
-        write_whole(self.folder.path / "shadow.html", page(self.report).encode())
+        write_whole(self.folder.path / "shadow.json", json.dumps(self.report, indent=1))
+        write_whole(self.folder.path / "shadow.html", page(self.report))
 
 
 def read_requests(path: Path) -> list[Request]:
@@ -178,11 +178,3 @@ def request_problems(request: object, where: str) -> list[Problem]:
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**53):
         problems.append(Problem(f"{where} seed", "a whole number of 0 to 2^53-1, or null", seed))
     return problems
-
-
-def _json_lines(lines: list[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:  # a line that an interruption cut off, and the empty first one
-            continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hybridstitch.measure.statistics import NORMAL
+from scipy import stats
 
 MOST = 10**6
 
@@ -14,9 +14,8 @@ def power(margin: float, spread: float, prompts: int, alpha: float = 0.05, effec
 
     margin: how much worse B may be, above 0. spread: standard deviation between prompts of the differences, each the
     mean over its seeds. effect: the true mean difference, B minus A.
-    That of Student's test, to which the sign-flip test comes close, by the normal approximations of its two
-    distributions (Abramowitz and Stegun, 26.7.5 and 26.7.10), at the level that so many sign flips can reach: 0 for so
-    few prompts that no flip is rare enough.
+    It is the power of Student's test, to which the sign-flip test comes close, at the level that the flips of these
+    prompts can reach. It is 0 for too few prompts to reach any level up to alpha.
     """
     flips = 2 ** min(prompts, 50)
     level = math.floor(alpha * flips) / flips
@@ -25,9 +24,8 @@ def power(margin: float, spread: float, prompts: int, alpha: float = 0.05, effec
     if spread == 0:
         return float(margin + effect > 0)
     freedom = prompts - 1
-    critical = _student_quantile(1 - level, freedom)
     distance = (margin + effect) / spread * math.sqrt(prompts)
-    return NORMAL.cdf((distance - critical * (1 - 1 / (4 * freedom))) / math.sqrt(1 + critical**2 / (2 * freedom)))
+    return float(stats.nct.sf(stats.t.isf(level, freedom), freedom, distance))
 
 
 def prompts_needed(
@@ -41,11 +39,3 @@ def prompts_needed(
         middle = (low + high) // 2
         low, high = (low, middle) if power(margin, spread, middle, alpha, effect) >= target else (middle, high)
     return high
-
-
-def _student_quantile(share: float, freedom: int) -> float:
-    z = NORMAL.inv_cdf(share)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / freedom + second / freedom**2 + third / freedom**3

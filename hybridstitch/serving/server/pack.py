@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("zip-store", "no-archive", "default")
 HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
-NOT_FOR_WORKERS = ("bench", "cli", "compare", "html", "measure", "testing", "tune", "serving/doctor", "serving/server")
+NOT_FOR_WORKERS = (
+    *("bench", "cli", "compare", "html", "measure", "testing", "tune", "serving/doctor", "serving/server"),
+    paths.IN_WHEEL.name,
+)
 """Folders of the package that an archive does not carry."""
 WORTHWHILE = 1.2
 """A large model that costs less than so many times the small one leaves nothing to gain."""
@@ -76,7 +79,7 @@ def pack(
     config = Path(config or paths.HANDLERS / "model-config.yaml")
     handler = paths.HANDLERS / HANDLERS[plain]
     modules = [Path(module) for module in extra_modules]
-    problems = [*_name_problems(name, version, archive_format), *_file_problems(handler, config, modules)]
+    problems = [*_name_problems(name, version, archive_format), *_file_problems(config, modules)]
     raise_problems(problems + _out_problems(Path(out), file_name(name, version)))
     require("model_archiver", "serve", "torch-model-archiver")
     found = _find_models(pair, large, small, plain, variant)
@@ -144,16 +147,13 @@ def _replaced(final: Path, name: str, version: str, handler: str, force: bool) -
     return replaced
 
 
-def _file_problems(handler: Path, config: Path, modules: Sequence[Path]) -> list[Problem]:
-    problems = []
-    if not handler.is_file():
-        expected = f"{handler.name} in {handler.parent}: pack from a checkout of the project"
-        problems.append(Problem("handler", expected, "no such file"))
+def _file_problems(config: Path, modules: Sequence[Path]) -> list[Problem]:
+    problems = module_problems(modules, ["hybridstitch", *(Path(file).stem for file in HANDLERS.values())])
     try:
         read_config(config)
     except InvalidInput as error:
-        problems += error.problems
-    return problems + module_problems(modules, ["hybridstitch", *(Path(file).stem for file in HANDLERS.values())])
+        problems = [*error.problems, *problems]
+    return problems
 
 
 def _find_models(
@@ -215,14 +215,14 @@ def _stage(stage: Path, handler: Path, files: Mapping[str, Path], modules: Seque
         link = stage / PAIR_FOLDER / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
-    shutil.copytree(paths.ROOT / "hybridstitch", stage / "hybridstitch", ignore=_not_for_workers)
+    shutil.copytree(paths.PACKAGE, stage / "hybridstitch", ignore=_not_for_workers)
     for file in (handler, *modules):
         shutil.copy(file, stage)
 
 
 def _not_for_workers(folder: str, names: list[str]) -> set[str]:
     """The names in a folder of the package that no worker imports."""
-    inside = Path(folder).relative_to(paths.ROOT / "hybridstitch")
+    inside = Path(folder).relative_to(paths.PACKAGE)
     return {name for name in names if name == "__pycache__" or (inside / name).as_posix() in NOT_FOR_WORKERS}
 
 

@@ -237,8 +237,6 @@ class Server:
 
 
 def _read_properties(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: serve from a checkout of the project")
     lines = [line.strip() for line in path.read_text().splitlines()]
     pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
     return {name.strip(): value.strip() for name, value in pairs}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 import math
 import time
@@ -15,6 +13,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from hybridstitch.base.images import base64_text, encode_image
 from hybridstitch.sampler import Step
 from hybridstitch.wire.documents import Answer, DeadlineExceeded, Rendering, event
 from hybridstitch.wire.question import Question
@@ -155,7 +154,8 @@ class Progress:
             logger.warning("request %s: preview of image %d at step %d: %s", job.request_id, image, done, error)
             job.warnings.append(f"preview of image {image} at step {done}: left out, its estimate was not finite")
             return
-        job.emit("preview", step=done, image=image, format="jpeg", b64_json=_jpeg(picture))
+        content = base64_text(encode_image(picture, "jpeg", quality=PREVIEW_QUALITY))
+        job.emit("preview", step=done, image=image, format="jpeg", b64_json=content)
 
     def _report_masks(
         self, job: Job, tokens: Tensor, grid: tuple[int, int], images: list[int], rows: list[int], done: int
@@ -165,9 +165,3 @@ class Progress:
             if rendered != job.sent_tokens.get(image):
                 job.sent_tokens[image] = rendered
                 job.emit("mask", step=done, image=image, grid=list(grid), tokens=rendered)
-
-
-def _jpeg(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="jpeg", quality=PREVIEW_QUALITY)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from hybridstitch.base.images import tinted
+from hybridstitch.base.images import base64_text, encode_image
+from hybridstitch.base.overlay import tinted
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.wire.documents import Answer, Rendering, document_of, headers_of, json_answer
 from hybridstitch.wire.question import FIXED, Question
@@ -108,9 +107,7 @@ def _overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
 
 
 def _png(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return base64_text(encode_image(image, "png"))
 
 
 def _short(value: float) -> float:

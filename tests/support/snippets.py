@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training" / "README.md"]
-LANGUAGES = ("bash", "python", "yaml", "text")
-"""`text` is output or a drawing; all others run."""
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "training/README.md")),
+]
+RUN = ("bash", "python", "yaml")
+SHOWN = ("text", "mermaid")
+"""Output and diagrams, which nobody runs."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,6 @@ class Walk:
 
     def large(self, *values: float, tokens: list[int] | None = None) -> Walk:
         where = None if tokens is None else torch.tensor([tokens])
-        self.trajectory.chosen = where
+        self.trajectory.tokens = where
         self.trajectory.record(torch.tensor(values, dtype=torch.float32).view(1, -1, 1), where)
         return self

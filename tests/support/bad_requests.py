@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from hybridstitch.model.pair import SizeLimits
+
+LIMITS = SizeLimits(multiple_of=8, minimum=32, maximum=128, default=(128, 128))
+"""The sizes that the requests are checked against."""
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 
 

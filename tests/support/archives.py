@@ -1,4 +1,4 @@
-"""Archives of the handler that echoes: ready in seconds, so tests of registering and scaling need no model."""
+"""Archives for tests: one of an echoing handler, ready in seconds, and one with changed settings."""
 
 from __future__ import annotations
 
@@ -22,3 +22,16 @@ def pack_echo(store: Path, version: str, code: str | None = None, config: str | 
             archive.writestr("config.yaml", config)
         archive.writestr(HANDLER.name, HANDLER.read_text() if code is None else code)
     return name
+
+
+def with_settings(archive: Path, text: str) -> Path:
+    """The archive or unpacked folder, with this text as its model-config.yaml from now on."""
+    if archive.is_dir():
+        (archive / "model-config.yaml").write_text(text)
+        return archive
+    with zipfile.ZipFile(archive) as opened:
+        content = {name: opened.read(name) for name in opened.namelist()}
+    with zipfile.ZipFile(archive, "w") as changed:
+        for name, data in content.items():
+            changed.writestr(name, text if name == "model-config.yaml" else data)
+    return archive

@@ -1,0 +1,11 @@
+"""Requests and clients of the server that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hybridstitch.serving.client.client import Client
+
+QUICK: dict[str, Any] = {"prompt": "red apple on blue", "seed": 7, "num_inference_steps": 2}
+Connect = Callable[..., Client]
