@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,11 +33,6 @@ REFERENCES = {WISH.key: PICTURE}
 DRAWN = Reply(WISH, seconds=1.0, finished=1.0, status=200, picture=PICTURE)
 BAD = LoadRequest("refused", {"prompt": ""}, "prompt")
 REFUSAL = Reply(BAD, seconds=0.1, finished=0.1, status=400, refused=frozenset({"prompt"}))
-
-
-@pytest.fixture(scope="module")
-def emoji_pipe(emoji: Path) -> HybridStitchPipeline:
-    return HybridStitchPipeline.from_pretrained(emoji)
 
 
 def test_every_recipe_in_every_size() -> None:

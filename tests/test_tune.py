@@ -87,6 +87,7 @@ def test_even_candidates_have_the_dense_steps_that_they_say():
     assert {stitched(candidate.recipe(28)) for candidate in even_candidates()} == {True, False}
 
 
+@pytest.mark.slow
 def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
     calibration, scales = Calibration(tiny_pipe, ["one", "two"], 8), [3.5, 7.0]
     tuner = Tuner(calibration, scales, tmp_path / "trials.jsonl")
@@ -122,6 +123,7 @@ def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
         pipe("one", speed=1.1, recipe="large")
 
 
+@pytest.mark.slow
 def test_several_processes_draw_the_same(tiny, tmp_path):
     opened = partial(HybridStitchPipeline.from_pretrained, tiny)
     cases = [Case(recipes()[name], scale, 1) for name in ("small", "reuse") for scale in (1.0, 4.5)]
@@ -151,6 +153,7 @@ def test_disagreement_is_relative_to_the_large_models_answer():
     assert disagreement([run, run]) == (0.5, 1.0)
 
 
+@pytest.mark.slow
 def test_the_command_tunes_a_pair_and_keeps_to_its_rules(tiny, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
     (tmp_path / "more.json").write_text('{"mine": {"name": "small", "step_share": 0.2}}')

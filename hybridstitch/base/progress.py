@@ -1,9 +1,12 @@
-"""The progress of a long command on stderr: an estimate first, then a bar, or a line a minute."""
+"""The progress of a long command on stderr: a bar, lines with an estimate, or how long one step has run."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +14,8 @@ from tqdm import tqdm
 
 LINE_SECONDS = 60.0
 """Between two lines where there is no bar."""
+WAITING_SECONDS = 10.0
+"""Between two lines about one long step."""
 
 
 class Progress:
@@ -66,6 +71,29 @@ class Progress:
         self._said = time.monotonic()
         with self._bar.external_write_mode(file=sys.stderr):
             say(line)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Report on stderr that a long step begins and, every ten seconds, how long it has run.
+
+    Args:
+        what: The step in words, such as "starting TorchServe".
+    """
+    started, ended = time.monotonic(), Event()
+
+    def report() -> None:
+        while not ended.wait(WAITING_SECONDS):
+            say(f"{what}: {time.monotonic() - started:.0f} s")
+
+    say(f"{what} …")
+    thread = Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def say(line: str) -> None:

@@ -21,7 +21,7 @@ from hybridstitch.wire.question import explanation_schema, parse_explanation
 from hybridstitch.wire.request import parse_request
 from hybridstitch.wire.rules import request_rules
 from tests.support.bad_requests import LIMITS
-from tests.support.handlers import call, make_handler
+from tests.support.handlers import call
 
 FORM, PARTS, JSON, TEXT = "application/x-www-form-urlencoded", "multipart/form-data", "application/json", "text/plain"
 REQUEST = {"prompt": "x", "seed": 1, "num_inference_steps": 1, "recipe": "small", "guidance_scale": 2.5}
@@ -51,11 +51,6 @@ PROMPTS: list[tuple[str | None, dict[str, Any]]] = [
     (FORM, {"prompt": "a 🍎".encode()}),
     (None, {"data": "a 🍎".encode()}),
 ]
-
-
-@pytest.fixture(scope="module")
-def handler(tiny: Path) -> Any:
-    return make_handler("hybridstitch_handler", tiny)
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,9 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.serving.client.address import parse_address
 from hybridstitch.serving.client.auth import read_key_file, shown_path
 from hybridstitch.serving.client.client import Client
-from hybridstitch.serving.doctor.finding import Finding
-from hybridstitch.serving.doctor.machine import examine_machine
+from hybridstitch.serving.doctor.machine import Finding, examine_machine
 from hybridstitch.serving.doctor.server import examine_server
 from hybridstitch.serving.server.java_and_ports import HIGHEST_PORT, LOWEST_PORT
-
-__all__ = ["Finding", "examine", "read_tokens"]
 
 
 def examine(
@@ -56,11 +53,6 @@ def examine(
     management = management_url or address.next_port()
     if management is None:
         raise InvalidInput([Problem("url", "an address with a port, such as http://127.0.0.1:8080", address.base)])
-    tokens = read_tokens(key_file) if key_file else {}
+    tokens = read_key_file(key_file, "inference", "management", field="key-file") if key_file else {}
     client = Client(url, tokens.get("inference"), timeout, management, tokens.get("management"))
     return examine_server(client, heal)
-
-
-def read_tokens(key_file: str | Path) -> dict[str, str]:
-    """The tokens in a server's key_file.json, by kind: "inference" and "management"."""
-    return read_key_file(key_file, "inference", "management", field="key-file")

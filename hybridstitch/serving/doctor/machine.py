@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.doctor.finding import Finding
 from hybridstitch.serving.manifest import archive_paths, read_archive
 from hybridstitch.serving.server.disk import size_text
 from hybridstitch.serving.server.java_and_ports import (
@@ -24,6 +24,23 @@ from hybridstitch.serving.server.java_and_ports import (
 )
 
 PACKAGES = ("torch", "diffusers", "transformers", "torchserve", "numpy", "grpcio", "PyYAML", "psutil")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was examined.
+
+    Attributes:
+        name: What was examined.
+        ok: Whether it is well. None: unknown, or nothing to examine.
+        detail: What was found.
+        advice: What to do about it. Empty if nothing is wrong.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    advice: str = ""
 
 
 def examine_machine(store: Path, port: int) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.client.replies import INVALID_KEY, ServiceError
-from hybridstitch.serving.doctor.finding import Finding
+from hybridstitch.serving.doctor.machine import Finding
 from hybridstitch.serving.doctor.probe import NoAnswer, Version, await_ready, describe, draw_on_all, versions
 
 

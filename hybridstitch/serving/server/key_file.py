@@ -30,7 +30,7 @@ ENDS = "expiration time"
 logger = logging.getLogger(__name__)
 
 
-class KeptTokens:
+class KeptKeyFile:
     """Keeps `path` equal to the server's key file, readable by this user only, and renews tokens about to end.
 
     Use it as a context manager inside the server's; leaving it removes the file. Either file is written again if it is
