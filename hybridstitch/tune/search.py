@@ -21,6 +21,7 @@ from hybridstitch.base.journal import append_entries, read_entries
 from hybridstitch.base.progress import Progress, counted
 from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
 from hybridstitch.model.fingerprint import fingerprint
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.plans import Routed
 from hybridstitch.recipe.recipe import Recipe, recipes
 from hybridstitch.tune.candidates import (
@@ -187,14 +188,14 @@ class Tuner:
         key = f"{self._key_prefix} disagreement {self.scales} {prompts}"
         if key not in self._known:
             cases = product(self.scales, range(len(prompts)))
-            runs = [partial(self._generate, scale, prompt) for scale, prompt in cases]
+            runs = [partial(self._run_large, scale, prompt) for scale, prompt in cases]
             what = f"distance of the models on {counted(len(prompts), 'prompt')}"
             with Progress(what, len(runs), bar=self._bar) as progress:
                 self._remember(key, disagreement(runs, on_picture=progress.update))
         return tuple(self._known[key])
 
-    def _generate(self, guidance_scale: float, prompt: int, recipe: Recipe) -> object:
-        return self.calibration.generate(Case(recipe, guidance_scale, prompt))
+    def _run_large(self, guidance_scale: float, prompt: int, on_step: StepWatcher) -> object:
+        return self.calibration.generate(Case(recipes()["large"], guidance_scale, prompt), on_step)
 
     def _best(self, trials: list[Trial], count: int) -> list[Trial]:
         """Return the best `count` trials of every kind and class of cost at each guidance scale."""
