@@ -7,11 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybridstitch.cli.paths import folder_to_read
 from hybridstitch.errors import Problem, raise_problems
-from hybridstitch.serving.doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from hybridstitch.serving.doctor.machine import Finding
 
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridstitch.base.progress import say, waiting
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 if TYPE_CHECKING:
@@ -25,19 +26,18 @@ NO_TOKENS = (
 
 def serve(options: argparse.Namespace) -> None:
     """Serve every archive of a store until Ctrl-C."""
-    from hybridstitch.cli.waiting import waiting
-    from hybridstitch.serving.server.key_file import KeptTokens
+    from hybridstitch.serving.server.key_file import KeptKeyFile
     from hybridstitch.serving.server.server import Server
 
     archives = _archives(options.store)
     if options.no_auth:
-        _tell(NO_TOKENS.format(management=options.port + 1 if options.port else "the management address"))
+        say(NO_TOKENS.format(management=options.port + 1 if options.port else "the management address"))
     addresses = {"host": options.host, "metrics_host": options.metrics_host, "port": options.port}
     with ExitStack() as stack:
-        with waiting("starting TorchServe", _tell):
+        with waiting("starting TorchServe"):
             server = stack.enter_context(Server(options.store, **addresses, token_auth=not options.no_auth))
         if options.key_file:
-            stack.enter_context(KeptTokens(server, options.key_file))
+            stack.enter_context(KeptKeyFile(server, options.key_file))
         served = [archive for archive in archives if _register(server, archive)]
         if not served:
             raise RuntimeError(f"{options.store}: no archive of the store could be registered")
@@ -47,7 +47,7 @@ def serve(options: argparse.Namespace) -> None:
             server.wait()
         except KeyboardInterrupt:
             print("stopping", flush=True)
-            with waiting("ending TorchServe and its workers", _tell):
+            with waiting("ending TorchServe and its workers"):
                 server.stop()
 
 
@@ -96,10 +96,9 @@ def _archives(store: Path) -> list[Archive]:
 
 def _register(server: Server, archive: Archive) -> bool:
     """Whether it is served now; one that is not leaves the others alone."""
-    from hybridstitch.cli.waiting import waiting
 
     try:
-        with waiting(f"registering {archive}: its worker loads the models", _tell):
+        with waiting(f"registering {archive}: its worker loads the models"):
             server.register(archive.name, archive.path.name)
     except (InvalidInput, RuntimeError, OSError) as error:
         _say_left_out(str(archive), error)
@@ -108,12 +107,7 @@ def _register(server: Server, archive: Archive) -> bool:
 
 
 def _say_left_out(what: str, error: Exception) -> None:
-    _tell(f"error: {what} is not served: {error}")
-
-
-def _tell(line: str) -> None:
-    """Print what is not the result: stdout holds that."""
-    print(line, file=sys.stderr, flush=True)
+    say(f"error: {what} is not served: {error}")
 
 
 def _welcome(url: str, served: Sequence[Archive], key_file: Path | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.serving.client.address import Address, parse_address, parse_target
-from hybridstitch.serving.client.auth import Token
+from hybridstitch.serving.client.auth import Credential
 from hybridstitch.serving.client.drain import unregister_drained
 from hybridstitch.serving.client.http import HttpTransport, Site
 from hybridstitch.serving.client.replies import Reply, Result, ServiceError, object_of
@@ -76,11 +76,11 @@ class Client:
         self.url = address.base
         self.model = address.model or MODEL
         self.timeout = timeout
-        tokens = [Token("inference", token, key_file, environment=environment)]
+        credentials = [Credential("inference", token, key_file, environment=environment)]
         if management:
-            tokens.append(Token("management", management_token, key_file, environment=environment))
+            credentials.append(Credential("management", management_token, key_file, environment=environment))
         connect = _connect_grpc if transport == "grpc" else _connect_http
-        self._transport = connect(address, management, tokens, timeout)
+        self._transport = connect(address, management, credentials, timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -280,21 +280,25 @@ class Client:
             raise
 
 
-def _connect_http(address: Address, management: Address | None, tokens: list[Token], timeout: float) -> Transport:
-    site = Site(management, tokens[1], timeout) if management else None
-    return HttpTransport(Site(address, tokens[0], timeout), site)
+def _connect_http(
+    address: Address, management: Address | None, credentials: list[Credential], timeout: float
+) -> Transport:
+    site = Site(management, credentials[1], timeout) if management else None
+    return HttpTransport(Site(address, credentials[0], timeout), site)
 
 
-def _connect_grpc(address: Address, management: Address | None, tokens: list[Token], timeout: float) -> Transport:
+def _connect_grpc(
+    address: Address, management: Address | None, credentials: list[Credential], timeout: float
+) -> Transport:
     try:
         from hybridstitch.serving.client.grpc import GrpcTransport, Service
         from hybridstitch.serving.client.protos import INFERENCE, MANAGEMENT
 
-        inference = Service(address, INFERENCE, tokens[0], timeout)
+        inference = Service(address, INFERENCE, credentials[0], timeout)
     except ImportError as error:
         message = f"transport='grpc' needs the extra `serve`, pip install 'hybridstitch[serve]': {error}"
         raise ImportError(message) from error
-    return GrpcTransport(inference, Service(management, MANAGEMENT, tokens[1], timeout) if management else None)
+    return GrpcTransport(inference, Service(management, MANAGEMENT, credentials[1], timeout) if management else None)
 
 
 def _named(model: str, version: str | None) -> str:

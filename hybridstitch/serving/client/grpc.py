@@ -9,7 +9,7 @@ from typing import Any
 from hybridstitch.base.extras import extra
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.client.address import Address
-from hybridstitch.serving.client.auth import Token, without
+from hybridstitch.serving.client.auth import Credential, without
 from hybridstitch.serving.client.protos import methods
 from hybridstitch.serving.client.replies import (
     INVALID_KEY,
@@ -62,12 +62,12 @@ OUR_ERROR = re.compile(rb'\s*{\s*"error"\s*:')
 
 
 class Service:
-    """One gRPC service of a server with its token. `timeout` is in seconds, for a whole call."""
+    """One gRPC service of a server with its credential. `timeout` is in seconds, for a whole call."""
 
-    def __init__(self, address: Address, service: str, token: Token, timeout: float):
+    def __init__(self, address: Address, service: str, credential: Credential, timeout: float):
         host = f"[{address.host}]" if ":" in address.host else address.host
         self._address, is_secure = f"{host}:{address.port}", address.scheme == "https"
-        self._token = token
+        self._credential = credential
         self._timeout = timeout
         options = [
             ("grpc.max_send_message_length", MESSAGE_BYTES),
@@ -86,7 +86,7 @@ class Service:
     def call(self, method: str, *, timeout: float | None = None, **fields: Any) -> Any:
         """The answer to one call; fields that are None are left out."""
         seconds = timeout or self._timeout
-        return self._token.use(lambda token: self._send(method, fields, token, seconds))
+        return self._credential.use(lambda token: self._send(method, fields, token, seconds))
 
     def close(self) -> None:
         self._channel.close()

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Timeout
 
 from hybridstitch.serving.client.address import Address
-from hybridstitch.serving.client.auth import Token, without
+from hybridstitch.serving.client.auth import Credential, without
 from hybridstitch.serving.client.http_body import LateBodyError, read_body, read_lines
 from hybridstitch.serving.client.replies import (
     Reply,
@@ -43,11 +43,11 @@ KEPT_CONNECTIONS = 64
 
 
 class Site:
-    """One address of a server with its token. `timeout` is in seconds, for a whole call."""
+    """One address of a server with its credential. `timeout` is in seconds, for a whole call."""
 
-    def __init__(self, address: Address, token: Token, timeout: float):
+    def __init__(self, address: Address, credential: Credential, timeout: float):
         self._url = address.base
-        self._token = token
+        self._credential = credential
         self._timeout = timeout
         self._session = requests.Session()
         self._session.mount(f"{address.scheme}://", HTTPAdapter(pool_maxsize=KEPT_CONNECTIONS))
@@ -58,7 +58,7 @@ class Site:
         seconds = timeout or self._timeout
         deadline = time.monotonic() + seconds
         with self._no_answer_raised(seconds):
-            response = self._token.use(lambda token: self._send(method, path, token, deadline, options))
+            response = self._credential.use(lambda token: self._send(method, path, token, deadline, options))
             with response:
                 return Reply(read_body(response, deadline), response.headers)
 
@@ -71,7 +71,7 @@ class Site:
         deadline = time.monotonic() + self._timeout
         with self._no_answer_raised(self._timeout):
             options = _json(payload)
-            response = self._token.use(lambda token: self._send("POST", path, token, deadline, options))
+            response = self._credential.use(lambda token: self._send("POST", path, token, deadline, options))
             with response:
                 yield from read_lines(response, self._timeout)
         raise ServiceUnreachable(self._url, "the stream ended before its result")
