@@ -118,10 +118,15 @@ class MaskConformance(StrategyConformance[MaskStrategy]):
         assert all(1 <= count <= 24 for count in counts)
 
     def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair) -> None:
+        """And its tokens change at a refresh alone."""
         mask = self.make()
         done = pair.generate(Recipe(plans.Staged(large=0, hybrid=1, share=0.3), mask), (3, 4), [0])
-        assert sum(step.tokens is None for step in done) in (mask.dense_steps, len(done))
-        assert mask.refresh >= 0
+        masked = [step.tokens for step in done if step.tokens is not None]
+        assert len(done) - len(masked) == mask.dense_steps < len(done)
+        for index, tokens in enumerate(masked):
+            assert tokens.shape == (1, mask.count(0.3, 12))
+            if index % (mask.refresh or len(masked)):
+                assert torch.equal(tokens, masked[index - 1])
 
 
 class PlanConformance(StrategyConformance[Plan]):
@@ -154,10 +159,13 @@ class FillConformance(StrategyConformance[Fill]):
             assert velocity.shape == trajectory.dense[-1][1].shape
         assert torch.isfinite(velocity).all()
 
-    @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-    def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair, share: float) -> None:
-        """Also: it copes with a mask of any size."""
-        mask = masks.All() if share == 1 else masks.Random()
-        plan = plans.Staged(large=0, hybrid=1, share=share or 0.3) if share else plans.NoSteps()
-        done = pair.generate(Recipe(plan, mask, self.make()), (3, 4), [0, 1])
+    @pytest.mark.parametrize("mask", [None, masks.Random(), masks.All()], ids=str)
+    def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair, mask: MaskStrategy | None) -> None:
+        """Without a mask, with one on some of the tokens, and with one on all of them."""
+        fill = self.make()
+        plan = plans.Staged(large=0, hybrid=1, share=0.3) if mask else plans.NoSteps()
+        done = pair.generate(Recipe(plan, mask or masks.Random(), fill), (3, 4), [0, 1])
+        dense = [step.share == 1 and step.tokens is None for step in done]
+        needed = max(fill.dense_steps, mask.dense_steps if mask else 0)
+        assert dense == [True] * needed + [False] * (len(done) - needed)
         assert all(torch.isfinite(step.latents).all() for step in done)
