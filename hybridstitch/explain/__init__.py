@@ -1,4 +1,4 @@
-"""Why the picture is as it is: which words chose the large model's tokens, and where in the picture each word acts."""
+"""Explanations: which words selected the tokens of the large model, and where in the picture each word acts."""
 
 from hybridstitch.base.words import MAX_WORDS, Word
 from hybridstitch.explain.explain import METHODS, TARGETS, explain, explain_generation
