@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,15 @@ class InvalidInput(ValueError):  # noqa: N818 - the name users read is what went
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
         super().__init__("; ".join(str(problem) for problem in self.problems))
+
+
+@contextmanager
+def collected(problems: list[Problem]) -> Iterator[None]:
+    """Add the problems of an InvalidInput that is raised inside the block to a list, and continue after the block."""
+    try:
+        yield
+    except InvalidInput as error:
+        problems.extend(error.problems)
 
 
 def raise_problems(problems: Sequence[Problem]) -> None:

@@ -27,7 +27,7 @@ from hybridstitch.cli.options import (
 from hybridstitch.cli.pair import DTYPES, pair_folder
 from hybridstitch.cli.paths import folder_to_write
 from hybridstitch.cli.values import number, several
-from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.errors import Problem, collected, raise_problems
 from hybridstitch.wire.names import MAX_SEED
 
 if TYPE_CHECKING:
@@ -58,17 +58,13 @@ def check(options: argparse.Namespace) -> None:
 
     problems = common_problems(options)
     prompts: list[str] | None = None
-    try:
+    with collected(problems):
         prompts = find_prompts(options, HELD_OUT_FILE)
-    except InvalidInput as error:
-        problems += error.problems
     known = recipe_names(options)
     specs = options.recipes.split(",") if options.recipes is not None else known
     for spec in specs:
-        try:
+        with collected(problems):
             read_spec(spec, known)
-        except InvalidInput as error:
-            problems += error.problems
     if options.against and options.against not in specs:
         problems.append(Problem("against", "one of: " + ", ".join(specs), options.against))
     if find_spec("matplotlib") is None:  # known now, not after hours of generating
@@ -182,10 +178,8 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
     found: list[Contender] = []
     problems: list[Problem] = []
     for spec in specs:
-        try:
+        with collected(problems):
             found.append(Contender.parse(spec, pipe.catalogue, options.steps, options.guidance_scale, match))
-        except InvalidInput as error:
-            problems += error.problems
     raise_problems(problems)
     return found
 

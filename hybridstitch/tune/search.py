@@ -120,7 +120,7 @@ class Tuner:
         self._trials = trials
         self._known: dict[str, Sequence[float]] = dict(read_entries(trials))
         self.pair = fingerprint(calibration.pipe)
-        self._same = f"{self.pair} {calibration.pipe.large.dtype} {calibration.size} {calibration.steps}"
+        self._key_prefix = f"{self.pair} {calibration.pipe.large.dtype} {calibration.size} {calibration.steps}"
 
     def search(
         self,
@@ -141,19 +141,19 @@ class Tuner:
             speed: Smallest speed-up by FLOPs. Slower recipes are generated once, for their cost, and dropped.
         """
         fixed: list[Candidate | Baseline] = [*even_candidates(), *baselines(self._disagreement())]
-        chance = max(first - len(fixed), first // 3)
-        fixed_count = first - chance
-        trials = [self._trial(random_candidate(self._rng, index % 2 == 1)) for index in range(chance)]
+        random_count = max(first - len(fixed), first // 3)
+        fixed_count = first - random_count
+        trials = [self._trial(random_candidate(self._rng, index % 2 == 1)) for index in range(random_count)]
         trials += [self._trial(fixed[index * len(fixed) // fixed_count]) for index in range(fixed_count)]
         trials += [self._trial(baseline) for baseline in others]
         for number in range(rounds):
             prompts = self._prompts(number, rounds)
             named = f"round {number + 1} of {rounds}"
-            later = self._most(len(trials), number, rounds, len(earlier))
+            later = self._picture_bound(len(trials), number, rounds, len(earlier))
             self._try(trials, product(self.scales[:1], range(1)), f"{named}, costs", later)
             trials = [trial for trial in trials if trial.speed >= max(speed, SPEEDS[0])]
             trials += [self._trial(baseline) for baseline in earlier if number == rounds - 1]
-            later = self._most(len(trials), number + 1, rounds, len(earlier))
+            later = self._picture_bound(len(trials), number + 1, rounds, len(earlier))
             self._try(trials, product(self.scales, range(prompts)), named, later)
             if number < rounds - 1:
                 trials = self._best(trials, KEPT[min(number, len(KEPT) - 1)])
@@ -165,7 +165,7 @@ class Tuner:
         """Return the number of prompts of a round."""
         return max(1, len(self.calibration.prompts) >> (rounds - 1 - number))
 
-    def _most(self, trials: int, number: int, rounds: int, earlier: int) -> int:
+    def _picture_bound(self, trials: int, number: int, rounds: int, earlier: int) -> int:
         """Return an upper bound of the pictures that the rounds from this one on generate."""
         pictures = 0
         for each in range(number, rounds):
@@ -185,7 +185,7 @@ class Tuner:
 
     def _disagreement(self) -> tuple[float, ...]:
         prompts = self.calibration.prompts[:8]
-        key = f"{self._same} disagreement {self.scales} {prompts}"
+        key = f"{self._key_prefix} disagreement {self.scales} {prompts}"
         if key not in self._known:
             cases = product(self.scales, range(len(prompts)))
             runs = [partial(self._run_large, scale, prompt) for scale, prompt in cases]
@@ -237,7 +237,7 @@ class Tuner:
     def _key(self, case: Case) -> str:
         described = json.dumps(case.recipe.to_dict(), sort_keys=True)
         prompt = f"{case.prompt} {self.calibration.prompts[case.prompt]}"
-        return f"{self._same} {case.guidance_scale} {prompt} {described}"
+        return f"{self._key_prefix} {case.guidance_scale} {prompt} {described}"
 
     def _remember(self, key: str, numbers: Sequence[float]) -> None:
         self._known[key] = numbers
