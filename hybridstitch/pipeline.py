@@ -160,7 +160,7 @@ class HybridStitchPipeline(Parts):
         images = images_problems(num_images_per_prompt)
         raise_problems(problems + images)
         with exclusive(self.large, self.small):
-            found = self.prompts.halves(
+            found = self.prompts.encode(
                 do_classifier_free_guidance, prompts, num_images_per_prompt, clip_skip, cast(int, length)
             )
         return tuple(each if each is None or device is None else each.to(device) for each in found)  # type: ignore

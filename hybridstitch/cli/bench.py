@@ -133,7 +133,7 @@ def _open(options: argparse.Namespace, part: int | None = None, described: Mappi
     from hybridstitch.bench.contenders import Contender
     from hybridstitch.bench.folder import BenchFolder
     from hybridstitch.bench.run import Bench
-    from hybridstitch.model.fingerprint import fingerprint
+    from hybridstitch.model.parts import fingerprint
 
     perceptual = _perceptual()
     if options.processes > 1:

@@ -44,10 +44,10 @@ class CountedModel(GuidedModel):
 
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:
         # Counted first: a forward that checkpointing repeats for its gradients may end early.
-        self._counter.count(latents.shape[0] * self._halves)
+        self._counter.count(latents.shape[0] * self._branches)
         return super().__call__(latents, timestep, tokens)
 
     def conditional(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        if self._halves > 1:  # otherwise it is the call above
+        if self._branches > 1:  # otherwise it is the call above
             self._counter.count(latents.shape[0])
         return super().conditional(latents, timestep)

@@ -20,7 +20,7 @@ import numpy as np
 from hybridstitch.base.journal import append_entries, read_entries
 from hybridstitch.base.progress import Progress, counted
 from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
-from hybridstitch.model.fingerprint import fingerprint
+from hybridstitch.model.parts import fingerprint
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.plans import Routed
 from hybridstitch.recipe.recipe import Recipe, recipes

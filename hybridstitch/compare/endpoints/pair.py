@@ -47,7 +47,7 @@ class PairEndpoint:
 
     def describe(self) -> dict[str, Any]:
         """Return device, dtype and a fingerprint of the weights."""
-        from hybridstitch.model.fingerprint import fingerprint
+        from hybridstitch.model.parts import fingerprint
 
         large = self._pipeline.large
         return {
