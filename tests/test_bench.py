@@ -20,7 +20,7 @@ from hybridstitch.cli.main import main
 from hybridstitch.cli.options import defined
 from hybridstitch.measure.intervals import Interval
 from hybridstitch.measure.perceptual import Perceptual
-from hybridstitch.model.fingerprint import fingerprint
+from hybridstitch.model.parts import fingerprint
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
 

@@ -62,7 +62,8 @@ def test_the_endpoint_takes_the_good_ones_and_names_the_field_of_the_bad(emoji_p
     limits, catalogue = emoji_pipe.size_limits, emoji_pipe.catalogue
     for request in mixed(GOOD, 60, 0.2, seed=0):
         if request.wrong is None:
-            assert parse_request(dict(request.fields), {}, limits, catalogue).width == request.fields["width"]
+            parsed = parse_request(dict(request.fields), {}, limits, catalogue)
+            assert parsed.generation.width == request.fields["width"]
         else:
             with pytest.raises(InvalidInput) as refused:
                 parse_request(dict(request.fields), {}, limits, catalogue)

@@ -17,7 +17,7 @@ from hybridstitch.cli.report_lines import report_lines
 from hybridstitch.fills import Last
 from hybridstitch.masks import Disagreement, Random, Refresh
 from hybridstitch.plans import ExplicitShares, Staged
-from hybridstitch.recipe.tuned import TunedRecipe
+from hybridstitch.recipe.catalogue import TunedRecipe
 
 
 @pytest.fixture(scope="module")

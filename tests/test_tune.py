@@ -11,9 +11,11 @@ import pytest
 from hybridstitch import HybridStitchPipeline, InvalidInput, fills, recipes
 from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
 from hybridstitch.cli.main import main
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.plans import ExplicitShares
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.recipe.recipe import Recipe
+from hybridstitch.sampler import Step
 from hybridstitch.tune.candidates import (
     dense_indices,
     even_candidates,
@@ -142,14 +144,15 @@ def test_disagreement_is_relative_to_the_large_models_answer():
     large = {0: [2.0, 0, 0, 0], 1: [0.0, 3, 4, 0]}
     small = {0: [1.0, 0, 0, 0], 1: [0.0, 3, 4, 5]}
 
-    def draw(recipe: Recipe) -> None:
+    def run(on_step: StepWatcher) -> None:
         walk = Walk(lambda latents, *_: rows_of(small[int(latents.flatten()[0])]), steps=2)
         for index in range(2):
-            assert recipe.plan.large_share(walk.at(index, [float(index)] * 4).trajectory) == 1
-            walk.large(*large[index])
+            walk.at(index, [float(index)] * 4).large(*large[index])
+            now, trajectory = walk.trajectory.now, walk.trajectory
+            on_step(range(1), Step(index, 2, now.timestep, now.sigma, now.latents, now.latents, 1.0, None, trajectory))
 
     # 1 of 2 at the first step, 5 of 5 at the second.
-    assert disagreement([draw, draw]) == (0.5, 1.0)
+    assert disagreement([run, run]) == (0.5, 1.0)
 
 
 @pytest.mark.slow

@@ -13,22 +13,22 @@ from typing import Self
 from tqdm import tqdm
 
 LINE_SECONDS = 60.0
-"""Between two lines where there is no bar."""
+"""Time between two lines where there is no bar."""
 WAITING_SECONDS = 10.0
-"""Between two lines about one long step."""
+"""Time between two lines about one long step."""
 
 
 class Progress:
-    """Counts the pictures that a command generates; use as a context manager.
+    """Counts the pictures that a command generates; a context manager.
 
-    A terminal shows a bar. Elsewhere, and for a command that prints JSON, there is a line a minute. After the first
-    pictures a line estimates the time of the rest.
+    A terminal shows a bar. Elsewhere, and for a command that prints JSON, there is one line a minute. After the first
+    pictures, a line estimates the remaining time.
 
     Args:
         what: the pictures in words, such as "3 contenders on 8 prompts, 2 seeds".
-        total: how many are generated now.
-        kept: how many more an earlier run of the command generated.
-        later: how many more the command may generate after these, at most.
+        total: number of pictures to generate now.
+        kept: number of pictures that an earlier run generated.
+        later: number of pictures that may follow these, at most.
         bar: False for a command that prints JSON.
     """
 
@@ -49,7 +49,7 @@ class Progress:
         self._bar.close()
 
     def update(self, count: int = 1) -> None:
-        """Count `count` more pictures."""
+        """Add `count` pictures to those done."""
         if not count:
             return
         is_first = not self._done
@@ -98,16 +98,16 @@ def waiting(what: str) -> Iterator[None]:
 
 def say(line: str) -> None:
     """Print a line on stderr."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - what commands say
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the output of commands
 
 
 def counted(count: int, noun: str) -> str:
-    """A number and its noun: 1 picture, 2 pictures."""
+    """A number with its noun: 1 picture, 2 pictures."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """A time for people, in its two largest units."""
+    """A time in seconds as text, in its two largest units."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

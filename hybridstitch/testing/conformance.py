@@ -1,6 +1,6 @@
-"""Conformance tests for strategies, the built-in ones and yours.
+"""Conformance tests for strategies, built-in ones and yours.
 
-Inherit the class of your axis, name it `Test…`, and say how to make the strategy:
+Inherit the class of your axis, name it `Test…`, and return your strategy from `make`:
 
     from hybridstitch.testing.conformance import MaskConformance
 
@@ -35,11 +35,11 @@ from hybridstitch.testing.toys import TinyPair
 Tested = TypeVar("Tested", bound=Strategy)
 
 GRIDS = [(6, 6), (3, 8)]
-"""Token grids that the conformance tests use: a square one and one that is not."""
+"""Token grids of the tests: a square one and a rectangular one."""
 
 
 class StrategyConformance(Generic[Tested]):
-    """What every strategy owes: parameters that are stored, described, checked, and come back from JSON."""
+    """What every strategy provides: parameters that are stored, described, validated, and restored from JSON."""
 
     def make(self) -> Tested:
         """Return the strategy under test. Every subclass defines it."""
@@ -74,8 +74,8 @@ class StrategyConformance(Generic[Tested]):
         assert self.make().problems("strategy") == []
 
     @pytest.mark.parametrize("grid", GRIDS)
-    def test_draws_the_same_picture_twice(self, pair: TinyPair, grid: tuple[int, int]) -> None:
-        """Also: nothing is left over from one generation for the next."""
+    def test_generates_the_same_picture_twice(self, pair: TinyPair, grid: tuple[int, int]) -> None:
+        """Also checks that no state remains from one generation to the next."""
         recipe = self.recipe()
         first = pair.generate(recipe, grid, [0])[-1].latents
         pair.generate(recipe, (4, 5), [1, 2])
@@ -117,8 +117,8 @@ class MaskConformance(StrategyConformance[MaskStrategy]):
         assert counts == sorted(counts)
         assert all(1 <= count <= 24 for count in counts)
 
-    def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair) -> None:
-        """And its tokens change at a refresh alone."""
+    def test_needs_no_more_dense_steps_than_it_declares(self, pair: TinyPair) -> None:
+        """Also checks that the tokens change only at a refresh."""
         mask = self.make()
         done = pair.generate(Recipe(plans.Staged(large=0, hybrid=1, share=0.3), mask), (3, 4), [0])
         masked = [step.tokens for step in done if step.tokens is not None]
@@ -141,7 +141,7 @@ class PlanConformance(StrategyConformance[Plan]):
         assert len(shares) == steps
         assert all(0 <= share <= 1 for share in shares)
 
-    def test_says_whether_it_needs_a_mask(self, pair: TinyPair) -> None:
+    def test_declares_whether_it_needs_a_mask(self, pair: TinyPair) -> None:
         partial = any(step.tokens is not None for step in pair.generate(self.recipe(), (6, 6), [0], 28))
         assert self.make().masked or not partial
 
@@ -160,8 +160,8 @@ class FillConformance(StrategyConformance[Fill]):
         assert torch.isfinite(velocity).all()
 
     @pytest.mark.parametrize("mask", [None, masks.Random(), masks.All()], ids=str)
-    def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair, mask: MaskStrategy | None) -> None:
-        """Without a mask, with one on some of the tokens, and with one on all of them."""
+    def test_needs_no_more_dense_steps_than_it_declares(self, pair: TinyPair, mask: MaskStrategy | None) -> None:
+        """Also checks no mask, a mask on some tokens and a mask on all tokens."""
         fill = self.make()
         plan = plans.Staged(large=0, hybrid=1, share=0.3) if mask else plans.NoSteps()
         done = pair.generate(Recipe(plan, mask or masks.Random(), fill), (3, 4), [0, 1])

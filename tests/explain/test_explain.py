@@ -107,7 +107,9 @@ def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pipe,
         return tensors
 
     generator = torch.Generator().manual_seed(5)
-    noise = tiny_pipe.initial_latents(32, 32, [torch.Generator().manual_seed(5)])
+    side = 32 // tiny_pipe.vae_scale_factor
+    shape = (1, tiny_pipe.large.config.in_channels, side, side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
     tiny_pipe(
         "red cat sits",
         recipe="large",
@@ -144,15 +146,15 @@ def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pipe,
 
 
 def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pipe):
-    arguments = {"recipe": HYBRID, "speed": None, "region": None, "width": 32, "height": 32}
-    recording = record(
-        tiny_pipe, "red cat", 5, lambda: None, negative_prompt="dog", num_inference_steps=8, guidance_scale=3.0,
-        **arguments,
+    generation = tiny_pipe.validate(
+        "red cat", negative_prompt="dog", num_inference_steps=8, guidance_scale=3.0, width=32, height=32,
+        recipe=HYBRID, generator=[torch.Generator().manual_seed(5)],
     )  # fmt: skip
+    recording = record(tiny_pipe, generation, lambda: None)
     assert recording.masked
     with torch.no_grad(), cached_attention(tiny_pipe.large), cached_attention(tiny_pipe.small):
         negative = Texts(*tiny_pipe.prompts.alone(["dog"]))
-        choice = Choice(tiny_pipe, recording, ForwardCounter(None), recording.masked, negative, 3.0)
+        choice = Choice(tiny_pipe, recording, ForwardCounter(None), recording.masked, negative)
         for step in recording.masked:
             scores = choice.respond(step, Texts(*tiny_pipe.prompts.alone(["red cat", "blue dog"])))[..., 0]
             tokens = recording.steps[step].tokens

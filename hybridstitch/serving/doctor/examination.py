@@ -1,4 +1,4 @@
-"""The examination of a machine before it serves, and of a server while it does."""
+"""Examines a machine before it serves, or a server while it does."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ def examine(
     timeout: float = 30,
     heal: bool = False,
 ) -> list[Finding]:
-    """Whether a server could start on this machine or, with `url`, whether every worker of the one there answers.
+    """Examine whether a server could start here or, with `url`, whether every worker of that server answers.
 
-    management_url: by default the host of `url` at the next port.
-    key_file: the server's token file; None for a server without tokens.
-    store, port: the archives to serve and the first of the five ports, where there is no `url`.
-    timeout: seconds for each prediction. heal: see `examine_server`.
-    Raises InvalidInput for an address, port, limit or token file that cannot be one.
+    Args:
+        url: Address of a server's predictions. None: examine this machine.
+        management_url: Its management address. None: the host of `url` at the next port.
+        key_file: Its key_file.json. None: the tokens of the environment, if there are any.
+        store: Without `url`, folder of the archives to serve.
+        port: Without `url`, the first of the server's five ports.
+        timeout: Seconds for each prediction, over 0.
+        heal: With `url`, whether to restart workers that hang, see `examine_server`.
+
+    Raises:
+        InvalidInput: For a bad address, port or limit, and for a key file that cannot be read.
     """
     problems = []
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
