@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hybridstitch.base.images import data_url, encode_image
 from hybridstitch.base.overlay import mask_overlay
 from hybridstitch.compare.measured import MeasuredPair
 from hybridstitch.compare.measures import mask_of, read_picture
@@ -52,25 +51,23 @@ def _nearness(pair: MeasuredPair) -> tuple[float, int, int]:
 def panels(pair: MeasuredPair, folder: Path) -> list[tuple[str, str]]:
     """Captions and data URLs: A, B, their difference where the sizes agree, B's mask (or A's) where there is one."""
     found = [(row.side.upper(), folder / row.picture) for row in (pair.a, pair.b) if row.picture]
-    panel = [(side, data_url(Image.open(path).convert("RGB"))) for side, path in found]
+    panel = [(side, _shown(Image.open(path).convert("RGB"))) for side, path in found]
     reference, picture = (read_picture(path) for _, path in found)
     if reference.shape == picture.shape:
         difference = np.clip(GAIN * np.abs(picture - reference), 0, 1)
         caption = "identical" if pair.identical else f"difference {TIMES} {GAIN:g}"
-        panel.append((caption, data_url(Image.fromarray((255 * difference).round().astype(np.uint8)))))
+        panel.append((caption, _shown(Image.fromarray((255 * difference).round().astype(np.uint8)))))
     for row, own in ((pair.b, picture), (pair.a, reference)):
         if row.report and mask_of(row.report, own.shape[:2]) is not None:
             tinted = mask_overlay(Image.fromarray((255 * own).round().astype(np.uint8)), dict(row.report))
-            panel.append((f"{row.side.upper()}'s mask", data_url(tinted)))
+            panel.append((f"{row.side.upper()}'s mask", _shown(tinted)))
             break
     return panel
 
 
-def data_url(image: Image.Image) -> str:
-    """A picture inside the page, as WebP."""
+def _shown(image: Image.Image) -> str:
+    """A picture as a data URL, at most `LARGEST` pixels wide and high."""
     scale = LARGEST / max(image.size)
     if scale < 1:
         image = image.resize((max(1, round(scale * image.width)), max(1, round(scale * image.height))))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=88, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_url(encode_image(image, "webp", quality=88, method=4), "webp")
