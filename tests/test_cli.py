@@ -296,7 +296,7 @@ def test_an_interrupted_command_goes_on(
     finally:
         running.kill()
     assert running.returncode == 130, said
-    assert "the same command goes on from there" in said.splitlines()[-1]
+    assert "the same command continues from there" in said.splitlines()[-1]
     assert "Traceback" not in said
     lines = kept.read_text()
     monkeypatch.chdir(tmp_path)

@@ -34,12 +34,12 @@ class TestUsersMask(MaskConformance):
 
 class TestUsersPlan(PlanConformance):
     def make(self) -> Plan:
-        return shown("docs/architecture.md", "Plan")["EverySecond"]()
+        return shown("docs/own-strategy.md", "Plan")["EverySecond"]()
 
 
 class TestUsersFill(FillConformance):
     def make(self) -> Fill:
-        return shown("docs/architecture.md", "Fill")["Halfway"]()
+        return shown("docs/own-strategy.md", "Fill")["Halfway"]()
 
 
 class TestMasks(MaskConformance):

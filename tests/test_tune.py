@@ -14,7 +14,14 @@ from hybridstitch.cli.main import main
 from hybridstitch.plans import ExplicitShares
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.recipe.recipe import Recipe
-from hybridstitch.tune.candidates import drawn, even, idea, placed, stitched, varied
+from hybridstitch.tune.candidates import (
+    dense_indices,
+    even_candidates,
+    method_of,
+    neighbour,
+    random_candidate,
+    stitched,
+)
 from hybridstitch.tune.disagreement import disagreement
 from hybridstitch.tune.search import Tuner, write
 from tests.support.tiny import make_pair_folder
@@ -22,13 +29,13 @@ from tests.support.walk import Walk, rows_of
 
 
 def test_dense_steps_stand_where_they_are_placed():
-    assert placed(10, 1.0, 0.5, 0.2, 1.0) == set(range(10))
-    assert placed(10, 0.3, 1.0, 0.0, 1.0) == {0, 1, 2}
-    assert placed(10, 0.4, 0.25, 0.25, 1.0) == {0, 9} | {1 + 8 // 3, 1 + 16 // 3}
+    assert dense_indices(10, 1.0, 0.5, 0.2, 1.0) == set(range(10))
+    assert dense_indices(10, 0.3, 1.0, 0.0, 1.0) == {0, 1, 2}
+    assert dense_indices(10, 0.4, 0.25, 0.25, 1.0) == {0, 9} | {1 + 8 // 3, 1 + 16 // 3}
     rng = random.Random(0)
     for _ in range(200):
         steps, dense = rng.randint(2, 40), rng.random()
-        where = placed(steps, dense, rng.random(), rng.random(), rng.uniform(0.5, 2))
+        where = dense_indices(steps, dense, rng.random(), rng.random(), rng.uniform(0.5, 2))
         assert 0 in where
         assert where <= set(range(steps))
         assert len(where) <= max(1, round(dense * steps))
@@ -37,7 +44,7 @@ def test_dense_steps_stand_where_they_are_placed():
 def test_candidates_are_recipes():
     rng = random.Random(0)
     for index in range(100):
-        candidate = varied(drawn(rng, regions=index % 2 == 1), rng)
+        candidate = neighbour(random_candidate(rng, regions=index % 2 == 1), rng)
         assert len(candidate.recipe(28).plan.shares) == candidate.steps(28)
 
 
@@ -54,7 +61,7 @@ def test_candidates_are_recipes():
 )
 def test_whose_idea_a_candidate_is(shares, fill, named):
     recipe = Recipe(ExplicitShares(tuple(map(float, shares))), fill=fill)
-    assert idea(recipe) == named
+    assert method_of(recipe) == named
 
 
 @pytest.mark.parametrize(
@@ -71,11 +78,11 @@ def test_what_counts_as_stitched(shares, fill, regions):
 
 
 def test_even_candidates_have_the_dense_steps_that_they_say():
-    for candidate in even():
+    for candidate in even_candidates():
         shares = candidate.recipe(28).plan.shares
         assert sum(share == 1 for share in shares) == pytest.approx(candidate.dense * len(shares), abs=1)
         assert shares[0] == 1
-    assert {stitched(candidate.recipe(28)) for candidate in even()} == {True, False}
+    assert {stitched(candidate.recipe(28)) for candidate in even_candidates()} == {True, False}
 
 
 def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
@@ -84,7 +91,7 @@ def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
     found = tuner.search(first=8, rounds=2)
     lines = (tmp_path / "trials.jsonl").read_text()
     again = Tuner(calibration, scales, tmp_path / "trials.jsonl").search(first=8, rounds=2)
-    assert [each.shown for each in again] == [each.shown for each in found]
+    assert [each.measured for each in again] == [each.measured for each in found]
     assert (tmp_path / "trials.jsonl").read_text() == lines
     for regions in (False, True):
         kind = [trial for trial in found if trial.stitched == regions]
@@ -168,7 +175,7 @@ def test_the_command_tunes_a_pair_and_keeps_to_its_rules(tiny, tmp_path, capsys)
     assert "98 dB" in capsys.readouterr().err
     (tmp_path / "held-out.txt").write_text("two\n")
     assert main([*command, "--held-out", str(tmp_path / "held-out.txt")]) == 2
-    assert "none of those that evaluate" in capsys.readouterr().err
+    assert "none of the held-out prompts" in capsys.readouterr().err
     assert main([*command, "--held-out", str(tmp_path / "no-such.txt")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert main(["tune", "--large", str(tiny), "--small", str(tiny), "--prompts", str(tmp_path / "prompts.txt")]) == 2

@@ -1,7 +1,7 @@
 """Reads files of prompts, for every command that takes `--prompts`.
 
-A file is read by the ending of its name. What cannot be read is refused with the number of the line, so that no half of
-a file and no markup of it is ever taken for a prompt.
+The suffix of the file decides its format. An error names the line, and no prompt is returned: neither half of a file
+nor its markup is ever taken for a prompt.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from hybridstitch.base.texts import text_problem
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 BUILT_IN = "heldout"
-"""Names the list that belongs to the embedded pair, instead of a file."""
+"""Names the held-out prompts of the embedded pair, instead of a file."""
 COLUMNS = ("prompt", "caption", "text")
-"""Where the prompt stands in a table or an object: the first of these that is there, in capitals or not."""
+"""Names of the column of a table, or the key of an object, that holds the prompt, in any case. The first one counts."""
 KINDS = ".txt, .csv, .tsv, .json or .jsonl"
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
 COMMENT = "# "
-"""Begins a line of a text file that is no prompt."""
+"""Start of a comment line in a text file."""
 MOST = 100_000
+"""Largest number of prompts."""
 LARGEST = 2**28
-"""Bytes of a file at most: a device such as /dev/zero has no end."""
+"""Largest size of a file in bytes. A device such as /dev/zero has no end."""
 SHOWN = 10
-"""Problems that are named at once."""
+"""Largest number of problems in an error."""
 
 Numbered = Iterator[tuple[str, object]]
-"""Where a prompt stands, and what stands there."""
+"""Position in a file, such as `prompts line 3`, and the value there."""
 
 
 def read_prompts(source: str | Path, count: int | None = None, field: str = "prompts") -> list[str]:
-    """The different prompts of a file in their order, or `count` of them, evenly spread.
+    """Return the distinct prompts of a file in their order.
 
     Args:
         source: Path of a file, or `heldout`. `.csv` and `.tsv`: a table whose first line names a column of `COLUMNS`.
-            `.jsonl`: a string or an object on each line. `.json`: a list of them. Any other ending: a prompt on each
-            line, without lines that are empty or begin with `# `.
-        count: How many prompts to take, None for all.
-        field: What problems are named after.
+            `.jsonl`: a string or an object on each line. `.json`: a list of them. Any other suffix: a prompt on each
+            line, except empty lines and those that begin with `# `.
+        count: Number of prompts to return, evenly spread over the file. None returns all.
+        field: Name of the option, for problems.
 
     Raises:
-        InvalidInput: for a file that cannot be read, and for every line that holds no prompt.
+        InvalidInput: if the file cannot be read, or with each line that holds no prompt, up to `SHOWN`.
     """
     path = HELD_OUT_PROMPTS if str(source) == BUILT_IN else Path(source)
     text = read_text(path, field, f"a {KINDS} file of prompts")
@@ -69,7 +70,16 @@ def read_prompts(source: str | Path, count: int | None = None, field: str = "pro
 
 
 def read_text(path: Path, field: str, expected: str) -> str:
-    """The text of a file in UTF-8, without a byte order mark. Raises InvalidInput."""
+    """Return the text of a UTF-8 file, without a byte order mark.
+
+    Args:
+        path: Path of the file.
+        field: Name of the option, for problems.
+        expected: What the file must be, for problems.
+
+    Raises:
+        InvalidInput: if the file cannot be read, is larger than `LARGEST`, or is not UTF-8.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -92,14 +102,14 @@ def read_text(path: Path, field: str, expected: str) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty, with their numbers. Other separators, such as U+2028, do not end a line."""
+    """Yield the lines that are not empty, with their numbers. Separators such as U+2028 do not end a line."""
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         if line.strip():
             yield number, line.rstrip("\n")
 
 
 def json_lines(text: str, field: str) -> Numbered:
-    """What the lines of a JSON Lines file hold; a Problem in place of a line that is not JSON."""
+    """Yield the values of a JSON Lines file, and a Problem for each line that is not JSON."""
     for number, line in numbered_lines(text):
         where = f"{field} line {number}"
         try:
@@ -126,7 +136,7 @@ def _plain(text: str, field: str) -> Numbered:
 
 
 def _is_json(text: str) -> bool:
-    """Whether a text begins with an object, or with a list of objects or strings."""
+    """Return whether a text begins with an object, or with a list of objects or strings."""
     try:
         value, _ = json.JSONDecoder().raw_decode(text.lstrip())
     except (ValueError, RecursionError):
@@ -151,7 +161,7 @@ def _json(text: str, field: str) -> Numbered:
 
 
 def _of_object(value: Any) -> object:
-    """The prompt of an object, and what is no object as it stands."""
+    """Return the prompt of an object, and any other value unchanged."""
     if not isinstance(value, dict):
         return value
     names = {name.strip().lower(): name for name in reversed(value)}
@@ -159,11 +169,11 @@ def _of_object(value: Any) -> object:
 
 
 def _table(text: str, field: str, delimiters: str) -> Numbered:
-    """The column of a table that holds prompts; every row must have as many cells as the first one."""
+    """Yield the prompts of a table. Every row must have as many cells as the first one."""
     head, line = next(iter(io.StringIO(text, newline="")), ""), 1
     try:
         heads = {each: next(csv.reader([head], delimiter=each), []) for each in delimiters}
-        # The sign that splits the names into the most: a name with a sign of another kind in it stays whole.
+        # The delimiter with the most names: a name that contains another delimiter stays whole.
         delimiter = max(delimiters, key=lambda each: (_of_names(heads[each]) is not None, len(heads[each])))
         column = _of_names(heads[delimiter])
         if column is None:
@@ -184,6 +194,6 @@ def _table(text: str, field: str, delimiters: str) -> Numbered:
 
 
 def _of_names(names: list[str]) -> int | None:
-    """The number of the column that holds prompts, None without one."""
+    """Return the index of the column that holds prompts, None without one."""
     known = [name.strip().lower() for name in names]
     return next((known.index(column) for column in COLUMNS if column in known), None)

@@ -1,4 +1,4 @@
-"""Recipes at equal cost: the one number of a plan that trades speed for quality, turned until the cost is right."""
+"""Recipes at equal cost: adjusts the parameter of a plan that trades speed for quality, until the cost is right."""
 
 from __future__ import annotations
 
@@ -21,17 +21,24 @@ DIALS: dict[type[Plan], str] = {
     ErrorCounter: "limit",
     Periodic: "every",
 }
-"""The parameter of each plan that is turned; of `periodic` with tokens between its dense steps, their share."""
+"""The parameter of each plan that is adjusted. For `periodic` with tokens between its dense steps, it is `share`."""
 NEAR = 0.1
-"""How far off a cost may be, relatively; steps of a period are coarse."""
+"""Largest relative error of the cost. It is large because the steps of a period are coarse."""
 
 
 def matched(recipe: Recipe, speed: float, steps: int, cost_of: Callable[[Recipe], float]) -> Recipe:
-    """The variant of a recipe whose cost comes nearest to 1 / speed.
+    """Return the variant of a recipe whose cost is nearest to 1 / speed.
 
-    cost_of: FLOPs of a recipe, where the large model's are 1; asked some six times. Whole steps are the grain: at 28,
-    costs come within two or three hundredths. Raises InvalidInput for a plan without such a parameter, and if nothing
-    comes near.
+    Costs change by whole steps: at 28 steps the error is at most 0.03.
+
+    Args:
+        recipe: The recipe.
+        speed: Speed-up by FLOPs over the large model.
+        steps: Steps of the schedule.
+        cost_of: Returns the FLOPs of a recipe, relative to the large model. Called about six times.
+
+    Raises:
+        InvalidInput: if the plan has no such parameter, or no variant has a cost within `NEAR`.
     """
     known = variants(recipe, steps)
     low, high = 0, len(known) - 1
@@ -50,7 +57,7 @@ def matched(recipe: Recipe, speed: float, steps: int, cost_of: Callable[[Recipe]
 
 
 def variants(recipe: Recipe, steps: int) -> list[Recipe]:
-    """From one end of the dial to the other."""
+    """Return the recipe with each value of the parameter, in order. Raises InvalidInput for a plan without one."""
     plan = recipe.plan
     if type(plan) not in DIALS:
         expected = f"a recipe whose plan is one of: {', '.join(each.type for each in DIALS)}"
@@ -65,6 +72,6 @@ def variants(recipe: Recipe, steps: int) -> list[Recipe]:
         values = np.geomspace(1e-4, 1, 60).tolist()
     found = []
     for value in values:
-        with suppress(InvalidInput):  # what the plan's other parameters leave no room for
+        with suppress(InvalidInput):  # values that the plan's other parameters exclude
             found.append(replace(recipe, plan=type(plan).build({**vars(plan), dial: value}, "plan")))
     return found

@@ -1,4 +1,4 @@
-"""The folder of a bench: an interrupted one goes on where it stopped, and what differs is never mixed."""
+"""The folder of a bench. An interrupted bench continues in it, and results of different settings never mix."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How close pixels are to the reference's, see `metrics` and `perceptual`.
+    """Closeness of a picture to the reference, over all of it or over a region.
 
-    perceptual: None without the package that measures it.
+    Attributes:
+        psnr_db: PSNR in dB, 60 at most, see `measure.pixels`. Higher is closer.
+        ssim: Mean SSIM, 1 for equal pictures.
+        perceptual: Perceptual distance, 0 for equal pictures. None without the package that computes it.
     """
 
     psnr_db: float
@@ -30,11 +33,19 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one picture.
+    """Measurements of one picture.
 
-    cost: FLOPs of the transformers, the reference's being 1. ms: of denoising; reference_ms: the reference's, drawn in
-    the same minute from the same noise. whole: of all pixels; inside, outside: of the tokens that the large model
-    rendered more often than the mean token, and of the others, None where there was no difference.
+    Attributes:
+        prompt: Index of the prompt.
+        seed: Seed of its noise.
+        contender: Name of the contender that generated it.
+        cost: FLOPs of the transformers, relative to the reference.
+        ms: Time of denoising.
+        reference_ms: The same for the reference's picture, generated from the same noise within the same minute.
+        large_token_share: Share of the token-steps that the large model rendered, 0 to 1.
+        whole: Fidelity of all pixels.
+        inside: Fidelity where the large model rendered tokens more often than on average. None if all are equal.
+        outside: Fidelity of the other pixels, None if all tokens are equal.
     """
 
     prompt: int
@@ -50,23 +61,23 @@ class Result:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Result:
-        """Of what `asdict` made."""
+        """Return the result that `dataclasses.asdict` converted."""
         nested = {name: values[name] and Fidelity(**values[name]) for name in ("whole", "inside", "outside")}
         return cls(**{**values, **nested})
 
 
 class BenchFolder:
-    """A bench's folder: `settings.json`, `results-N.jsonl` with a line for each picture, and `pictures/`.
+    """The folder of a bench: `settings.json`, `results-N.jsonl` with a line for each picture, and `pictures/`.
 
     Args:
-        folder: its path.
-        settings: what all contenders share.
-        contenders: what each of them is, by name.
-        part: of a bench that several processes share, each writes a file of results of its own.
-        writes_settings: False for the processes that only draw: the one that began them has written the settings.
+        folder: Its path.
+        settings: Settings of all contenders.
+        contenders: Descriptions of the contenders, by name.
+        part: Number of the results file that this process writes. Processes that share a bench have one each.
+        writes_settings: False for the processes of a bench whose main process has written the settings.
 
     Raises:
-        InvalidInput: if the folder holds results of other settings, or of another contender under one of these names.
+        InvalidInput: if the folder has results of other settings, or of another contender with one of these names.
     """
 
     def __init__(
@@ -83,11 +94,11 @@ class BenchFolder:
         self.settings: dict[str, Any] = settings
         self.contenders: dict[str, Any] = contenders
         if writes_settings:
-            self._begin()
+            self._write_settings()
 
-    def _begin(self) -> None:
-        raise_problems(changed_settings(self.path, self.settings, self.contenders))
-        old = _begun(self.path)
+    def _write_settings(self) -> None:
+        raise_problems(settings_problems(self.path, self.settings, self.contenders))
+        old = _settings_of_results(self.path)
         everyone = (old["contenders"] if old else {}) | self.contenders
         if not old or everyone != old["contenders"]:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -95,31 +106,31 @@ class BenchFolder:
             write_whole(self.path / SETTINGS, json.dumps(content, indent=1))
 
     def results(self) -> list[Result]:
-        """Those of all contenders so far."""
+        """Return the results of all contenders so far."""
         paths = sorted(self.path.glob("results-*.jsonl"))
         return [Result.from_dict(entry) for path in paths for entry in read_entries(path)]
 
     def add(self, results: Iterable[Result]) -> None:
-        """Append results, whose pictures are there already."""
+        """Append results. Their pictures must be saved before, so that every result has its picture."""
         append_entries(self._lines, *map(asdict, results))
 
     def picture_path(self, contender: str, prompt: int, seed: int) -> Path:
-        """Where a picture lies."""
+        """Return the path of a picture."""
         return self.path / "pictures" / contender.replace("/", "-") / f"{prompt:04d}-{seed}.png"
 
     def save_picture(self, contender: str, prompt: int, seed: int, picture: np.ndarray) -> None:
-        """Write a picture `(height, width, 3)` uint8."""
+        """Save a picture `(height, width, 3)` in 0..255."""
         path = self.picture_path(contender, prompt, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
 
 
-def changed_settings(
+def settings_problems(
     folder: Path, settings: Mapping[str, Any], contenders: Mapping[str, Any] = MappingProxyType({})
 ) -> list[Problem]:
-    """What keeps a folder from taking more results: these settings or contenders are not those of its results."""
+    """Return a problem if the results in a folder have other settings, or another contender with one of the names."""
     try:
-        old = _begun(folder)
+        old = _settings_of_results(folder)
     except InvalidInput as error:
         return list(error.problems)
     if not old:
@@ -130,20 +141,20 @@ def changed_settings(
     return [Problem("out", expected, str(folder))] if changed else []
 
 
-def _begun(folder: Path) -> dict[str, Any] | None:
-    """The settings of a folder with results; None for one whose bench failed before its first picture."""
-    kept = _kept(folder)
-    return kept if any(folder.glob("results-*.jsonl")) else None
+def _settings_of_results(folder: Path) -> dict[str, Any] | None:
+    """Return the settings.json of a folder with results, None if its bench failed before the first picture."""
+    settings = _settings(folder)
+    return settings if any(folder.glob("results-*.jsonl")) else None
 
 
 def contenders_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """What each contender of the bench in a folder is, by name; none where there is no bench yet."""
-    kept = _kept(folder)
-    return kept["contenders"] if kept else {}
+    """Return the descriptions of the contenders in a folder, by name. A folder without a bench has none."""
+    settings = _settings(folder)
+    return settings["contenders"] if settings else {}
 
 
-def _kept(folder: Path) -> dict[str, Any] | None:
-    """The content of a bench's settings.json, None without one. Raises InvalidInput for any other."""
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings.json of a bench, None without one. Raises InvalidInput for that of another command."""
 
     def is_bench(content: dict[str, Any]) -> bool:
         return all(isinstance(content.get(name), dict) for name in ("settings", "contenders"))

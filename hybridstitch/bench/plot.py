@@ -1,4 +1,4 @@
-"""The plot of a bench: how near each contender's pictures are to the large model's own, over what they cost."""
+"""The plot of a bench: fidelity to the large model over the saving in FLOPs, a dot for each contender."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 BEST, OTHER = "#2563c9", "#8a94a0"
 FONT = 8
 REACHES = (5, 12, 22, 34, 48, 64)
-"""Points from a dot to its name, the nearest free place is taken; a far name gets a line to its dot."""
+"""Distances in points at which a name may stand. The nearest free place is taken."""
 WITHOUT_LINE = 12
+"""Distance in points up to which no line connects a name with its dot."""
 SIDES = tuple(side for side in product((1, -1, 0), (1, -1, 0)) if any(side))
-"""Directions from a dot to its name, across and up."""
+"""Directions from a dot to its name, horizontal and vertical."""
 
 
 def plot(found: Sequence[Row], path: Path) -> None:
-    """Write the chart of a bench as a PNG."""
+    """Write the chart as a PNG. Raises MissingExtra without matplotlib."""
     with extra("bench"):
         import matplotlib
 
@@ -40,10 +41,10 @@ def plot(found: Sequence[Row], path: Path) -> None:
 
 
 def chart(found: Sequence[Row]) -> Figure:
-    """PSNR over the saving in FLOPs, every contender a dot with its interval and its name.
+    """Return a figure of PSNR over the saving in FLOPs, with a dot, an interval and a name for each contender.
 
-    Contenders that need as many FLOPs as the large model, and those whose pictures are identical to its own, have no
-    dot. Blue ones are the best for their cost.
+    Contenders that need as many FLOPs as the large model have no dot, nor have those with identical pictures. Blue dots
+    belong to the Pareto front.
     """
     import matplotlib.pyplot as plt
 
@@ -68,7 +69,7 @@ def chart(found: Sequence[Row]) -> Figure:
 
 
 def front(found: Sequence[Row]) -> list[Row]:
-    """Those that no cheaper one beats, the dearest first."""
+    """Return the Pareto front of cost and PSNR, the most expensive row first."""
     best: list[Row] = []
     for row in sorted(found, key=lambda row: (row.cost, -row.whole.psnr_db.value)):
         if not best or row.whole.psnr_db.value > best[0].whole.psnr_db.value:
@@ -77,11 +78,11 @@ def front(found: Sequence[Row]) -> list[Row]:
 
 
 def _name(axes: Axes, shown: Sequence[Row], colours: dict[str, str]) -> None:
-    """Write every name where it covers no dot and no other name and stays within the frame."""
+    """Write every name where it covers no dot and no other name, within the frame."""
     from matplotlib.text import Text
 
     canvas: Any = axes.figure.canvas
-    canvas.draw()  # the layout is final, so places in pixels are
+    canvas.draw()  # fixes the layout, and with it the positions in pixels
     scale = axes.figure.dpi / 72
     legend = axes.get_legend()
     taken = [np.asarray(legend.get_window_extent().extents)] if legend else []
@@ -102,7 +103,7 @@ def _name(axes: Axes, shown: Sequence[Row], colours: dict[str, str]) -> None:
             color=colours[row.contender],
             arrowprops={"arrowstyle": "-", "color": "#8a94a0", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
         )
-        size = Text.get_window_extent(text)  # without the line to its dot
+        size = Text.get_window_extent(text)  # of the text alone, without the line
         boxes = _places(x, y, size.width, size.height, scale)
         best = int(np.argmin(_covered(boxes, np.stack(taken), np.asarray(axes.get_window_extent().extents))))
         taken.append(boxes[best])
@@ -112,7 +113,7 @@ def _name(axes: Axes, shown: Sequence[Row], colours: dict[str, str]) -> None:
 
 
 def _places(x: float, y: float, width: float, height: float, scale: float) -> np.ndarray:
-    """Boxes `(places, 4)` around a dot, the nearest first: left, bottom, right, top in pixels."""
+    """Return boxes (left, bottom, right, top) around a dot in pixels, `(places, 4)`, the nearest first."""
     across, up = np.array([[reach * side[axis] for reach in REACHES for side in SIDES] for axis in (0, 1)]) * scale
     sides = np.array(SIDES * len(REACHES))
     left = x + across - width * (1 - sides[:, 0]) / 2
@@ -121,7 +122,7 @@ def _places(x: float, y: float, width: float, height: float, scale: float) -> np
 
 
 def _covered(boxes: np.ndarray, taken: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """How bad each box is: the area that it shares with those taken; far worse where it leaves the frame."""
+    """Return the penalty of each box: its overlap with taken boxes in pixels, and far more outside of the frame."""
     low, high = np.maximum(boxes[:, None, :2], taken[None, :, :2]), np.minimum(boxes[:, None, 2:], taken[None, :, 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=-1).sum(axis=1)
     outside = np.concatenate([frame[:2] - boxes[:, :2], boxes[:, 2:] - frame[2:]], axis=1)

@@ -1,4 +1,4 @@
-"""What `--recipes` of a bench names, read without torch: recipes at a number of steps or a speed, and solvers."""
+"""Parses the contenders that `--recipes` of a bench names, without torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ _SPEC = re.compile(r"(?P<recipe>[^~@/]+)(~(?P<speed>[^/]*)|@(?P<steps>[^/]*))?(/
 
 @dataclass(frozen=True)
 class Spec:
-    """One of the names in `--recipes`.
+    """One of the contenders in `--recipes`.
 
-    text: as it was given. recipe: a name, or `speed=NUMBER`. steps: after `@`. speed: after `~`, how many times less
-    than the large model it is to cost. solver: after the slash.
+    Attributes:
+        text: The text as given.
+        recipe: Name of a recipe, or `speed=NUMBER`.
+        steps: Steps of the schedule, after `@`.
+        speed: Speed-up by FLOPs that the recipe is adjusted to, after `~`.
+        solver: Solver, after the slash.
     """
 
     text: str
@@ -31,19 +35,19 @@ class Spec:
 
     @property
     def dial(self) -> float | None:
-        """The number of `speed=NUMBER`; None for a recipe by name."""
+        """The number of `speed=NUMBER`, None for the name of a recipe."""
         return float(self.recipe.removeprefix(BY_SPEED)) if self.recipe.startswith(BY_SPEED) else None
 
 
 def read_spec(text: str, known: Sequence[str]) -> Spec:
-    """The parts of `RECIPE[@STEPS][/SOLVER]`, `RECIPE~SPEED[/SOLVER]` or `speed=NUMBER`.
+    """Parse `RECIPE[@STEPS][/SOLVER]`, `RECIPE~SPEED[/SOLVER]` or `speed=NUMBER`.
 
     Args:
-        text: what was given.
-        known: the names of recipes.
+        text: The text.
+        known: Names of the recipes.
 
     Raises:
-        InvalidInput: with everything that is wrong with it.
+        InvalidInput: with every problem of the text.
     """
     parts = _SPEC.fullmatch(text)
     if not parts:

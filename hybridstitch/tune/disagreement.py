@@ -1,4 +1,4 @@
-"""How far the two models are apart over the schedule: what plan `routed` has to know about a pair (TRACK, 2026)."""
+"""Relative distance of the two models at each step, the parameter of plan `routed` (TRACK, 2026)."""
 
 from __future__ import annotations
 
@@ -14,33 +14,38 @@ from hybridstitch.trajectory import Trajectory
 
 
 @torch.no_grad()
-def disagreement(draws: Iterable[Callable[[Recipe], object]]) -> tuple[float, ...]:
-    """Relative distance of the models' velocities on the large model's own path, one number a step.
+def disagreement(
+    runs: Iterable[Callable[[Recipe], object]], on_picture: Callable[[], object] = lambda: None
+) -> tuple[float, ...]:
+    """Return |large velocity - small velocity| / |large velocity| on the trajectory of the large model, for each step.
 
-    draws: each draws one calibration picture by the recipe that it is given.
+    Args:
+        runs: Each generates one calibration picture with the recipe that it receives. The result is their mean.
+        on_picture: Called after each of them.
     """
     distances: dict[int, list[float]] = defaultdict(list)
     latest: list[Trajectory] = []
 
-    def look(trajectory: Trajectory) -> None:
+    def compare(trajectory: Trajectory) -> None:
         point, large = trajectory.dense[-1]
         distance = (large - trajectory.small_velocity(point)).norm() / large.norm()
         distances[point.index].append(float(distance))
 
     class Watch(Plan):
-        """The large model at all steps, with a look at what the small one would have said at the step before."""
+        """Runs the large model at all steps, and compares the small model's velocity at the step before."""
 
         type = "watch"
         masked = False
 
         def large_share(self, trajectory: Trajectory) -> float:
             if trajectory.dense:
-                look(trajectory)
-            trajectory.small_velocity()  # while there is a loop around it: the last look comes after its end
+                compare(trajectory)
+            trajectory.small_velocity()  # computed now, as the last step is compared after the loop
             latest[:] = [trajectory]
             return 1.0
 
-    for draw in draws:
-        draw(Recipe(Watch(), name="watch"))
-        look(latest[0])  # the last step, which no plan comes after
+    for run in runs:
+        run(Recipe(Watch(), name="watch"))
+        compare(latest[0])  # the last step, after which no plan is called
+        on_picture()
     return tuple(round(float(np.mean(distances[index])), 4) for index in sorted(distances))

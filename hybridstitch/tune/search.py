@@ -1,15 +1,15 @@
-"""`tune`: search the recipes that are worth their cost on a pair, on prompts set aside for it.
+"""Searches the recipes of a pair with the highest fidelity at each cost, on calibration prompts.
 
-Rounds of trying, each with twice the prompts and fewer candidates than the one before: the best of every class of cost
-stay, and neighbours of them join. The methods of the field take part. Those that no cheaper one beats in the end are
-the result; what they reached is a little optimistic, as they were chosen by it.
+Successive halving: every round doubles the prompts and keeps the best candidates of each class of cost. Neighbours of
+them join the next round. Baselines, the published methods at several settings, take part. The result is the Pareto
+front of cost and fidelity. Its fidelity is slightly optimistic, because the same numbers choose the front.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -23,67 +23,85 @@ from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
 from hybridstitch.model.fingerprint import fingerprint
 from hybridstitch.plans import Routed
 from hybridstitch.recipe.recipe import Recipe, recipes
-from hybridstitch.tune.candidates import Baseline, Candidate, baselines, drawn, even, idea, stitched, varied
+from hybridstitch.tune.candidates import (
+    Baseline,
+    Candidate,
+    baselines,
+    even_candidates,
+    method_of,
+    neighbour,
+    random_candidate,
+    stitched,
+)
 from hybridstitch.tune.disagreement import disagreement
 
-Generate = Callable[[Recipe], object]
 SPEEDS = (1.25, 1.5, 1.83, 2.2, 2.5, 3.0, 3.5, 4.0, 5.0)
-"""Classes of cost: a candidate belongs to the fastest of these that it reaches."""
+"""Classes of cost. A candidate belongs to the fastest one that it reaches."""
 PLUS_SPEED = 1.83
-"""Recipe `hybridstitch-plus` is the most faithful stitched one that is so many times cheaper, the paper's claim."""
+"""Speed-up that the paper claims. `hybridstitch-plus` is the stitched recipe of highest fidelity at this speed-up."""
 KEPT = (2, 1)
-"""Candidates of each class that stay, at each guidance scale, after the first round and after every later one."""
+"""Candidates kept of each class, kind and guidance scale after the first round, and after every later one."""
 
 
 @dataclass
 class Trial:
-    """A candidate and what it has shown: cost and decibels, for each guidance scale and prompt."""
+    """A candidate or baseline with its measurements.
+
+    Attributes:
+        candidate: What is tried.
+        recipe: Its recipe for the number of steps of the search.
+        measured: Cost and PSNR in dB by guidance scale and index of the prompt.
+    """
 
     candidate: Candidate | Baseline
     recipe: Recipe
-    shown: dict[tuple[float, int], Sequence[float]] = field(default_factory=dict)
+    measured: dict[tuple[float, int], Sequence[float]] = field(default_factory=dict)
 
     @property
     def stitched(self) -> bool:
-        """Whether regions of both models meet in a picture."""
+        """Whether each picture has regions of both models."""
         return stitched(self.recipe)
 
     @property
     def origin(self) -> str:
-        """Whose idea it is."""
-        return self.candidate.origin if isinstance(self.candidate, Baseline) else idea(self.recipe)
+        """Name of the method that it is a setting of."""
+        return self.candidate.origin if isinstance(self.candidate, Baseline) else method_of(self.recipe)
 
     def cost(self, guidance_scale: float) -> float:
-        """FLOPs of the transformers, where the large model at all steps is 1."""
-        return float(np.mean([cost for (scale, _), (cost, _) in self.shown.items() if scale == guidance_scale]))
+        """Mean FLOPs of the transformers over the prompts, relative to the large model at all steps."""
+        return float(np.mean([cost for (scale, _), (cost, _) in self.measured.items() if scale == guidance_scale]))
 
     @property
     def costs(self) -> dict[float, float]:
-        """By guidance scale; they differ for plans that look at the picture."""
-        return {scale: self.cost(scale) for scale in sorted({scale for scale, _ in self.shown})}
+        """Costs by guidance scale. They differ for plans that adapt to the picture."""
+        return {scale: self.cost(scale) for scale in sorted({scale for scale, _ in self.measured})}
 
     def fidelity(self, guidance_scale: float) -> float:
-        """Mean PSNR to the large model's own pictures."""
-        shown = [decibels for (scale, _), (_, decibels) in self.shown.items() if scale == guidance_scale]
-        return float(np.mean(shown))
+        """Mean PSNR to the large model's pictures in dB."""
+        measured = [decibels for (scale, _), (_, decibels) in self.measured.items() if scale == guidance_scale]
+        return float(np.mean(measured))
 
     @property
     def speed(self) -> float:
-        """How many times fewer FLOPs it needs than the large model, at the guidance scale where that is least."""
+        """Speed-up by FLOPs over the large model, at the guidance scale where it is smallest."""
         return 1 / max(self.costs.values())
 
     @property
     def speed_class(self) -> int:
-        """Index into `SPEEDS`, -1 if it is slower than all."""
+        """Index in `SPEEDS`, -1 if it is slower than all of them."""
         return sum(self.speed >= speed for speed in SPEEDS) - 1
 
 
 class Tuner:
-    """Searches on one pair.
+    """Searches recipes for one pair.
 
-    drawing: on calibration prompts, never those that evaluate. drawers: processes that draw for it, None for this one.
-    trials: a file of what was drawn so far; a search that was interrupted does not draw it again.
-    bar: whether a progress bar may be shown.
+    Args:
+        calibration: Generates and measures pictures of calibration prompts. They must not be held-out prompts.
+        guidance_scales: Guidance scales at which recipes must be good.
+        trials: Journal of all measurements. A search that is continued does not repeat them.
+        seed: Seed of the random candidates.
+        pool: Processes that measure, None for this process.
+        bar: Whether a progress bar is measured.
     """
 
     def __init__(
@@ -111,21 +129,21 @@ class Tuner:
         earlier: Sequence[Baseline] = (),
         speed: float = SPEEDS[0],
     ) -> list[Trial]:
-        """All that are worth their cost at one of the guidance scales, the dearest first.
+        """Run the search and return the Pareto front, see `front`.
 
         Args:
-            first: recipes of the first round: evenly placed ones, the methods of the field, and random ones, half of
-                them stitched. At least a third are random.
-            rounds: how often the best are tried again, each time with twice the prompts.
-            others: recipes that take part beside them.
-            earlier: what an earlier search found. It joins the last round, so that another search does not lose it.
-            speed: slower ones are drawn once, to learn their cost, and leave.
+            first: Recipes of the first round: even candidates, baselines, and random candidates. At least a third are
+                random, and half of these are stitched.
+            rounds: Number of rounds. Each has twice the prompts of the one before.
+            others: Further recipes of the first round.
+            earlier: Result of an earlier search. It joins the last round, so that the new search does not lose it.
+            speed: Smallest speed-up by FLOPs. Slower recipes are generated once, for their cost, and dropped.
         """
-        fixed: list[Candidate | Baseline] = [*even(), *baselines(self._disagreement())]
+        fixed: list[Candidate | Baseline] = [*even_candidates(), *baselines(self._disagreement())]
         chance = max(first - len(fixed), first // 3)
-        placed = first - chance
-        trials = [self._trial(drawn(self._rng, index % 2 == 1)) for index in range(chance)]
-        trials += [self._trial(fixed[index * len(fixed) // placed]) for index in range(placed)]
+        fixed_count = first - chance
+        trials = [self._trial(random_candidate(self._rng, index % 2 == 1)) for index in range(chance)]
+        trials += [self._trial(fixed[index * len(fixed) // fixed_count]) for index in range(fixed_count)]
         trials += [self._trial(baseline) for baseline in others]
         for number in range(rounds):
             prompts = self._prompts(number, rounds)
@@ -139,15 +157,15 @@ class Tuner:
             if number < rounds - 1:
                 trials = self._best(trials, KEPT[min(number, len(KEPT) - 1)])
                 candidates = [trial.candidate for trial in trials if isinstance(trial.candidate, Candidate)]
-                trials += [self._trial(varied(candidate, self._rng)) for candidate in candidates]
+                trials += [self._trial(neighbour(candidate, self._rng)) for candidate in candidates]
         return front([trial for trial in trials if trial.speed >= max(speed, SPEEDS[0])], self.scales)
 
     def _prompts(self, number: int, rounds: int) -> int:
-        """How many prompts a round takes."""
+        """Return the number of prompts of a round."""
         return max(1, len(self.calibration.prompts) >> (rounds - 1 - number))
 
     def _most(self, trials: int, number: int, rounds: int, earlier: int) -> int:
-        """How many pictures the rounds from this one on may need at most."""
+        """Return an upper bound of the pictures that the rounds from this one on generate."""
         pictures = 0
         for each in range(number, rounds):
             if each:
@@ -158,7 +176,7 @@ class Tuner:
         return pictures
 
     def routed(self) -> Recipe:
-        """Recipe `track` with this pair's own disagreement."""
+        """Return recipe `track` with the disagreement of this pair."""
         return replace(recipes()["track"], plan=Routed(disagreement=self._disagreement()))
 
     def _trial(self, candidate: Candidate | Baseline) -> Trial:
@@ -169,17 +187,17 @@ class Tuner:
         key = f"{self._same} disagreement {self.scales} {prompts}"
         if key not in self._known:
             cases = product(self.scales, range(len(prompts)))
-            runs = [partial(self._watch, scale, prompt) for scale, prompt in cases]
+            runs = [partial(self._generate, scale, prompt) for scale, prompt in cases]
             what = f"distance of the models on {counted(len(prompts), 'prompt')}"
             with Progress(what, len(runs), bar=self._bar) as progress:
-                self._remember(key, disagreement(_with_progress(runs, progress)))
+                self._remember(key, disagreement(runs, on_picture=progress.update))
         return tuple(self._known[key])
 
-    def _watch(self, guidance_scale: float, prompt: int, recipe: Recipe) -> object:
+    def _generate(self, guidance_scale: float, prompt: int, recipe: Recipe) -> object:
         return self.calibration.generate(Case(recipe, guidance_scale, prompt))
 
     def _best(self, trials: list[Trial], count: int) -> list[Trial]:
-        """The best few of every kind and class of cost at each guidance scale: what is good differs between them."""
+        """Return the best `count` trials of every kind and class of cost at each guidance scale."""
         kept: list[Trial] = []
         for regions, speed_class, scale in product((False, True), range(len(SPEEDS)), self.scales):
             peers = [each for each in trials if each.stitched == regions and each.speed_class == speed_class]
@@ -188,9 +206,13 @@ class Tuner:
         return kept
 
     def _try(self, trials: list[Trial], where: Iterable[tuple[float, int]], what: str, later: int) -> None:
-        """Draw every trial at these guidance scales and prompts, unless that is known.
+        """Measure all trials, unless the journal knows them already.
 
-        later: how many pictures may come after these.
+        Args:
+            trials: Trials.
+            where: Guidance scales and indices of prompts.
+            what: Name of the phase, for the progress.
+            later: Upper bound of the pictures after this phase, for the progress.
         """
         cases = {
             (index, scale, prompt): Case(trial.recipe, scale, prompt)
@@ -204,7 +226,7 @@ class Tuner:
                 self._remember([*missing][number], numbers)
                 progress.update()
         for (index, scale, prompt), case in cases.items():
-            trials[index].shown[scale, prompt] = self._known[self._key(case)]
+            trials[index].measured[scale, prompt] = self._known[self._key(case)]
 
     def _measure(self, cases: list[Case]) -> Iterable[tuple[int, Sequence[float]]]:
         if self._pool:
@@ -221,16 +243,12 @@ class Tuner:
         append_entries(self._trials, [key, numbers])
 
 
-def _with_progress(runs: Iterable[Generate], progress: Progress) -> Iterator[Generate]:
-    """Yield the draws; taking the next one counts the one before it as done."""
-    for number, generate in enumerate(runs):
-        progress.update(int(number > 0))
-        yield generate
-    progress.update()
-
-
 def front(trials: list[Trial], scales: list[float]) -> list[Trial]:
-    """Those that no cheaper trial of their kind beats at one of the guidance scales, the dearest first."""
+    """Return the Pareto front of cost and fidelity, the most expensive trial first.
+
+    A trial belongs to it if every cheaper trial of its kind, stitched or not, has a lower fidelity at one of the
+    guidance scales.
+    """
     kept: list[Trial] = []
     for regions, scale in product((False, True), scales):
         best = -np.inf
@@ -242,7 +260,7 @@ def front(trials: list[Trial], scales: list[float]) -> list[Trial]:
 
 
 def write(found: list[Trial], tuner: Tuner, path: Path) -> None:
-    """The recipe file that `pack` takes along: for the speed dial `points`, and `named` recipes."""
+    """Write the recipe file that `pack` includes: `points` for the speed dial, and `named` recipes."""
     points = [
         {
             "recipe": trial.recipe.to_dict(),

@@ -9,10 +9,14 @@ from pathlib import Path
 from string import Template
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "training" / "README.md"]
-DRAWN = ("text", "mermaid")
-"""Output and drawings."""
-LANGUAGES = ("bash", "python", "yaml", *DRAWN)
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("CONTRIBUTING.md", "training/README.md")),
+]
+RUN = ("bash", "python", "yaml")
+SHOWN = ("text", "mermaid")
+"""Output and diagrams, which nobody runs."""
 
 
 @dataclass(frozen=True)
