@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo demo-compare test check bench load pictures clean
+.PHONY: setup demo demo-compare test test-fast check bench load pictures clean
 
 setup: $(STAMP)
 
@@ -23,9 +23,19 @@ demo: setup
 demo-compare: setup
 	$(BIN)/python -m hybridstitch.compare.demo
 
-# Two processes, a file to each at a time: every one starts servers of its own.
+# Two processes. Each takes a whole file at a time and starts one TorchServe, which its files share; the longest files
+# go first. One file, or one test of it, needs no target:
+#   .venv/bin/python -m pytest tests/test_loop.py
+#   .venv/bin/python -m pytest tests/test_loop.py -k ras_by_hand
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Every test.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+# Without the tests that need a TorchServe and those that take more than about 3 s: the ones to run after each change.
+test-fast: setup
+	$(PYTEST) -m "not server and not slow"
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The endpoint: a prompt in, a picture out that two models drew together."""
+"""The stitched endpoint: a prompt in, a picture of both models out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HybridStitchHandler(Endpoint):
     """A TorchServe handler around `HybridStitchPipeline`."""
 
     def load(self) -> None:
-        """The pair from the archive, and the strategies that the operator named in model-config.yaml."""
+        """Load the pair from the archive and the strategies that model-config.yaml names."""
         settings = self.settings
         self.pipeline = HybridStitchPipeline.from_pretrained(
             settings.folder, torch_dtype=settings.dtype, catalogue=load_catalogue(settings.strategies)
@@ -32,5 +32,5 @@ class HybridStitchHandler(Endpoint):
             self.explainer = partial(explain_request, self.pipeline)
 
     def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
-        """Pictures by both models, with the report of which rendered what."""
+        """Generate pictures by both models, with the report of which model rendered what."""
         return generate_batch(self.pipeline, requests, progress)

@@ -1,4 +1,4 @@
-"""The honest baseline: diffusers' own pipeline with the large model, behind the same requests and answers."""
+"""The baseline endpoint: diffusers' own pipeline with the large model, behind the same requests and answers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import numpy as np
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
-from hybridstitch.model.pair import SizeLimits, absent_parts
+from hybridstitch.generation import Generation, joined
+from hybridstitch.model.pair import absent_parts
+from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.sampler import Step
 from hybridstitch.serving.settings import without_stitching
-from hybridstitch.serving.worker.render import generators
 from hybridstitch.serving.worker.service import Endpoint
 from hybridstitch.wire.documents import Rendering
 from hybridstitch.wire.request import GenerationRequest
 
 
 class PlainSD3Handler(Endpoint):
-    """A TorchServe handler around `StableDiffusion3Pipeline`: nothing of this project takes part in drawing."""
+    """A TorchServe handler around `StableDiffusion3Pipeline`: no code of this project generates the pictures."""
 
     def load(self) -> None:
-        """The large model from the archive."""
+        """Load the large model from the archive."""
         settings = self.settings
         self.settings = replace(settings, defaults=without_stitching(settings.defaults))
         self.pipeline = StableDiffusion3Pipeline.from_pretrained(
@@ -33,29 +34,24 @@ class PlainSD3Handler(Endpoint):
         ).to(settings.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = SizeLimits.of(self.pipeline, self.pipeline.transformer)
-        # Without the third text encoder, its tokens would be zeros that only cost time.
+        # Without the third text encoder its tokens would be zeros, which only cost time.
         self.text_length = 0 if self.pipeline.text_encoder_3 is None else 256
 
     def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
-        """Pictures in one tensor; diffusers has no clock inside, so the report knows the total time alone."""
-        first, started = requests[0], time.perf_counter()
-        drawn = generators(requests)
-        pictures = range(len(drawn))
+        """Generate pictures as one tensor. The report has the total time alone: diffusers measures no parts."""
+        started = time.perf_counter()
+        generation = joined([request.generation for request in requests])
+        pictures = range(generation.pictures)
 
         def on_step(pipe: StableDiffusion3Pipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> Any:
-            progress(
-                pictures, Step(index, pipe.num_timesteps, timestep, tensors["latents"], tensors["latents"], 1.0, None)
-            )
+            latents, sigma = tensors["latents"], float(pipe.scheduler.sigmas[index])
+            progress(pictures, Step(index, pipe.num_timesteps, timestep, sigma, latents, latents, 1.0, None))
             return tensors
 
         images = self.pipeline(
-            [request.prompt for request in requests for _ in request.seeds],
-            negative_prompt=[request.negative_prompt for request in requests for _ in request.seeds],
-            width=first.width,
-            height=first.height,
-            num_inference_steps=first.num_inference_steps,
-            guidance_scale=first.guidance_scale,
-            generator=drawn,
+            **generation.prompts.texts,
+            **_settings(generation),
+            generator=generation.generators(),
             max_sequence_length=self.text_length,
             callback_on_step_end=on_step,
             output_type="np",
@@ -72,14 +68,16 @@ class PlainSD3Handler(Endpoint):
         return renderings
 
 
+def _settings(generation: Generation) -> dict[str, Any]:
+    """Return the settings that are arguments of diffusers' pipeline: all but those of stitching, which are None."""
+    return {name: value for name, value in generation.settings().items() if value is not None}
+
+
 def _report(request: GenerationRequest, milliseconds: float, batch_size: int) -> dict[str, Any]:
     return {
         "recipe": {"name": "plain"},
         "seed": request.seed,
-        "width": request.width,
-        "height": request.height,
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
+        **_settings(request.generation),
         "batch_size": batch_size,
         "large_token_share": 1.0,
         "flops_share": 1.0,

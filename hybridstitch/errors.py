@@ -1,21 +1,28 @@
-"""How the library says that an input is wrong: one error that names every wrong field."""
+"""The error for invalid input, which names every wrong field."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 LONGEST_SHOWN = 300
-"""Characters of a value in a message: a path or the words of a server must not end in the middle."""
+"""Characters of a value in a message, enough for a path or the message of a server."""
 LONGEST_SENT = 80
 """Characters of a value in the JSON form."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong field: its dotted name, what was expected there, and what was found; None if nothing was."""
+    """One wrong field.
+
+    Attributes:
+        field: its dotted name.
+        expected: what was expected there, in words.
+        got: the value; None if there was none.
+    """
 
     field: str
     expected: str
@@ -26,7 +33,7 @@ class Problem:
         return f"{self.field}: expected {self.expected}, got {got}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, with the value itself; a long one, or one that JSON has no form for, becomes its short text."""
+        """JSON form with the value itself. A long value, or one without a JSON form, is replaced by a short text."""
         return {
             "field": self.field,
             "expected": self.expected,
@@ -34,12 +41,21 @@ class Problem:
         }
 
 
-class InvalidInput(ValueError):  # noqa: N818 - the name users read is what went wrong, not that it is an error
-    """An input was refused. `problems` holds every wrong field, not only the first one."""
+class InvalidInput(ValueError):  # noqa: N818 - a public name
+    """Invalid input. `problems` holds every wrong field, not only the first one."""
 
     def __init__(self, problems: Sequence[Problem]):
         self.problems = tuple(problems)
         super().__init__("; ".join(str(problem) for problem in self.problems))
+
+
+@contextmanager
+def collected(problems: list[Problem]) -> Iterator[None]:
+    """Add the problems of an InvalidInput that is raised inside the block to a list, and continue after the block."""
+    try:
+        yield
+    except InvalidInput as error:
+        problems.extend(error.problems)
 
 
 def raise_problems(problems: Sequence[Problem]) -> None:
@@ -49,7 +65,7 @@ def raise_problems(problems: Sequence[Problem]) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is its own JSON form, and a short one."""
+    """Whether a value is JSON already, and short."""
     if isinstance(value, str):
         return len(value) <= LONGEST_SENT
     try:
@@ -61,6 +77,6 @@ def _is_plain(value: Any) -> bool:
 def _short(value: Any, longest: int) -> str:
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, or lists in each other as deep
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists nested as deeply
         text = f"a very long {type(value).__name__}"
     return text if len(text) <= longest else text[: longest - 3] + "..."

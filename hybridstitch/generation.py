@@ -1,117 +1,104 @@
-"""The arguments that make a generation: recipe or speed, schedule, size, region and guidance, all checked at once."""
+"""One validated request for pictures: the value that every entry builds and that the pipeline runs."""
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from hybridstitch.base.schema import plain
-from hybridstitch.errors import InvalidInput, Problem, raise_problems
-from hybridstitch.model.pair import SizeLimits
-from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.model.prompts import Prompts
 from hybridstitch.recipe.recipe import Recipe
-from hybridstitch.region import region_problems
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-MOST_SIGMAS = 1000
+from hybridstitch.region import Region
 
 
-def validate(catalogue: Catalogue, limits: SizeLimits, **arguments: Any) -> Recipe:
-    """The recipe to run; arguments as in `resolved`. Raises InvalidInput that names every wrong one."""
-    recipe, _, problems = resolved(catalogue, limits, **arguments)
-    raise_problems(problems)
-    assert recipe is not None
-    return recipe
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What to generate, with every default filled in and every value validated.
 
+    `HybridStitchPipeline.validate` and the requests of `hybridstitch.wire` build it, each by its own limits.
+    `HybridStitchPipeline.generate` runs it and does not validate it again.
 
-def resolved(
-    catalogue: Catalogue,
-    limits: SizeLimits,
-    *,
-    recipe: Any,
-    speed: Any,
-    sigmas: Any,
-    region: Any,
-    width: Any,
-    height: Any,
-    num_inference_steps: Any,
-    guidance_scale: Any,
-    output_type: Any,
-) -> tuple[Recipe | None, list[float] | None, list[Problem]]:
-    """The recipe to run, the noise levels as a list, and what is wrong. Numbers of numpy's are fine.
-
-    Without a problem there is a recipe.
+    Attributes:
+        prompts: The texts or embeddings of every prompt, with their negative half.
+        seeds: One for each picture; a single number for one generator that serves all of them; None if the noise
+            comes from torch's global state.
+        width, height: Pixels.
+        num_inference_steps: Steps that were requested, at least 1. A recipe with a `step_share` takes fewer.
+        guidance_scale: Scale of classifier-free guidance, at least 0; at 1 and below there is no negative half.
+        recipe: What to stitch; None on an endpoint that has one model.
+        speed: The speed that `recipe` was chosen for, if the request named one.
+        region: Pixels that the large model renders at every step.
+        sigmas: Noise levels before the shift, one for each step; None for the schedule of the recipe.
+        images_per_prompt: Pictures of each prompt, at least 1.
+        clip_skip: Layers of the CLIP encoders to leave out at the end.
+        text_length: Tokens of the third text encoder; None for the default of the pair.
     """
-    width, height, speed = plain(width), plain(height), plain(speed)
-    num_inference_steps, guidance_scale = plain(num_inference_steps), plain(guidance_scale)
-    problems = limits.problems(width, height)
-    if region is not None:
-        largest = (limits.maximum, limits.maximum)
-        problems += _region_problems(region, largest if problems else (width, height))
-    if type(num_inference_steps) is not int or num_inference_steps < 1:
-        problems.append(Problem("num_inference_steps", "an integer of at least 1", num_inference_steps))
-    guidance_is_fine = type(guidance_scale) in (int, float) and 0 <= guidance_scale < math.inf
-    if not guidance_is_fine:
-        problems.append(Problem("guidance_scale", "a number of at least 0", guidance_scale))
-    if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
-        problems.append(Problem("output_type", "one of: " + ", ".join(OUTPUT_TYPES), output_type))
-    levels = None if sigmas is None else _falling(sigmas, problems)
-    if speed is not None and recipe is not None:
-        problems.append(Problem("speed", "no recipe beside it", speed))
-    chosen = None
-    if speed is not None:
-        wrong = catalogue.speed_problems(speed)
-        problems += wrong
-        if not wrong and guidance_is_fine:
-            chosen = catalogue.at_speed(speed, guidance_scale).recipe
-    if speed is None or recipe is not None:
-        try:
-            # A schedule of the caller's own asks for a recipe that takes all its steps.
-            default = catalogue.default if sigmas is None else "hybridstitch"
-            named = catalogue.resolve(default if recipe is None else recipe)
-            chosen = named if speed is None else chosen
-        except InvalidInput as error:
-            problems.extend(error.problems)
-    if sigmas is not None and chosen is not None and chosen.step_share < 1:
-        problems.append(Problem("sigmas", "nothing beside a recipe that takes fewer steps", "a schedule"))
-    return chosen, levels, problems
+
+    prompts: Prompts
+    seeds: int | tuple[int, ...] | None
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    recipe: Recipe | None
+    speed: float | None = None
+    region: Region | None = None
+    sigmas: tuple[float, ...] | None = None
+    images_per_prompt: int = 1
+    clip_skip: int | None = None
+    text_length: int | None = None
+
+    @property
+    def pictures(self) -> int:
+        """The number of pictures."""
+        return (self.prompts.count or 0) * self.images_per_prompt
+
+    @property
+    def guided(self) -> bool:
+        """Whether classifier-free guidance runs."""
+        return self.guidance_scale > 1
+
+    @property
+    def batch_key(self) -> str:
+        """Equal for generations whose pictures can share a forward."""
+        return json.dumps([self.settings(), self.sigmas, self.clip_skip, self.text_length])
+
+    def settings(self) -> dict[str, Any]:
+        """What all pictures have in common, as JSON under the names of the request and the report."""
+        return {
+            "recipe": self.recipe and self.recipe.to_dict(),
+            "width": self.width,
+            "height": self.height,
+            "num_inference_steps": self.num_inference_steps,
+            "guidance_scale": self.guidance_scale,
+            "speed": self.speed,
+            "region": self.region and list(self.region),
+        }
+
+    def generators(self) -> torch.Generator | list[torch.Generator] | None:
+        """The sources of noise, on the CPU: there a seed gives the same noise on every device."""
+        if self.seeds is None or isinstance(self.seeds, int):
+            return None if self.seeds is None else torch.Generator().manual_seed(self.seeds)
+        return [torch.Generator().manual_seed(seed) for seed in self.seeds]
+
+    def for_images(self, start: int, stop: int) -> Generation:
+        """The generation of the pictures from `start` up to `stop` alone. Needs one picture for each prompt."""
+        texts = {name: each[start:stop] for name, each in self.prompts.texts.items()}
+        embeds = {name: each[start:stop] for name, each in self.prompts.embeds.items()}
+        seeds = self.seeds[start:stop] if isinstance(self.seeds, tuple) else self.seeds
+        return replace(self, prompts=Prompts(texts, embeds, stop - start), seeds=seeds)
 
 
-def _region_problems(region: Any, size: tuple[int, int]) -> list[Problem]:
-    sides = [plain(side) for side in region] if isinstance(region, list | tuple | np.ndarray) else []
-    if len(sides) != 4 or not all(type(side) is int for side in sides):
-        return [Problem("region", "four whole numbers of pixels: left, top, right, bottom", region)]
-    left, top, right, bottom = sides
-    return region_problems((left, top, right, bottom), *size)
+def joined(generations: Sequence[Generation]) -> Generation:
+    """One generation of the pictures of several, in their order.
 
-
-def _falling(sigmas: Any, problems: list[Problem]) -> list[float] | None:
-    """Noise levels as a list of floats; adds to `problems`."""
-    given = sigmas.tolist() if isinstance(sigmas, np.ndarray | Tensor) else sigmas
-    listed = [plain(each) for each in given] if isinstance(given, Sequence) and not isinstance(given, str) else []
-    fine = 0 < len(listed) <= MOST_SIGMAS and all(type(each) in (int, float) for each in listed)
-    if fine and all(before > after for before, after in zip([1 + 1e-6, *listed], [*listed, 0.0], strict=True)):
-        return [float(each) for each in listed]
-    expected = f"1 to {MOST_SIGMAS} falling numbers of at most 1 and above 0, as a list, array or tensor"
-    problems.append(Problem("sigmas", expected, sigmas))
-    return None
-
-
-def dtype_of(*values: Any) -> torch.dtype:
-    """The one type of weights that these arguments, alternatives of each other, name; float32 if none does."""
-    known = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
-    found: dict[str, torch.dtype] = {}
-    for field, value in zip(("dtype", "torch_dtype"), values, strict=True):
-        if value is not None:
-            name = str(value).removeprefix("torch.")
-            if name not in known or not isinstance(value, str | torch.dtype):
-                raise InvalidInput([Problem(field, "a torch.dtype or its name, one of: " + ", ".join(known), value)])
-            found[field] = known[name]
-    if len(set(found.values())) > 1:
-        raise InvalidInput([Problem("torch_dtype", f"nothing beside dtype={found['dtype']}", found["torch_dtype"])])
-    return next(iter(found.values()), torch.float32)
+    Args:
+        generations: Those of one `batch_key`, with texts as prompts and a seed for each picture.
+    """
+    prompts = [each.prompts for each in generations]
+    texts = {name: [text for each in prompts for text in each.texts[name]] for name in prompts[0].texts}
+    seeds = tuple(seed for each in generations if isinstance(each.seeds, tuple) for seed in each.seeds)
+    return replace(generations[0], prompts=Prompts(texts, {}, len(seeds)), seeds=seeds)

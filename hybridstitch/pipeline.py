@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,11 +16,11 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
 from hybridstitch.base.paths import PAIR_FILE, SMALL_FOLDER
-from hybridstitch.call.arguments import Call, images_problems, validate_call
+from hybridstitch.call.arguments import dtype_of, images_problems, pair_problems, validate_call
 from hybridstitch.call.callbacks import AfterStep, StepCallback
 from hybridstitch.call.prompts import clip_skip_problems, prompts_of, text_length
 from hybridstitch.errors import Problem, raise_problems
-from hybridstitch.generation import dtype_of
+from hybridstitch.generation import Generation
 from hybridstitch.model.exclusive import exclusive
 from hybridstitch.model.guidance import GuidedModel
 from hybridstitch.model.mmdit import cached_attention
@@ -29,15 +30,16 @@ from hybridstitch.model.prompts import PromptEncoder
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region, with_region
-from hybridstitch.report import Recorder, Report, Stopwatch, merged, seed_of
+from hybridstitch.report import Recorder, Report, Stopwatch, merged
 from hybridstitch.sampler import Step, sample
 
 StepWatcher = Callable[[range, Step], None]
+"""Called after every step with the numbers of its pictures and the step; an exception ends the generation."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """Pictures in the form asked for, and the report on how they were made."""
+    """Pictures in the requested form, and the report on how they were made."""
 
     images: Any
     report: Report
@@ -46,12 +48,15 @@ class Output:
 class HybridStitchPipeline(Parts):
     """A large and a small SD3 model behind the call that `StableDiffusion3Pipeline` has.
 
+    A call validates its arguments into a `Generation` and runs it. `generate` runs one that is validated already.
     Calls from several threads run one after another, because a call hooks into the models. Attention processors are
-    put back before it returns, also after an exception.
+    restored before it returns, also after an exception.
 
-    large, small: the two transformers; `transformer` is another name of the large one.
-    catalogue: the recipes and strategies that calls may name.
-    size_limits: the picture sizes that the pair can make.
+    Attributes:
+        large, small: The two transformers; `transformer` is another name of the large one.
+        catalogue: The recipes and strategies that calls may name.
+        size_limits: The picture sizes that the pair can generate.
+        description: The content of the pair's own description file; empty without one.
     """
 
     def __init__(
@@ -60,7 +65,13 @@ class HybridStitchPipeline(Parts):
         small: SD3Transformer2DModel,
         catalogue: Catalogue | None = None,
     ):
-        """pipeline: the large model with all shared parts. small: the small transformer."""
+        """Combine two models.
+
+        Args:
+            pipeline: The large model with all shared parts.
+            small: The small transformer.
+            catalogue: Recipes and strategies; the built-in ones by default.
+        """
         self._pipeline = pipeline
         self.small = small
         self.catalogue = catalogue or Catalogue.load()
@@ -83,15 +94,15 @@ class HybridStitchPipeline(Parts):
         """Load a packed pair, or two SD3 pipelines (folders or hub ids).
 
         Args:
-            folder: a packed pair.
-            large, small: instead of it, two SD3 pipelines; see `hybridstitch.model.pair.load_pair`.
-            dtype: of the weights, a torch type or its name, such as "float16"; float32 by default.
-            torch_dtype: the same under diffusers' older name.
-            variant: part of the names of the weight files, such as "fp16", as in diffusers.
-            catalogue: recipes and strategies; by default the built-in ones, and what the pair was tuned to.
+            folder: A packed pair.
+            large, small: Instead of it, two SD3 pipelines; see `hybridstitch.model.pair.load_pair`.
+            dtype: Of the weights, a torch dtype or its name, such as "float16"; float32 by default.
+            torch_dtype: The same under diffusers' older name.
+            variant: Part of the names of the weight files, such as "fp16", as in diffusers.
+            catalogue: Recipes and strategies; by default the built-in ones, and those that the pair was tuned to.
 
         Raises:
-            InvalidInput: for a type that is none, or models that do not fit together.
+            InvalidInput: The dtype is unknown, or the models do not fit together.
         """
         models = load_pair(folder, large, small, dtype_of(dtype, torch_dtype), variant)
         pipeline = cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder))
@@ -104,8 +115,8 @@ class HybridStitchPipeline(Parts):
         """Write the pair as a folder that `from_pretrained` opens again, with the recipes it was tuned to.
 
         Args:
-            save_directory: the folder; it is made.
-            variant, max_shard_size: as in diffusers. Weights are safetensors.
+            save_directory: The folder; it is created.
+            variant, max_shard_size: As in diffusers. Weights are safetensors.
         """
         folder = Path(save_directory)
         options = {"variant": variant, "max_shard_size": max_shard_size}
@@ -149,7 +160,7 @@ class HybridStitchPipeline(Parts):
         images = images_problems(num_images_per_prompt)
         raise_problems(problems + images)
         with exclusive(self.large, self.small):
-            found = self.prompts.halves(
+            found = self.prompts.encode(
                 do_classifier_free_guidance, prompts, num_images_per_prompt, clip_skip, cast(int, length)
             )
         return tuple(each if each is None or device is None else each.to(device) for each in found)  # type: ignore
@@ -198,80 +209,122 @@ class HybridStitchPipeline(Parts):
         """Generate pictures. Arguments are those of `StableDiffusion3Pipeline`, in its order, and four more.
 
         Args:
-            recipe: which model renders what; a name, a description (see `Catalogue.resolve`) or a `Recipe`; by
-                default "hybridstitch-plus" on a pair that was tuned, otherwise, and with `sigmas`, "hybridstitch".
-            speed: instead of a recipe, on a pair that was tuned: at least this many times fewer FLOPs than the large
-                model needs, by the most faithful recipe that does it. It may take fewer steps than asked for.
-            region: left, top, right, bottom in pixels: the large model renders its tokens at every step; the
-                recipe's shares are then of the rest.
-            on_step: called after every step with the numbers of its pictures and the `Step`; an exception ends the
+            recipe: Which model renders what: a name, a description (see `Catalogue.resolve`) or a `Recipe`. The
+                default is "hybridstitch-plus" on a tuned pair, otherwise, and with `sigmas`, "hybridstitch".
+            speed: Instead of a recipe, on a tuned pair: the most faithful recipe that needs at least this many times
+                fewer FLOPs than the large model. It may take fewer steps than `num_inference_steps`.
+            region: Left, top, right, bottom in pixels. The large model renders its tokens at every step; the shares
+                of the recipe are then those of the other tokens.
+            on_step: Called after every step with the numbers of its pictures and the `Step`; an exception ends the
                 call.
-            height, width: pixels, see `size_limits`; the pair's own size by default.
-            sigmas: noise levels before the shift, falling from at most 1; they replace `num_inference_steps`.
+            height, width: Pixels, see `size_limits`; the default size of the pair.
+            sigmas: Noise levels before the shift, falling from at most 1. They replace `num_inference_steps`.
             guidance_scale: 4.5 by default, as everywhere in this project; diffusers has 7.0.
-            max_sequence_length: tokens for the third text encoder, 256 by default; 0 for pairs without it.
-            prompt_embeds, pooled_prompt_embeds and their negative forms: what `encode_prompt` returns, instead of
-                texts. The negative half may be left to `negative_prompt`.
-            callback_on_step_end: called with this pipeline, the step, its timestep and the tensors named in
-                `callback_on_step_end_tensor_inputs` after every step. Tensors in the dictionary that it returns, if
-                it does, replace those of the following steps; an exception ends the generation. Plans that look at
-                the picture generate pictures one by one: it then sees one at a time, from step 0 again.
-            callback_on_step_end_tensor_inputs: of `latents`, `prompt_embeds` and `pooled_prompt_embeds`, the last
+            max_sequence_length: Tokens for the third text encoder; 256 by default, 0 for pairs without it.
+            prompt_embeds, pooled_prompt_embeds and their negative forms: What `encode_prompt` returns, instead of
+                texts. `negative_prompt` may replace the negative half.
+            callback_on_step_end: Called after every step with this pipeline, the step, its timestep and the tensors
+                named in `callback_on_step_end_tensor_inputs`. Tensors in the dictionary that it returns replace those
+                of the following steps. An exception ends the generation. Plans that look at the picture generate
+                pictures one by one: it then sees one at a time, from step 0 for each.
+            callback_on_step_end_tensor_inputs: Any of `latents`, `prompt_embeds` and `pooled_prompt_embeds`, the last
                 two with the negative half first.
             output_type: `pil`, `np`, `pt` or `latent`.
-            return_dict: False for a tuple `(images,)` without the report.
+            return_dict: False returns a tuple `(images,)` without the report.
             ip_adapter_image, ip_adapter_image_embeds, joint_attention_kwargs, skip_guidance_layers and its
-                companions, mu: refused if they would have an effect in diffusers.
+                companions, mu: Refused if they would have an effect in diffusers.
 
         Returns:
             An `Output`.
 
         Raises:
-            InvalidInput: (a ValueError) names every wrong argument, before any work.
-            FloatingPointError: for latents that are not finite.
+            InvalidInput: A ValueError that names every wrong argument, before any work.
+            FloatingPointError: Latents or pictures are not finite.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
         call = validate_call(self, self.catalogue, given)
+        after = partial(AfterStep, self, callback_on_step_end, call.tensor_inputs)
         with exclusive(self.large, self.small):
-            out = self._generate(call, generator, latents, output_type, callback_on_step_end, on_step)
+            out = self._run(call.generation, generator, latents, output_type, after, on_step)
         return out if return_dict else (out.images,)
 
-    def _generate(
+    def validate(self, prompt: str | list[str] | None = None, **arguments: Any) -> Generation:
+        """Validate the arguments of a call without running it.
+
+        Args:
+            prompt: As in a call.
+            arguments: Other arguments of a call. The seeds are those of `generator`. `latents`, `output_type` and
+                functions are validated, but are no part of a generation.
+
+        Returns:
+            The generation, for `generate`.
+
+        Raises:
+            InvalidInput: Names every wrong argument.
+        """
+        given = inspect.signature(type(self).__call__).bind(self, prompt, **arguments)
+        given.apply_defaults()
+        return validate_call(self, self.catalogue, given.arguments).generation
+
+    @torch.no_grad()
+    def generate(
+        self, generation: Generation, *, on_step: StepWatcher | None = None, output_type: str = "pil"
+    ) -> Output:
+        """Run a validated generation. Only the state of the models is checked again, since it may have changed.
+
+        Args:
+            generation: From `validate`, or from a request that was parsed with this pipeline's catalogue and limits.
+            on_step: Called after every step.
+            output_type: `pil`, `np`, `pt` or `latent`.
+
+        Raises:
+            InvalidInput: Something is attached to the models that the generation would bypass.
+            FloatingPointError: Latents or pictures are not finite.
+        """
+        raise_problems(pair_problems(self, generation.recipe, generation.region, generation.sigmas))
+        after = partial(AfterStep, self, None, ())
+        with exclusive(self.large, self.small):
+            return self._run(generation, generation.generators(), None, output_type, after, on_step)
+
+    def _run(
         self,
-        call: Call,
+        generation: Generation,
         generator: torch.Generator | list[torch.Generator] | None,
         latents: Tensor | None,
         output_type: str,
-        callback: StepCallback | None,
+        after_step: Callable[[GuidedModel, GuidedModel], AfterStep],
         on_step: StepWatcher | None,
     ) -> Output:
         watch = Stopwatch(self.device)
-        recipe, guided, pictures = call.recipe, call.guided, call.pictures
+        recipe, guided, pictures = generation.recipe, generation.guided, generation.pictures
+        assert recipe is not None, "a generation for a pair has a recipe"
+        length = self.prompts.text_length if generation.text_length is None else generation.text_length
         context, pooled = self.prompts(
-            guided, call.prompts, call.num_images_per_prompt, call.clip_skip, call.max_sequence_length
+            guided, generation.prompts, generation.images_per_prompt, generation.clip_skip, length
         )
         latents = self._pipeline.prepare_latents(
-            pictures, self.large.config.in_channels, call.height, call.width, context.dtype, context.device, generator,
-            latents,
+            pictures, self.large.config.in_channels, generation.height, generation.width, context.dtype,
+            context.device, generator, latents,
         )  # fmt: skip
         watch.lap("encode")
 
-        schedule = call.sigmas or recipe.schedule(call.num_inference_steps)
-        run = recipe if call.region is None else with_region(recipe, call.region, self.size_limits.multiple_of)
-        # A plan that looks at the picture may decide otherwise for each: such pictures are made one by one.
+        schedule = list(generation.sigmas or ()) or recipe.schedule(generation.num_inference_steps)
+        region = generation.region
+        run = recipe if region is None else with_region(recipe, region, self.size_limits.multiple_of)
+        # A plan that looks at the picture may decide otherwise for each: such pictures are generated one by one.
         groups = torch.arange(pictures, device=latents.device).split(1 if recipe.plan.adaptive else pictures)
         done, work = [], []
         for group in groups:
             rows = torch.cat([group, group + pictures]) if guided else group
-            large = GuidedModel(self.large, context[rows], pooled[rows], call.guidance_scale, run.plan.masked)
-            small = GuidedModel(self.small, context[rows], pooled[rows], call.guidance_scale, recipe.fill.cached)
+            scale = generation.guidance_scale
+            large = GuidedModel(self.large, context[rows], pooled[rows], scale, run.plan.masked)
+            small = GuidedModel(self.small, context[rows], pooled[rows], scale, recipe.fill.cached)
             recorder = Recorder(large, small, latents[group])
             watchers: list[Callable[[Step], None]] = [recorder.step]
             if on_step is not None:
                 watchers.append(partial(on_step, range(int(group[0]), int(group[-1]) + 1)))
-            after = AfterStep(self, callback, call.tensor_inputs, large, small)
-            done.append(self._denoise(latents[group], large, small, run, watchers, schedule, after))
-            work.append(recorder.work(call.steps))
+            done.append(self._denoise(latents[group], large, small, run, watchers, schedule, after_step(large, small)))
+            work.append(recorder.work(generation.num_inference_steps))
         latents = torch.cat(done)
         if not torch.isfinite(latents).all():
             raise FloatingPointError("latents: not finite after denoising; a wider dtype than this one may help")
@@ -279,27 +332,9 @@ class HybridStitchPipeline(Parts):
         images = latents if output_type == "latent" else self.decode(latents, output_type)
         watch.lap("decode")
 
-        report = Report(
-            recipe=recipe,
-            seed=seed_of(generator),
-            width=call.width,
-            height=call.height,
-            num_inference_steps=call.steps,
-            speed=call.speed,
-            region=call.region,
-            guidance_scale=call.guidance_scale,
-            timing_ms=watch.timing_ms,
-            warnings=self.prompts.warnings(guided, call.prompts.texts, call.max_sequence_length),
-            groups=work,
-            **merged(work),
-        )
-        return Output(images, report)
-
-    def initial_latents(self, width: int, height: int, generator: list[torch.Generator]) -> Tensor:
-        """The noise that a call with these generators begins with, `(pictures, channels, height, width)` of latents."""
-        like = self._pipeline.text_encoder
-        return self._pipeline.prepare_latents(
-            len(generator), self.large.config.in_channels, height, width, like.dtype, like.device, generator
+        warnings = self.prompts.warnings(guided, generation.prompts.texts, length)
+        return Output(
+            images, Report(generation, timing_ms=watch.timing_ms, warnings=warnings, groups=work, **merged(work))
         )
 
     def _denoise(
@@ -312,7 +347,7 @@ class HybridStitchPipeline(Parts):
         schedule: int | list[float],
         after: AfterStep,
     ) -> Tensor:
-        # A scheduler of this generation's own: what an exception leaves in it is nobody's.
+        # Each generation has its own scheduler, so an exception cannot leave a broken one behind.
         scheduler = type(self._pipeline.scheduler).from_config(self._pipeline.scheduler.config)
         if isinstance(schedule, int):
             scheduler.set_timesteps(schedule, device=latents.device)
@@ -336,7 +371,7 @@ class HybridStitchPipeline(Parts):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
-        """Latents, or the `denoised` of a `Step`, to pictures."""
+        """Decode latents, or the `denoised` of a `Step`. Raises FloatingPointError for pictures that are not finite."""
         vae = self._pipeline.vae
         decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
         if not torch.isfinite(decoded).all():

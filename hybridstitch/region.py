@@ -15,14 +15,14 @@ from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.trajectory import Trajectory
 
 Region = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels; right and bottom are the first ones outside."""
+"""Left, top, right and bottom in pixels; right and bottom are exclusive."""
 
 ANY = 1e-9
-"""A share that only the region's own tokens make up."""
+"""A share above 0 that adds no token to those of the region."""
 
 
 def region_problems(region: Region, width: int, height: int) -> list[Problem]:
-    """What is wrong with a region of a picture of this size."""
+    """What is wrong with a region of a picture of this size in pixels."""
     left, top, right, bottom = region
     if 0 <= left < right <= width and 0 <= top < bottom <= height:
         return []
@@ -31,9 +31,14 @@ def region_problems(region: Region, width: int, height: int) -> list[Problem]:
 
 
 def with_region(recipe: Recipe, region: Region, cell: int) -> Recipe:
-    """The recipe, with every token that `region` touches rendered by the large model throughout.
+    """The recipe with every token that `region` touches rendered by the large model at every step.
 
-    cell: width and height of a token in pixels. The recipe's own shares are then of the tokens outside.
+    The recipe's own shares then count the tokens outside the region.
+
+    Args:
+        recipe: the recipe to change.
+        region: in pixels.
+        cell: width and height of a token in pixels.
     """
     return replace(
         recipe, plan=RegionPlan(recipe.plan, region, cell), mask=RegionMask(mask=recipe.mask, region=region, cell=cell)
@@ -42,7 +47,7 @@ def with_region(recipe: Recipe, region: Region, cell: int) -> Recipe:
 
 @dataclass(frozen=True)
 class RegionPlan(Plan):
-    """A plan that never falls to nothing."""
+    """Another plan, with a share that is always above 0, so that the region is always rendered."""
 
     type = "region"
 
@@ -63,7 +68,7 @@ class RegionPlan(Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class RegionMask(MaskWrapper):
-    """The tokens of the region first, then those that another mask wants."""
+    """The tokens of the region, then the highest ones of another mask."""
 
     type = "region"
 
@@ -87,6 +92,6 @@ class RegionMask(MaskWrapper):
 
     @property
     def _tokens(self) -> Region:
-        """The region in tokens: every one that it touches."""
+        """The region in tokens: every token that it touches, right and bottom exclusive."""
         left, top, right, bottom = self.region
         return left // self.cell, top // self.cell, -(-right // self.cell), -(-bottom // self.cell)

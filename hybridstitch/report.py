@@ -1,4 +1,4 @@
-"""What a generation computed: by which model, on which tokens, in how long."""
+"""The report of a generation: which model computed which tokens, and in what time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hybridstitch.generation import Generation
 from hybridstitch.model.guidance import GuidedModel
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.sampler import Step
@@ -18,8 +19,12 @@ from hybridstitch.sampler import Step
 class Stage:
     """Consecutive steps of one kind. Token counts are token-steps per picture.
 
-    name: `large` (it rendered every token), `hybrid` (some of them), `small` (the small model alone) or `fill`
-    (neither model ran).
+    Attributes:
+        name: `large` (the large model rendered every token), `hybrid` (some of them), `small` (only the small model
+            ran) or `fill` (neither model ran).
+        steps: Number of steps.
+        ms: Milliseconds of all its steps.
+        large_tokens, small_tokens: Tokens that each model rendered, summed over the steps.
     """
 
     name: str
@@ -31,26 +36,23 @@ class Stage:
 
 @dataclass
 class Report:
-    """Everything that one call of the pipeline computed, for all its pictures; `to_dict` is its JSON.
+    """Everything that one run of the pipeline computed, for all its pictures; `to_dict` is its JSON.
 
-    large_token_share, small_token_share: token-steps that each model rendered, as shares of all token-steps of the
-        steps taken, 0 to 1 each. A token that a model renders twice at a step counts once here, and twice in `stages`.
-    num_inference_steps: as asked for; recipes with a `step_share` take fewer. steps_taken: how many.
-    flops_share: FLOPs of both models (transformers only); the plain large model at all steps asked for is 1.0.
-        `estimated_speedup` is 1 / that. speed: what the request asked for, if it named one.
-    large_steps: for each picture a grid of integers, `(pictures, rows, columns)`: at how many steps did the large
-        model render this token?
-    share_by_step: share of the tokens that it rendered at each step.
-    region: pixels that it rendered throughout, as the call asked for.
-    groups: the work of pictures that were drawn in one tensor, one for each such group, in order.
+    Attributes:
+        generation: What was generated.
+        stages: The steps by kind, in their order.
+        large_token_share, small_token_share: Token-steps that each model rendered, as shares of all token-steps of
+            the steps taken, 0 to 1. A token that a model renders twice at a step counts once here, twice in `stages`.
+        flops_share: FLOPs of both transformers; 1.0 is the large model alone at all requested steps.
+        timing_ms: Milliseconds of `encode`, `denoise`, `decode` and `total`.
+        large_steps: For each picture and token, the number of steps at which the large model rendered it, integers
+            `(pictures, rows, columns)`.
+        share_by_step: Share of the tokens that the large model rendered at each step.
+        groups: The work of each group of pictures that shared a tensor, in order.
+        warnings: What the caller may not expect, in sentences.
     """
 
-    recipe: Recipe
-    seed: int | list[int] | None
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
+    generation: Generation
     stages: list[Stage]
     large_token_share: float
     small_token_share: float
@@ -59,8 +61,6 @@ class Report:
     large_steps: np.ndarray
     share_by_step: list[float]
     groups: list[dict[str, Any]] = field(repr=False)
-    speed: float | None = None
-    region: tuple[int, int, int, int] | None = None
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -69,12 +69,17 @@ class Report:
             self.warnings.append(f"recipe {name}: no work was saved, the large model alone needs no more")
         if self.recipe.plan.masked and not any(stage.name == "hybrid" for stage in self.stages):
             self.warnings.append(f"recipe {name}: too few steps for a step with a mask")
-        if self.speed and self.estimated_speedup and self.estimated_speedup < 0.98 * self.speed:
-            found = f"{self.estimated_speedup:.2f} at {self.num_inference_steps} steps"
-            where = " with a region" if self.region else ""
-            self.warnings.append(
-                f"speed: {self.speed:g} asked for, {found}{where}, which is not what the pair was tuned at"
-            )
+        speed = self.generation.speed
+        if speed and self.estimated_speedup and self.estimated_speedup < 0.98 * speed:
+            found = f"{self.estimated_speedup:.2f} at {self.generation.num_inference_steps} steps"
+            where = " with a region" if self.generation.region else ""
+            self.warnings.append(f"speed: {speed:g} asked for, {found}{where}, which is not what the pair was tuned at")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that ran."""
+        assert self.generation.recipe is not None
+        return self.generation.recipe
 
     @property
     def steps_taken(self) -> int:
@@ -83,16 +88,15 @@ class Report:
 
     @property
     def estimated_speedup(self) -> float | None:
-        """How many times fewer FLOPs than the plain large model: what the recipe could reach, not a measurement.
-
-        None if no model ran at all.
-        """
+        """FLOPs of the plain large model over those of this run, an estimate; None if no model ran."""
         return 1 / self.flops_share if self.flops_share else None
 
     def for_images(self, start: int, stop: int, warnings: list[str] | None = None) -> Report:
-        """The report of the pictures from `start` up to `stop` alone. Times stay those of the whole call.
+        """Return the report of the pictures from `start` up to `stop` alone. Times stay those of the whole run.
 
-        warnings: those about the prompts of these pictures.
+        Args:
+            start, stop: Numbers of the pictures. Each has its own prompt.
+            warnings: Those about the prompts of these pictures.
         """
         parts, first = [], 0
         for each in self.groups:
@@ -100,30 +104,25 @@ class Report:
             kept = each["large_steps"][max(start - first, 0) : max(stop - first, 0)]
             parts += [each | {"large_steps": kept}] if len(kept) else []
             first += pictures
-        seeds = self.seed[start:stop] if isinstance(self.seed, list) else self.seed
-        return replace(self, seed=seeds, warnings=warnings or [], groups=parts, **merged(parts))
+        generation = self.generation.for_images(start, stop)
+        return replace(self, generation=generation, warnings=warnings or [], groups=parts, **merged(parts))
 
     @property
     def batch_size(self) -> int:
-        """How many pictures shared each forward, at most."""
+        """The largest number of pictures that shared a forward."""
         return max(each["batch_size"] for each in self.groups)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON, see docs/interface.md."""
+        seeds = self.generation.seeds
         return {
-            "recipe": self.recipe.to_dict(),
-            "seed": self.seed,
-            "width": self.width,
-            "height": self.height,
-            "num_inference_steps": self.num_inference_steps,
+            "seed": list(seeds) if isinstance(seeds, tuple) else seeds,
+            **self.generation.settings(),
             "steps_taken": self.steps_taken,
-            "guidance_scale": self.guidance_scale,
             "stages": [asdict(stage) | {"ms": round(stage.ms, 2)} for stage in self.stages],
             "large_token_share": round(self.large_token_share, 6),
             "small_token_share": round(self.small_token_share, 6),
             "flops_share": round(self.flops_share, 6),
-            "speed": self.speed,
-            "region": self.region and list(self.region),
             "batch_size": self.batch_size,
             "estimated_speedup": self.estimated_speedup and round(self.estimated_speedup, 4),
             "timing_ms": {name: round(ms, 2) for name, ms in self.timing_ms.items()},
@@ -137,7 +136,7 @@ class Report:
 
 
 class Recorder:
-    """Watches one generation: called after every step, it counts what the models did and how long it took."""
+    """Counts what the models did and how long it took, after every step of a group of pictures."""
 
     def __init__(self, large: GuidedModel, small: GuidedModel, latents: torch.Tensor):
         self.stages: list[Stage] = []
@@ -168,15 +167,15 @@ class Recorder:
         stage.ms += self._watch.lap("step")
         stage.large_tokens += large_tokens
         stage.small_tokens += small_tokens
-        # A plan may ask the small model about tokens that the fill asks about again.
+        # A plan and the fill may both run the small model on a token.
         self._small_rendered += min(small_tokens, self._grid[0] * self._grid[1])
         self.share_by_step.append(step.share)
         self._seen = counted
 
-    def work(self, steps_asked: int) -> dict[str, Any]:
-        """The fields of the report that this recorder knows."""
+    def work(self, steps_requested: int) -> dict[str, Any]:
+        """Return the fields of the report that this recorder knows, relative to the requested number of steps."""
         all_tokens = len(self.share_by_step) * self._grid[0] * self._grid[1]
-        plain = steps_asked * self._large.dense_flops(self._latents)
+        plain = steps_requested * self._large.dense_flops(self._latents)
         return {
             "stages": self.stages,
             "large_token_share": self._large.token_steps / all_tokens,
@@ -189,7 +188,7 @@ class Recorder:
 
 
 def merged(work: list[dict[str, Any]]) -> dict[str, Any]:
-    """The work of pictures that were drawn one after another, as one: stages in their order, shares as means."""
+    """Merge the work of groups that ran one after another: stages in their order, shares as means."""
     if len(work) == 1:
         return {name: value for name, value in work[0].items() if name != "batch_size"}
     means = ("large_token_share", "small_token_share", "flops_share")
@@ -201,7 +200,7 @@ def merged(work: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class Stopwatch:
-    """Milliseconds of the named parts of a call, and of all of them together, the accelerator's work included."""
+    """Measures the named parts of a call and their total in milliseconds, including the accelerator's work."""
 
     def __init__(self, device: torch.device):
         self.timing_ms: dict[str, float] = {"total": 0.0}
@@ -209,7 +208,7 @@ class Stopwatch:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> float:
-        """End the part `name`, which began when the last one ended; its milliseconds."""
+        """End the part `name`, which began when the last one ended, and return its milliseconds."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()
@@ -225,10 +224,3 @@ def _stage_name(step: Step, large_tokens: int, small_tokens: int) -> str:
     if large_tokens:
         return "large"
     return "small" if small_tokens else "fill"
-
-
-def seed_of(generator: torch.Generator | list[torch.Generator] | None) -> int | list[int] | None:
-    """The seeds that make the same pictures again; None if they came from torch's global state."""
-    if isinstance(generator, list):
-        return [each.initial_seed() for each in generator]
-    return None if generator is None else generator.initial_seed()

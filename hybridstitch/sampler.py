@@ -1,4 +1,4 @@
-"""The loop. Each step asks three questions: what share is the large model's, which tokens, and who does the rest?"""
+"""The sampling loop: each step renders a share of the tokens by the large model and fills in the others."""
 
 from __future__ import annotations
 
@@ -19,22 +19,30 @@ from hybridstitch.trajectory import StepState, Trajectory
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did.
+    """What one step did. A watcher reads it before the next step begins.
 
-    index: from 0, of so many `steps`.
-    latents: those it ended with, `(batch, channels, height, width)`.
-    denoised: the picture that they lead to by now (x0), in the same shape: what a preview shows.
-    share: of the tokens, rendered by the large model, 0 to 1.
-    tokens: which ones, `(batch, k)` indices; None if it was all or none.
+    Attributes:
+        index: Number of the step, from 0.
+        steps: Steps of the whole schedule.
+        timestep: The scheduler's, a scalar tensor.
+        sigma: Noise level before the step, 1 to 0.
+        latents: Result of the step, `(batch, channels, height, width)`.
+        denoised: Prediction of the finished latents (x0), in the same shape; a preview shows it.
+        share: Share of the tokens that the large model rendered, 0 to 1.
+        tokens: Indices `(batch, k)` of those tokens; None if it rendered all or none.
+        trajectory: State of the generation, whose `now` is still the start of this step; None where another loop
+            than this one ran the step.
     """
 
     index: int
     steps: int
     timestep: Tensor
+    sigma: float
     latents: Tensor
     denoised: Tensor
     share: float
     tokens: Tensor | None
+    trajectory: Trajectory | None = None
 
 
 def sample(
@@ -45,22 +53,34 @@ def sample(
     recipe: Recipe,
     on_step: Callable[[Step], Tensor | None],
 ) -> Tensor:
-    """Denoise `latents` `(batch, channels, height, width)` over the scheduler's timesteps.
+    """Denoise latents over the scheduler's timesteps.
 
-    `on_step` is called after every step; latents that it returns replace the step's own, and an exception in it
-    ends the generation. Returns the denoised latents in the shape and dtype that came in.
+    Args:
+        latents: Noise, `(batch, channels, height, width)`.
+        scheduler: Holds the timesteps and takes the Euler steps.
+        large, small: The two models of this generation.
+        recipe: Decides the share, the tokens and the fill of each step.
+        on_step: Called after every step. Latents that it returns replace those of the step; an exception ends the
+            generation.
+
+    Returns:
+        The denoised latents, in the shape and dtype of `latents`.
+
+    Raises:
+        RuntimeError: A strategy returned a value of the wrong shape or NaN.
     """
     trajectory = Trajectory(large.grid(latents), len(scheduler.timesteps), small)
     scores: Tensor | None = None
     scored_at = 0
 
     for index, timestep in enumerate(scheduler.timesteps):
-        trajectory.move_to(StepState(index, timestep, float(scheduler.sigmas[index]), latents))
+        sigma = float(scheduler.sigmas[index])
+        trajectory.move_to(StepState(index, timestep, sigma, latents))
         share = recipe.plan.large_share(trajectory)
         if math.isnan(share):
             raise _broken(recipe.plan, "a share within 0..1", share)
         if share < 1 and len(trajectory.dense) < recipe.dense_steps(share):
-            share = 1.0  # nothing to choose by, to attend to or to go on from, yet
+            share = 1.0  # mask, cache and fill start from dense steps
 
         if share >= 1:
             velocity = large(latents, timestep)
@@ -82,15 +102,17 @@ def sample(
             share = trajectory.tokens.shape[1] / trajectory.token_count
 
         velocity = unpatchify(velocity, trajectory.grid, large.patch_size)
-        x0 = latents - float(scheduler.sigmas[index]) * velocity
+        denoised = latents - sigma * velocity
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-        replaced = on_step(Step(index, trajectory.steps, timestep, latents, x0, share, trajectory.tokens))
+        replaced = on_step(
+            Step(index, trajectory.steps, timestep, sigma, latents, denoised, share, trajectory.tokens, trajectory)
+        )
         latents = latents if replaced is None else replaced
     return latents
 
 
 def _filled(fill: Fill, trajectory: Trajectory) -> Tensor:
-    """The fill's velocity of every token. Raises RuntimeError if it has another shape than the large model's."""
+    """Return the fill's velocity of every token. Raises RuntimeError if its shape is not the large model's."""
     velocity = fill.velocity(trajectory)
     wanted = trajectory.velocities[0].shape if trajectory.velocities else velocity.shape
     if velocity.shape != wanted:
@@ -99,10 +121,10 @@ def _filled(fill: Fill, trajectory: Trajectory) -> Tensor:
 
 
 def _broken(strategy: Strategy, expected: str, got: object) -> RuntimeError:
-    """The error of a strategy that breaks its contract: a defect of its code, not of a request."""
+    """Return the error of a strategy that breaks its contract: a defect of its code, not of a request."""
     return RuntimeError(f"{type(strategy).__name__} ({strategy.type}): expected {expected}, got {got}")
 
 
 def top_tokens(scores: Tensor, count: int) -> Tensor:
-    """Indices `(batch, count)` of the highest scores `(batch, tokens)`, in reading order; ties go to the first."""
+    """Return the indices `(batch, count)` of the highest scores `(batch, tokens)`, ascending; ties go to the first."""
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values

@@ -1,8 +1,8 @@
-"""What plans, masks and fills have in common: parameters that are stored, checked in one place, and described.
+"""The base of plans, masks and fills: parameters that are declared once, validated and described.
 
-A strategy's `__init__` only stores its parameters (a frozen dataclass is the shortest way). Ranges are written
-beside the types, `share: Annotated[float, Range(0, 1)] = 0.3`, and everything else follows from them: the check
-of a request, the error that names the field, and the description that the server gives of itself.
+A strategy's `__init__` only stores its parameters; a frozen dataclass is the shortest form. Ranges stand beside the
+types, `share: Annotated[float, Range(0, 1)] = 0.3`. From them follow the validation of a request, the error that
+names the field, and the description that the server publishes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Range:
 
 
 LONGEST = 1000
-"""Numbers in a list, more than any schedule has steps: requests cannot fill the memory."""
+"""Numbers in a list, at most: more than a schedule has steps, few enough that a request cannot fill the memory."""
 _WORDS: dict[type, str] = {
     float: "a number",
     int: "an integer",
@@ -52,19 +52,19 @@ class Parameter:
 
     @property
     def nested(self) -> bool:
-        """Whether a strategy stands here: wrappers have such parameters."""
+        """Whether the value is a strategy, as in a wrapper."""
         return issubclass(self.type, Strategy)
 
     @property
     def expected(self) -> str:
-        """The words an error uses for what may stand here."""
+        """What an error message expects here."""
         word = "a strategy" if self.nested else _WORDS[self.type]
         return f"{word} {self.range}" if self.range else word
 
     def accepts(self, value: Any) -> bool:
-        """Whether `value` has the declared type and lies in the range. A bool is no number, NaN is nothing.
+        """Whether `value` has the declared type and lies in the range.
 
-        A number may be one of numpy's.
+        numpy's numbers count as numbers; a bool and NaN do not.
         """
         value = plain(value)
         if self.type is tuple:
@@ -80,6 +80,7 @@ class Parameter:
         return isinstance(value, self.type)
 
     def describe(self) -> dict[str, Any]:
+        """The JSON form: `type`, and `default`, `minimum` and `maximum` where there are any."""
         kind = "strategy" if self.nested else "list of float" if self.type is tuple else self.type.__name__
         described: dict[str, Any] = {"type": kind}
         if self.default is not inspect.Parameter.empty:
@@ -90,20 +91,20 @@ class Parameter:
 
 
 def _plain(value: Any) -> Any:
-    """A parameter's value as JSON has it."""
+    """The JSON form of a parameter value."""
     if isinstance(value, Strategy):
         return value.to_dict()
     return [plain(each) for each in value] if isinstance(value, tuple) else plain(value)
 
 
 Nested = Callable[[Any, str], "Strategy"]
-"""Makes a strategy of a wrapped strategy's description and the field that it stands in, or raises InvalidInput."""
+"""Builds a wrapped strategy from its description and the name of its field; raises InvalidInput."""
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """The types of the parameters of `__init__`, each read in the module that wrote it."""
+    """The types of the parameters of `__init__`, each resolved in the module that declares it."""
     owner = next(base for base in cls.__mro__ if "__init__" in vars(base))
-    # A dataclass's own `__init__` takes fields of its bases, whose modules know their types.
+    # A dataclass's `__init__` takes fields of its bases, whose types are names in their own modules.
     return get_type_hints(
         owner if "__dataclass_fields__" in vars(owner) else vars(owner)["__init__"], include_extras=True
     )
@@ -112,15 +113,15 @@ def _hints(cls: type) -> dict[str, Any]:
 class Strategy:
     """Base of `Plan`, `MaskStrategy` and `Fill`.
 
-    A strategy is shared between requests and holds no state of a picture: what happened so far is handed to it
-    with every call, in the `Trajectory`.
+    A strategy is shared between requests, so it holds no state of a picture. Every call gets the state of the
+    generation as a `Trajectory`.
     """
 
     type: ClassVar[str]
     """The name that requests and recipes use."""
 
     def __post_init__(self) -> None:
-        """Store numbers of numpy's as Python's: their arithmetic has fewer digits."""
+        """Convert numpy's numbers to Python's, whose arithmetic has more digits."""
         for each in fields(self):  # type: ignore[arg-type]  # a dataclass calls this
             value = getattr(self, each.name)
             kept = tuple(map(plain, value)) if isinstance(value, tuple) else plain(value)
@@ -128,9 +129,10 @@ class Strategy:
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
-        """The parameters of `__init__`, by name. Raises TypeError for one that no request could give.
+        """The parameters of `__init__`, by name.
 
-        int, float, bool and str are allowed, `tuple[float, ...]`, and a strategy that this one wraps.
+        Raises:
+            TypeError: for another type than int, float, bool, str, `tuple[float, ...]` and a strategy.
         """
         hints = _hints(cls)
         found = {}
@@ -147,10 +149,15 @@ class Strategy:
 
     @classmethod
     def build(cls, values: Mapping[str, Any], field: str, nested: Nested | None = None) -> Self:
-        """The strategy with these parameters. Raises InvalidInput that names every wrong one under `field`.
+        """The strategy with these parameters.
 
-        values: by name; None is a parameter's default.
-        nested: makes the strategies that this one wraps of their descriptions.
+        Args:
+            values: parameters by name; None stands for the default.
+            field: name of the field in error messages.
+            nested: builds the strategies that this one wraps.
+
+        Raises:
+            InvalidInput: names every wrong parameter under `field`.
         """
         known = cls.parameters()
         values = {name: value for name, value in values.items() if value is not None or name not in known}
@@ -181,7 +188,7 @@ class Strategy:
         return strategy
 
     def problems(self, field: str) -> list[Problem]:
-        """Every wrong parameter, named under `field`. Override to add checks between parameters."""
+        """Every wrong parameter, named under `field`. Override it to add checks across parameters."""
         found: list[Problem] = []
         for name, parameter in self.parameters().items():
             value = getattr(self, name)
@@ -192,12 +199,12 @@ class Strategy:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """`{"type": …, parameters}`: what a request would say to get this strategy."""
+        """`{"type": …, parameters}`, the description from which a request gets this strategy."""
         return {"type": self.type} | {name: _plain(getattr(self, name)) for name in self.parameters()}
 
     @classmethod
     def describe(cls) -> dict[str, Any]:
-        """The first line of the docstring and every parameter with type, default and range."""
+        """The first line of the docstring, and every parameter with type, default and range."""
         return {
             "summary": (inspect.getdoc(cls) or "").split("\n", 1)[0],
             "parameters": {name: parameter.describe() for name, parameter in cls.parameters().items()},

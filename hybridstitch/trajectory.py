@@ -1,4 +1,4 @@
-"""What one generation has computed so far: the state that plans, masks and fills may look at."""
+"""The state of one generation, which plans, masks and fills read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from torch import Tensor
 from hybridstitch.model.mmdit import gather_rows, patchify, scatter_rows
 
 DEPTH = 3
-"""How many renders of a token by the large model are kept: enough for a second-order extrapolation."""
+"""Number of velocities kept for each token: enough for a second-order extrapolation."""
 
 
 @dataclass(frozen=True)
 class StepState:
-    """The latents before one step.
+    """The state before one step.
 
-    index: the step, from 0. timestep: as the scheduler has it, a scalar tensor. sigma: the share of noise, 1 to 0.
-    latents: `(batch, channels, height, width)`.
+    Attributes:
+        index: the step, from 0.
+        timestep: of the scheduler, a scalar tensor.
+        sigma: noise level, from 1 (noise) to 0 (picture).
+        latents: `(batch, channels, height, width)`.
     """
 
     index: int
@@ -29,31 +32,35 @@ class StepState:
 
 
 class SmallModel(Protocol):
-    """The small model, for one generation; see `GuidedModel`."""
+    """The small model during one generation; see `GuidedModel`."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Guided velocity of all image tokens, or of some."""
+        """Guided velocity of all image tokens, or of those at `tokens`."""
 
     def conditional(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """Velocity of all image tokens for the prompt alone."""
+        """Velocity of all image tokens for the prompt, without guidance."""
 
 
 @dataclass
 class Trajectory:
-    """One generation, from noise to now. The loop makes one for each generation and drops it at the end.
+    """The state of one generation. The loop creates it and drops it at the end.
 
-    grid: rows and columns of image tokens; a score or mask is row-major over it.
-    steps: how many steps the schedule has.
-    now: the point that the current step starts from.
-    tokens: the tokens that the large model renders at this step, `(batch, k)` indices; None if it is none of them.
-    dense: the points at which the large model rendered every token, with its velocity
-        `(batch, tokens, patch * patch * channels)` there; the last two, latest last.
-    velocities: what the large model said about each token, `(batch, tokens, …)`, its last word first; as many as
-        there were dense steps, at most three. Every token has words of its own time:
-    sigmas: the noise levels `(batch, tokens)` at which it said them.
-    denoised: the picture (x0) that each of them led to, in the shape of `velocities`, float32.
-    rendered_at: the step `(batch, tokens)` of its last word; unset before the first.
-    notes: free for strategies to keep what they need until the end of this generation, each under itself as the key.
+    Tokens are rendered at different steps. So `velocities`, `sigmas` and `denoised` hold for each token its own last
+    renders by the large model, latest first: as many as there were dense steps, at most three.
+
+    Attributes:
+        grid: rows and columns of image tokens; scores and masks are row-major over it.
+        steps: number of steps of the schedule.
+        now: state before the current step.
+        tokens: indices `(batch, k)` that the large model renders at a hybrid step; None at other steps.
+        dense: the last two dense steps, latest last: the state before each, and the large model's velocity
+            `(batch, tokens, patch * patch * channels)`.
+        velocities: the large model's velocities, each `(batch, tokens, patch * patch * channels)`.
+        sigmas: the noise levels of `velocities`, each `(batch, tokens)`.
+        denoised: the x0 estimates of `velocities`, of the same shape, float32.
+        rendered_at: the step `(batch, tokens)` at which the large model last rendered each token; unset before the
+            first dense step.
+        notes: free for strategies to store what they need until the end of the generation, under themselves as key.
     """
 
     grid: tuple[int, int]
@@ -83,12 +90,12 @@ class Trajectory:
 
     @property
     def device(self) -> torch.device:
-        """Where the latents are: scores belong there too."""
+        """Device of the latents; scores must be on it, too."""
         return self.now.latents.device
 
     @property
     def age(self) -> Tensor:
-        """Steps since the large model last rendered each token, `(batch, tokens)`; 0 is now."""
+        """Steps since the large model last rendered each token, `(batch, tokens)`; 0 for the current step."""
         return self.now.index - self.rendered_at
 
     def move_to(self, point: StepState) -> None:
@@ -96,12 +103,17 @@ class Trajectory:
         self.now = point
         self.tokens = None
         kept = {seen.index for seen, _ in self.dense}
-        for known in (self._small, self._small_conditional):
-            for index in known.keys() - kept:
-                del known[index]
+        for velocities in (self._small, self._small_conditional):
+            for index in velocities.keys() - kept:
+                del velocities[index]
 
     def record(self, velocity: Tensor, tokens: Tensor | None = None) -> None:
-        """Remember what the large model said just now, about all tokens or about those at `tokens` `(batch, k)`."""
+        """Store the large model's velocity at the current step.
+
+        Args:
+            velocity: `(batch, tokens or k, patch * patch * channels)`.
+            tokens: indices `(batch, k)` that it belongs to; None for a dense step.
+        """
         if tokens is None:
             self.dense = [*self.dense[-1:], (self.now, velocity)]
             self._correction = None
@@ -117,9 +129,9 @@ class Trajectory:
         self.rendered_at = step if tokens is None else scatter_rows(self.rendered_at, tokens, step)
 
     def small_velocity(self, at: StepState | None = None) -> Tensor:
-        """The small model's velocity `(batch, tokens, patch * patch * channels)` at a point, by default now.
+        """The small model's guided velocity `(batch, tokens, patch * patch * channels)`, by default now.
 
-        Costs a forward of the small model the first time it is asked for at a point; the report counts it.
+        The first call for a step costs a forward of the small model, which the report counts.
         """
         point = at or self.now
         if point.index not in self._small:
@@ -127,17 +139,17 @@ class Trajectory:
         return self._small[point.index]
 
     def small_conditional(self, at: StepState | None = None) -> Tensor:
-        """The same without guidance, for the prompt alone, at half the cost."""
+        """The small model's velocity for the prompt without guidance, at half the cost of `small_velocity`."""
         point = at or self.now
         if point.index not in self._small_conditional:
             self._small_conditional[point.index] = self.small_model.conditional(point.latents, point.timestep)
         return self._small_conditional[point.index]
 
     def correction(self) -> Tensor:
-        """Large minus small where the large model last rendered each token, `(batch, tokens, …)`.
+        """Large minus small velocity where the large model last rendered each token, `(batch, tokens, …)`.
 
-        After a dense step it costs one forward of the small model; renders of a share of the tokens renew their
-        part for nothing, wherever the small model ran at the same step.
+        The first call after a dense step costs one forward of the small model. Hybrid steps at which the small model
+        ran renew the rows of their tokens without a further forward.
         """
         if self._correction is None:
             point, velocity = self.dense[-1]
@@ -145,16 +157,25 @@ class Trajectory:
         return self._correction
 
     def x0(self, at: StepState, velocity: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """The picture that a velocity at a point leads to (x0), as rows `(batch, tokens, …)` of the latent, float32.
+        """The x0 estimate of a velocity, as float32 rows of the latent `(batch, tokens or k, …)`.
 
-        tokens: whose velocity it is, `(batch, k)` indices; None for all.
+        Args:
+            at: the state that the velocity belongs to.
+            velocity: `(batch, tokens or k, patch * patch * channels)`.
+            tokens: indices `(batch, k)` that it belongs to; None for all.
         """
         rows = patchify(at.latents, at.latents.shape[-1] // self.grid[1]).float()
         return (rows if tokens is None else gather_rows(rows, tokens)) - at.sigma * velocity.float()
 
 
 def _remember(history: list[Tensor], fresh: Tensor, tokens: Tensor | None) -> list[Tensor]:
-    """The history, newest first, with fresh rows for all tokens or for those at `tokens`, whose older rows move on."""
+    """The history with fresh rows in front, latest first.
+
+    Args:
+        history: for each past render the rows of all tokens.
+        fresh: rows of all tokens, or of those at `tokens`, whose older rows move back by one.
+        tokens: indices `(batch, k)`; None for all.
+    """
     if tokens is None:
         return [fresh, *history[: DEPTH - 1]]
     moved = [fresh, *(gather_rows(each, tokens) for each in history[:-1])]

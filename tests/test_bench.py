@@ -20,7 +20,7 @@ from hybridstitch.cli.main import main
 from hybridstitch.cli.options import defined
 from hybridstitch.measure.intervals import Interval
 from hybridstitch.measure.perceptual import Perceptual
-from hybridstitch.model.fingerprint import fingerprint
+from hybridstitch.model.parts import fingerprint
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
 
@@ -67,6 +67,7 @@ def bench(
     return Bench(pipe, contenders, reference, ["one", "two"], [0, 1], 4.5, kept, part, measure)
 
 
+@pytest.mark.slow
 def test_a_bench_measures_every_contender_on_every_picture(tiny_pipe, tmp_path):
     fewer = [f"large@3/{solver}" for solver in ("even", "heun", "dpm++", "unipc")]
     specs = ["large", "small", "hybridstitch", "large@3", *fewer]
@@ -158,6 +159,7 @@ def test_the_command_writes_table_plot_page_and_json(tiny, tmp_path, capsys):
     assert main(["bench", "--pair", str(tiny), "--prompts", str(tmp_path / "none.txt")]) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_draw_one_bench(tiny, tmp_path, capsys, monkeypatch):
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
     command = ["bench", "--pair", str(tiny), "--prompts", str(tmp_path / "prompts.txt"), "--seeds", "0"]
@@ -222,6 +224,7 @@ def test_a_recipe_without_a_dial_is_refused(tiny_pipe):
         matched(recipes()["small"], 2, 12, lambda _: 1.0)
 
 
+@pytest.mark.slow
 def test_strategies_of_ones_own_take_part(tiny, tmp_path, capsys):
     (tmp_path / "loud.py").write_text(
         "from dataclasses import dataclass\nfrom hybridstitch.masks import MaskStrategy\n\n\n"

@@ -210,6 +210,7 @@ def test_a_file_of_another_shape_is_refused_by_name(
     assert line.startswith(f"error: {named}: expected"), line
 
 
+@pytest.mark.slow
 def test_folders_of_outputs_are_made_and_nothing_foreign_is_said(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder" / "a.png"
     draw = [
@@ -270,6 +271,7 @@ def test_an_interrupt_that_breaks_a_librarys_cleanup_is_still_one(
     assert "interrupted: what was generated is kept in x" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bench", "tune"])
 def test_an_interrupted_command_goes_on(
     name: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

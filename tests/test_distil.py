@@ -102,6 +102,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("training.distil.held_out", lambda: kept_back)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [0.0, 0.99])
 def test_a_lesson_brings_the_small_model_nearer(parts, library, quick, progress):
     torch.manual_seed(0)
@@ -124,6 +125,7 @@ def test_a_lesson_brings_the_small_model_nearer(parts, library, quick, progress)
     assert bool(lesson.drawings.prompts) == (progress > distil.GUIDED_FROM)
 
 
+@pytest.mark.slow
 def test_the_stage_goes_on_where_it_stopped_and_is_exported_alone(library, quick, tmp_path):
     def trained(minutes: float) -> Counters:
         run(

@@ -17,14 +17,12 @@ MEGABYTE = 1_000_000
 
 
 @pytest.fixture(scope="module")
-def pictures(emoji: Path) -> dict[str, dict[str, np.ndarray]]:
+def pictures(emoji: Path, emoji_pipe: HybridStitchPipeline) -> dict[str, dict[str, np.ndarray]]:
     """Pictures by prompt and recipe, in 0..1, of held-out prompts, each with a seed of its own."""
-    pipe = HybridStitchPipeline.from_pretrained(emoji)
-    pipe.set_progress_bar_config(disable=True)
     prompts = read_prompts(emoji / "heldout_prompts.txt", 6)
     return {
         prompt: {
-            recipe: pipe(
+            recipe: emoji_pipe(
                 prompt,
                 recipe=recipe,
                 guidance_scale=4.5,
@@ -46,6 +44,7 @@ def test_weights_are_safetensors_and_small(emoji):
     assert not [path for path in files if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
 
 
+@pytest.mark.slow
 def test_the_background_has_the_colour_asked_for(pictures):
     for prompt, drawn in pictures.items():
         colours = prompt.split(" on ")[1].split(" to ")
@@ -55,6 +54,7 @@ def test_the_background_has_the_colour_asked_for(pictures):
             assert np.abs(edge - np.array(COLOURS[colour]) / 255).max() < 0.15, f"{prompt}: an edge looks {nearest}"
 
 
+@pytest.mark.slow
 def test_stitching_stays_closer_to_the_large_model_than_the_small_one_is(pictures):
     def fidelity(recipe: str) -> float:
         return float(np.mean([psnr(drawn[recipe], drawn["large"]) for drawn in pictures.values()]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from hybridstitch.bench.folder import BenchFolder, Fidelity, Result
@@ -16,6 +17,7 @@ from training.scenes import compose
 from training.vocabulary import STYLES, Scene, caption
 
 
+@pytest.mark.slow
 def test_retrieval_finds_real_pictures_and_no_others(library, monkeypatch):
     monkeypatch.setattr(retrieval, "REAL_EACH", 6)
     network = retrieval.Features()
@@ -43,6 +45,7 @@ def test_backgrounds_are_read_off_the_edges(library):
     assert background_hits(pictures, scenes[::-1]).tolist() == [False, False]
 
 
+@pytest.mark.slow
 def test_the_judge_tells_right_pictures_from_wrong_ones(library):
     rng = random.Random(5)
     scenes = [Scene((rng.choice(list(SHAPES)),), "3d", ("green", "green")) for _ in range(40)]
@@ -59,6 +62,7 @@ def test_the_judge_tells_right_pictures_from_wrong_ones(library):
     assert judge(right)["kernel_distance"] < judge(255 - right)["kernel_distance"]
 
 
+@pytest.mark.slow
 def test_a_bench_is_judged_contender_by_contender(library, tmp_path):
     rng = random.Random(3)
     scenes = [

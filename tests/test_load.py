@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,11 +35,6 @@ BAD = LoadRequest("refused", {"prompt": ""}, "prompt")
 REFUSAL = Reply(BAD, seconds=0.1, finished=0.1, status=400, refused=frozenset({"prompt"}))
 
 
-@pytest.fixture(scope="module")
-def emoji_pipe(emoji: Path) -> HybridStitchPipeline:
-    return HybridStitchPipeline.from_pretrained(emoji)
-
-
 def test_every_recipe_in_every_size() -> None:
     assert len({request.key for request in GOOD}) == len(GOOD) == 2 * len(CHOICES) * len(SIZES)
     assert {request.kind for request in GOOD} == {
@@ -68,7 +62,8 @@ def test_the_endpoint_takes_the_good_ones_and_names_the_field_of_the_bad(emoji_p
     limits, catalogue = emoji_pipe.size_limits, emoji_pipe.catalogue
     for request in mixed(GOOD, 60, 0.2, seed=0):
         if request.wrong is None:
-            assert parse_request(dict(request.fields), {}, limits, catalogue).width == request.fields["width"]
+            parsed = parse_request(dict(request.fields), {}, limits, catalogue)
+            assert parsed.generation.width == request.fields["width"]
         else:
             with pytest.raises(InvalidInput) as refused:
                 parse_request(dict(request.fields), {}, limits, catalogue)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from hybridstitch.masks import All, Box
 from hybridstitch.pipeline import Output
 from hybridstitch.plans import Staged
 from hybridstitch.testing.toys import LAYOUTS
-from tests.support.tiny import make_pair_folder
+from tests.support.tiny import load_pipeline, make_pair_folder
 
 CALL = {"num_inference_steps": 5, "guidance_scale": 3.5, "negative_prompt": "blue"}
 STAGES = Staged(large=0.4, hybrid=0.4, share=0.3)
@@ -43,16 +45,16 @@ def folder(request, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipe(folder) -> HybridStitchPipeline:
-    return quiet(HybridStitchPipeline.from_pretrained(folder))
+    return load_pipeline(folder)
 
 
-def quiet(pipe: HybridStitchPipeline) -> HybridStitchPipeline:
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> Callable[[str], StableDiffusion3Pipeline]:
+    """Return diffusers' own pipeline with one of the two transformers, each loaded once."""
+    return cache(partial(load_plain, folder))
 
 
-def plain(folder: Path, transformer: str) -> StableDiffusion3Pipeline:
-    """diffusers' own pipeline with one of the two transformers."""
+def load_plain(folder: Path, transformer: str) -> StableDiffusion3Pipeline:
     pipeline = StableDiffusion3Pipeline.from_pretrained(
         folder,
         text_encoder_3=None,
@@ -67,10 +69,10 @@ def plain(folder: Path, transformer: str) -> StableDiffusion3Pipeline:
 @pytest.mark.parametrize("guidance_scale", [3.5, 1.0])
 @pytest.mark.parametrize(("recipe", "transformer"), [("large", "transformer"), ("small", "transformer_small")])
 @pytest.mark.parametrize("size", [(1.0, 1.0), (0.5, 1.0)])
-def test_one_model_alone_is_diffusers_own_pipeline_bit_by_bit(folder, pipe, recipe, transformer, size, guidance_scale):
+def test_one_model_alone_is_diffusers_own_pipeline_bit_by_bit(plain, pipe, recipe, transformer, size, guidance_scale):
     width, height = (round(share * side) for share, side in zip(size, pipe.size_limits.default, strict=True))
     call = CALL | {"width": width, "height": height, "guidance_scale": guidance_scale, "output_type": "pt"}
-    expected = plain(folder, transformer)("a red apple", max_sequence_length=0, generator=seeded(), **call).images
+    expected = plain(transformer)("a red apple", max_sequence_length=0, generator=seeded(), **call).images
     ours = pipe("a red apple", generator=seeded(), recipe=recipe, **call)
     assert torch.equal(ours.images, expected)
     assert ours.report.large_token_share == (recipe == "large")
@@ -94,9 +96,8 @@ def test_no_tokens_through_the_hybrid_plan_is_the_small_models_picture(pipe):
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory) -> HybridStitchPipeline:
-    folder = make_pair_folder(tmp_path_factory.mktemp("half"))
-    return quiet(HybridStitchPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16))
+def half(tiny) -> HybridStitchPipeline:
+    return load_pipeline(tiny, torch_dtype=torch.bfloat16)
 
 
 @pytest.mark.parametrize("recipe", EVERYTHING, ids=lambda recipe: recipe.name)

@@ -17,7 +17,7 @@ from hybridstitch.cli.report_lines import report_lines
 from hybridstitch.fills import Last
 from hybridstitch.masks import Disagreement, Random, Refresh
 from hybridstitch.plans import ExplicitShares, Staged
-from hybridstitch.recipe.tuned import TunedRecipe
+from hybridstitch.recipe.catalogue import TunedRecipe
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +170,13 @@ def test_a_tuned_recipe_comes_back_from_its_description(catalogue):
     assert catalogue.resolve(tuned.to_dict()) == tuned
 
 
-def test_sigmas_of_ones_own_run_the_papers_recipe_on_a_tuned_pair(emoji):
-    pipe = HybridStitchPipeline.from_pretrained(emoji)
-    assert pipe.catalogue.default == "hybridstitch-plus"
-    report = pipe("a dog", sigmas=[1.0, 0.7, 0.4], output_type="latent").report
+def test_sigmas_of_ones_own_run_the_papers_recipe_on_a_tuned_pair(emoji_pipe):
+    assert emoji_pipe.catalogue.default == "hybridstitch-plus"
+    report = emoji_pipe("a dog", sigmas=[1.0, 0.7, 0.4], output_type="latent").report
     assert report.recipe.name == "hybridstitch"
     assert len(report.share_by_step) == 3
     with pytest.raises(InvalidInput, match="sigmas: expected nothing beside a recipe that takes fewer steps"):
-        pipe("a dog", sigmas=[1.0, 0.5], recipe="hybridstitch-plus")
+        emoji_pipe("a dog", sigmas=[1.0, 0.5], recipe="hybridstitch-plus")
 
 
 def test_a_speed_is_looked_up_at_the_nearest_guidance_scale():

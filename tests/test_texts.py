@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hybridstitch import HybridStitchPipeline
 from hybridstitch.base.texts import LONGEST, text_problem
 from hybridstitch.errors import InvalidInput
 from hybridstitch.model.pair import SizeLimits
@@ -80,11 +81,8 @@ def test_the_command_refuses_a_blank_prompt(emoji: Path, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_the_pipeline_refuses_a_blank_prompt(emoji: Path) -> None:
-    from hybridstitch import HybridStitchPipeline
-
-    pipeline = HybridStitchPipeline.from_pretrained(emoji)
+def test_the_pipeline_refuses_a_blank_prompt(tiny_pipe: HybridStitchPipeline) -> None:
     with pytest.raises(InvalidInput) as refused:
-        pipeline(["a red apple", " \u200b"], num_inference_steps=1)
+        tiny_pipe(["a red apple", " \u200b"], num_inference_steps=1)
     (problem,) = refused.value.problems
     assert problem == text_problem("prompt[1]", " \u200b")

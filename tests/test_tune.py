@@ -11,9 +11,11 @@ import pytest
 from hybridstitch import HybridStitchPipeline, InvalidInput, fills, recipes
 from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
 from hybridstitch.cli.main import main
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.plans import ExplicitShares
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.recipe.recipe import Recipe
+from hybridstitch.sampler import Step
 from hybridstitch.tune.candidates import (
     dense_indices,
     even_candidates,
@@ -85,6 +87,7 @@ def test_even_candidates_have_the_dense_steps_that_they_say():
     assert {stitched(candidate.recipe(28)) for candidate in even_candidates()} == {True, False}
 
 
+@pytest.mark.slow
 def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
     calibration, scales = Calibration(tiny_pipe, ["one", "two"], 8), [3.5, 7.0]
     tuner = Tuner(calibration, scales, tmp_path / "trials.jsonl")
@@ -120,6 +123,7 @@ def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
         pipe("one", speed=1.1, recipe="large")
 
 
+@pytest.mark.slow
 def test_several_processes_draw_the_same(tiny, tmp_path):
     opened = partial(HybridStitchPipeline.from_pretrained, tiny)
     cases = [Case(recipes()[name], scale, 1) for name in ("small", "reuse") for scale in (1.0, 4.5)]
@@ -138,16 +142,18 @@ def test_disagreement_is_relative_to_the_large_models_answer():
     large = {0: [2.0, 0, 0, 0], 1: [0.0, 3, 4, 0]}
     small = {0: [1.0, 0, 0, 0], 1: [0.0, 3, 4, 5]}
 
-    def draw(recipe: Recipe) -> None:
+    def run(on_step: StepWatcher) -> None:
         walk = Walk(lambda latents, *_: rows_of(small[int(latents.flatten()[0])]), steps=2)
         for index in range(2):
-            assert recipe.plan.large_share(walk.at(index, [float(index)] * 4).trajectory) == 1
-            walk.large(*large[index])
+            walk.at(index, [float(index)] * 4).large(*large[index])
+            now, trajectory = walk.trajectory.now, walk.trajectory
+            on_step(range(1), Step(index, 2, now.timestep, now.sigma, now.latents, now.latents, 1.0, None, trajectory))
 
     # 1 of 2 at the first step, 5 of 5 at the second.
-    assert disagreement([draw, draw]) == (0.5, 1.0)
+    assert disagreement([run, run]) == (0.5, 1.0)
 
 
+@pytest.mark.slow
 def test_the_command_tunes_a_pair_and_keeps_to_its_rules(tiny, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("one\ntwo\n")
     (tmp_path / "more.json").write_text('{"mine": {"name": "small", "step_share": 0.2}}')

@@ -1,1 +1,1 @@
-"""Helpers without a domain of their own: texts, prompts in files, optional packages, progress."""
+"""Helpers without a domain of their own: JSON Schema, texts, prompt files, optional packages, progress."""

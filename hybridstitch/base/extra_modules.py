@@ -1,4 +1,4 @@
-"""Python files of a user, importable by their names: those files, and nothing that lies beside them."""
+"""Makes Python files of a user importable by name, without the other files of their folders."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _added = _Files()
 
 
 def add_modules(paths: Sequence[str | Path]) -> None:
-    """Let `import NAME` load each of these files NAME.py from now on.
+    """Make each file NAME.py importable as NAME from now on.
 
     Raises:
-        InvalidInput: for what is no Python file, and for a name that another module has.
+        InvalidInput: for a path that is no Python file, and for a name that another module has.
     """
     files = [Path(path) for path in paths]
     raise_problems(module_problems(files))
@@ -46,9 +46,9 @@ def add_modules(paths: Sequence[str | Path]) -> None:
 
 @contextmanager
 def importable(paths: Sequence[Path]) -> Iterator[None]:
-    """Let these files be imported by their names inside it, whatever else has such a name; afterwards all is as it was.
+    """Make these files importable by name inside the block, ahead of all other modules; restore them afterwards.
 
-    They are those of an archive, which another process will import.
+    The files are those of an archive, which another process will import.
     """
     finder = _Files(paths)
     before = {name: sys.modules.pop(name) for name in finder.paths if name in sys.modules}
@@ -63,7 +63,7 @@ def importable(paths: Sequence[Path]) -> Iterator[None]:
 
 
 def module_problems(paths: Sequence[Path], taken: Sequence[str] = ()) -> list[Problem]:
-    """What is wrong with such files; `taken` are names that others have."""
+    """What is wrong with such files; `taken` are names that are in use."""
     used, problems = set(taken), []
     installed = {*sys.stdlib_module_names, *packages_distributions()} if paths else set()
     for path in paths:

@@ -1,4 +1,4 @@
-"""Packages that only some commands need, and how to get them."""
+"""Optional packages, and the error that names the command to install them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class MissingExtra(ImportError, RuntimeError):  # noqa: N818 - the name says wha
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Around imports of packages that an extra of this project brings.
+    """Import packages of an optional extra inside the block.
 
     Raises:
-        MissingExtra: names the package and the command that installs it.
+        MissingExtra: names the absent package and the command that installs it.
     """
     try:
         yield
@@ -26,7 +26,12 @@ def extra(name: str) -> Iterator[None]:
 
 
 def require(module: str, name: str, package: str | None = None) -> None:
-    """Look for a package of an extra before anything that takes long. package: its name, where the module's differs.
+    """Check that a package of an extra is installed, before anything that takes long.
+
+    Args:
+        module: the module to find.
+        name: of the extra.
+        package: name of the package if it differs from the module's.
 
     Raises:
         MissingExtra: if it is not installed.

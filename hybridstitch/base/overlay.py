@@ -14,7 +14,7 @@ TINT = (255, 0, 96)
 STRENGTH = 0.6
 """Opacity of a colour over the picture, 0 to 1."""
 FEW, MANY = (20, 60, 200), (255, 225, 40)
-"""Colours of tokens with the fewest and the most steps of the large model."""
+"""Colours of the tokens that the large model rendered least and most often."""
 OVERLAY_SIDE = 256
 """Longer side of an overlay in pixels, about. Smaller pictures are enlarged to it, so that the legend is readable."""
 LEGEND = 32
@@ -22,18 +22,17 @@ LEGEND = 32
 
 
 def mask_overlay(image: Image.Image, report: dict[str, Any], number: int = 0) -> Image.Image:
-    """Return the picture in grey, coloured by how often the large model rendered each token, above a legend.
+    """The picture in grey, coloured by how often the large model rendered each token, above a legend.
 
-    Blue tokens had the fewest steps of the large model, yellow ones the most. A line surrounds the tokens above the
-    middle of the two.
+    The colours run from blue (least often) to yellow (most often). A line surrounds the tokens above the middle.
 
     Args:
-        image: The picture.
-        report: Its report in JSON form.
-        number: Index of the picture in the report.
+        image: the picture.
+        report: its report (JSON form).
+        number: index of the picture in the report, from 0.
 
     Raises:
-        InvalidInput: if the report has no mask.
+        InvalidInput: for a report without a mask.
     """
     if "mask" not in report:
         raise InvalidInput([Problem("mask-overlay", "an endpoint that reports a mask", report["recipe"]["name"])])
@@ -53,13 +52,13 @@ def mask_overlay(image: Image.Image, report: dict[str, Any], number: int = 0) ->
 
 
 def _colours(strength: np.ndarray) -> np.ndarray:
-    """Return a colour for each strength, 0 to 1. The scale is readable in grey and for colour-blind people."""
+    """A colour for each strength, 0 to 1, on a scale that is legible in grey and for the colour-blind."""
     mixed = np.array(FEW) + (np.array(MANY) - np.array(FEW)) * strength[..., None]
     return np.rint(mixed).astype(np.uint8)
 
 
 def _outline(draw: ImageDraw.ImageDraw, inside: np.ndarray, size: tuple[int, int]) -> None:
-    """Draw the border of the tokens inside, white on black so that it is visible on every picture."""
+    """Draw the border of the tokens inside, light on dark, so that it is visible on every picture."""
     rows, columns = inside.shape
     wide, high = size[0] / columns, size[1] / rows
     edges = [
@@ -76,7 +75,7 @@ def _outline(draw: ImageDraw.ImageDraw, inside: np.ndarray, size: tuple[int, int
 
 
 def _legend(image: Image.Image, size: tuple[int, int], low: int, high: int) -> None:
-    """Draw the scale of colours below the picture, with the steps of the large model at both ends."""
+    """Draw a bar of the colours below the picture, with the number of steps at both ends."""
     draw = ImageDraw.Draw(image)
     top = size[1] + 6
     if low == high:
@@ -89,12 +88,12 @@ def _legend(image: Image.Image, size: tuple[int, int], low: int, high: int) -> N
 
 
 def tinted(picture: Image.Image, strength: np.ndarray, enlarge: Image.Resampling) -> Image.Image:
-    """Return the picture with a tint over it.
+    """The picture, tinted where `strength` is high.
 
     Args:
-        picture: The picture.
-        strength: Opacity of the tint at each token, `(rows, columns)`, 0 to 1.
-        enlarge: Resampling from tokens to pixels.
+        picture: the picture.
+        strength: `(rows, columns)`, 0 to 1.
+        enlarge: resampling from tokens to pixels.
     """
     alpha = Image.fromarray((255 * STRENGTH * strength).astype(np.uint8))
     tint = Image.new("RGB", picture.size, TINT)

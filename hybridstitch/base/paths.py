@@ -1,4 +1,4 @@
-"""Where the files of the project lie that are not Python, and what the files of a pair are called."""
+"""Paths of the files that are not Python, and the names of the files of a pair."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ HELD_OUT_PROMPTS = EMBEDDED_PAIR / HELD_OUT_FILE
 HANDLERS = ROOT / "handler"
 SERVER_PROPERTIES = ROOT / "config.properties"
 INDEX = "model_index.json"
-"""Of a diffusers pipeline."""
+"""The index of a diffusers pipeline."""
 SMALL_FOLDER = "transformer_small"
 """The small transformer in the folder of a packed pair."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-"""OWNER/NAME of a model on the hub of Hugging Face."""
+"""OWNER/NAME of a model on the Hugging Face Hub."""
 PAIR_FILE = "pair.json"
-"""What a pair says of itself, in its folder."""
+"""The description of a pair, in its folder."""

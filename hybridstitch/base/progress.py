@@ -1,29 +1,34 @@
-"""The progress of a long command on stderr: an estimate first, then a bar, or a line a minute."""
+"""The progress of a long command on stderr: a bar, lines with an estimate, or how long one step has run."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
 
 LINE_SECONDS = 60.0
-"""Between two lines where there is no bar."""
+"""Time between two lines where there is no bar."""
+WAITING_SECONDS = 10.0
+"""Time between two lines about one long step."""
 
 
 class Progress:
-    """Counts the pictures that a command generates; use as a context manager.
+    """Counts the pictures that a command generates; a context manager.
 
-    A terminal shows a bar. Elsewhere, and for a command that prints JSON, there is a line a minute. After the first
-    pictures a line estimates the time of the rest.
+    A terminal shows a bar. Elsewhere, and for a command that prints JSON, there is one line a minute. After the first
+    pictures, a line estimates the remaining time.
 
     Args:
         what: the pictures in words, such as "3 contenders on 8 prompts, 2 seeds".
-        total: how many are generated now.
-        kept: how many more an earlier run of the command generated.
-        later: how many more the command may generate after these, at most.
+        total: number of pictures to generate now.
+        kept: number of pictures that an earlier run generated.
+        later: number of pictures that may follow these, at most.
         bar: False for a command that prints JSON.
     """
 
@@ -44,7 +49,7 @@ class Progress:
         self._bar.close()
 
     def update(self, count: int = 1) -> None:
-        """Count `count` more pictures."""
+        """Add `count` pictures to those done."""
         if not count:
             return
         is_first = not self._done
@@ -68,18 +73,41 @@ class Progress:
             say(line)
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Report on stderr that a long step begins and, every ten seconds, how long it has run.
+
+    Args:
+        what: The step in words, such as "starting TorchServe".
+    """
+    started, ended = time.monotonic(), Event()
+
+    def report() -> None:
+        while not ended.wait(WAITING_SECONDS):
+            say(f"{what}: {time.monotonic() - started:.0f} s")
+
+    say(f"{what} …")
+    thread = Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def say(line: str) -> None:
     """Print a line on stderr."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - what commands say
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the output of commands
 
 
 def counted(count: int, noun: str) -> str:
-    """A number and its noun: 1 picture, 2 pictures."""
+    """A number with its noun: 1 picture, 2 pictures."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """A time for people, in its two largest units."""
+    """A time in seconds as text, in its two largest units."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,4 +1,4 @@
-"""Keeps what libraries print out of the output of a command, unless `--verbose` is given."""
+"""Hides what libraries print, unless a command is run with `--verbose`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _SILENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore",
 }
-"""Read by the libraries when they are imported, also in the processes that a command starts."""
+"""Environment variables that the libraries read on import, also in child processes."""
 
 
 def silence_libraries() -> None:
-    """Hide warnings, log lines and progress bars of libraries; call it before they are imported."""
+    """Hide warnings, log lines and progress bars of libraries. Call it before they are imported."""
     for name, value in _SILENT.items():
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore")
@@ -28,7 +28,7 @@ def silence_libraries() -> None:
 
 
 def hide_loading() -> None:
-    """Hide the bars that diffusers shows while it loads a pipeline, for which it reads no variable."""
+    """Hide the progress bars of loading in diffusers, which no variable controls."""
     if os.environ.get("DIFFUSERS_VERBOSITY") == "error":
         from diffusers.utils import logging as diffusers_logging
 

@@ -1,4 +1,4 @@
-"""The part of JSON Schema that requests need: does a value fit, and in words, what was expected instead?"""
+"""The part of JSON Schema that requests need: validation, and the expected value in words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def integer(low: int, high: int) -> Schema:
 
 
 def plain(value: Any) -> Any:
-    """A number of numpy's as the Python number that it is; anything else as it came."""
+    """A number of numpy's as a Python number; any other value unchanged."""
     if isinstance(value, bool | int | float):
         return float(value) if isinstance(value, float) else value
     if isinstance(value, numbers.Integral):
@@ -29,10 +29,10 @@ def plain(value: Any) -> Any:
 
 
 def mismatch(schema: Schema, value: Any) -> str | None:
-    """What was expected instead of `value`; None if it fits. Stricter than JSON Schema in one thing: 2.0 is no integer.
+    """The expected value in words if `value` does not fit the schema; None if it fits.
 
-    Knows `anyOf`, `enum` of strings, and `type` with its limits, which are required but for `multipleOf`. `$comment`
-    says in words what a `pattern` wants.
+    Supports `anyOf`, `enum` of strings, and `type` with its limits, all of which are required but `multipleOf`.
+    `$comment` describes a `pattern` in words. Unlike in JSON Schema, 2.0 is no integer.
     """
     if _fits(schema, value):
         return None
@@ -46,7 +46,7 @@ def mismatch(schema: Schema, value: Any) -> str | None:
 
 
 def expected(schema: Schema) -> str:
-    """A schema in words."""
+    """The schema in words."""
     if "anyOf" in schema:
         return ", or ".join(expected(each) for each in schema["anyOf"])
     if "enum" in schema:

@@ -1,4 +1,4 @@
-"""Messages about unknown names: what is known, and which of it was probably meant."""
+"""Messages about unknown names: the known names, and the one that was probably meant."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 
 _LONGEST = 80
-"""Characters of an unknown name that are compared."""
+"""Characters of an unknown name to compare."""
 _SHORTEST = 4
-"""Characters of an unknown name that is looked for as a word of a known one."""
+"""Fewest characters of an unknown name to search for as a word of a known one."""
 
 
 def one_of(names: Iterable[str], got: object, words: str = "one of") -> str:
@@ -20,7 +20,10 @@ def one_of(names: Iterable[str], got: object, words: str = "one of") -> str:
 
 
 def nearest(names: Iterable[str], got: object) -> str | None:
-    """The name that `got` was probably meant to be, whatever its case: one spelt alike, else one with it as a word."""
+    """The name that `got` was probably meant to be, regardless of case; None if there is none.
+
+    It is the one spelt most alike, or else one that contains `got` as a word.
+    """
     if not isinstance(got, str):
         return None
     by_lower = {name.lower(): name for name in names}

@@ -1,4 +1,4 @@
-"""What counts as a prompt: one rule for the server, the commands, the pipeline and comparisons."""
+"""The rule for prompts, shared by server, commands, pipeline and comparisons."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from hybridstitch.base.schema import Schema, mismatch
 from hybridstitch.errors import Problem
 
 LONGEST = 2000
-"""Characters of a text at most."""
+"""Most characters of a text."""
 _UNPRINTABLE = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff"
-# White space, and what Unicode calls default ignorable. Characters above U+FFFF stand as they are: the escapes for
-# them differ between Python and JSON Schema.
+# White space and default ignorable code points of Unicode. Characters above U+FFFF are not escaped, as their escapes
+# differ between Python and JSON Schema.
 _INVISIBLE = (
     r"\u0009-\u000d\u0020\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000"
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
@@ -33,10 +33,11 @@ def text_schema(required: bool = True) -> Schema:
 
 
 def text_problem(field: str, value: object, required: bool = True) -> Problem | None:
-    """What is wrong with a text that a model is to read; None if it is fine.
+    """What is wrong with a text for a model; None if it is valid.
 
     Args:
-        field: name of the argument or field, for the message.
+        field: name of the argument or field in the message.
+        value: the text.
         required: False for a text that may be empty, such as a negative prompt.
     """
     rule = mismatch(text_schema(required), value)

@@ -1,4 +1,4 @@
-"""The words of a prompt: what an explanation scores, and what it takes away."""
+"""The words of a prompt, which an explanation scores and removes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hybridstitch.errors import Problem
 
 MAX_WORDS = 64
-"""Every word costs forwards; no text encoder of SD3 but T5 reads more."""
+"""Most words of a prompt to explain: each costs forwards, and of the text encoders only T5 reads more."""
 # Words are found in a string of classes, one letter a character, see `_class_of`.
 _WORD = re.compile(
     r"(?P<weight>(?<=[wmhe]):d+(?:\.d+)?(?=\)))"  # as in "(red:1.3)"
@@ -25,10 +25,14 @@ _SIGNS = {"'": "j", "\u2019": "j", "-": "j", ".": ".", ",": ".", ":": ":", ")": 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of the prompt, its characters `start` to `end` (the first one behind it).
+    """A word of the prompt.
 
-    score: its part in what is explained, see `explain`; below 0 it worked against it.
-    read: whether a text encoder reads the whole word. Otherwise the score is 0.
+    Attributes:
+        text: the word.
+        start: its first character in the prompt.
+        end: the character after its last one.
+        score: its contribution, see `explain`; a negative one works against the target.
+        read: whether a text encoder reads the whole word. Otherwise the score is 0.
     """
 
     text: str
@@ -39,11 +43,10 @@ class Word:
 
 
 def words_of(prompt: str) -> list[Word]:
-    """The words in their order.
+    """The words of a prompt in order.
 
-    A word is letters and digits, with hyphens and apostrophes inside; a number with its decimals; an emoji with its
-    modifiers; or one Chinese character, as nothing stands between Chinese words. Punctuation is no word, nor is the
-    weight in "(red:1.3)".
+    A word is letters and digits with inner hyphens and apostrophes, a number with decimals, an emoji with its
+    modifiers, or one Chinese character. Punctuation is no word, nor is the weight in "(red:1.3)".
     """
     classes = "".join(map(_class_of, prompt))
     return [
@@ -54,13 +57,13 @@ def words_of(prompt: str) -> list[Word]:
 
 
 def word_problem(prompt: str) -> Problem | None:
-    """What is wrong with the number of words of a prompt that is to be explained."""
+    """What is wrong with the number of words of a prompt to explain."""
     words = len(words_of(prompt))
     return None if 1 <= words <= MAX_WORDS else Problem("prompt", f"1 to {MAX_WORDS} words", f"{words} words")
 
 
 def without(prompt: str, words: Sequence[Word], left_out: Collection[int]) -> str:
-    """The prompt as somebody would have written it without the words of these numbers."""
+    """The prompt without the words at these indices, with single spaces."""
     kept = prompt
     for number in sorted(left_out, reverse=True):
         kept = kept[: words[number].start] + kept[words[number].end :]

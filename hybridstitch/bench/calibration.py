@@ -1,4 +1,4 @@
-"""Drawing for the search: calibration pictures by any recipe, in this process or in several."""
+"""Calibration pictures of a search, by any recipe, generated in this process or in several."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 import numpy as np
 import torch
 
 from hybridstitch.measure.pixels import psnr
-from hybridstitch.pipeline import HybridStitchPipeline
+from hybridstitch.pipeline import HybridStitchPipeline, StepWatcher
 from hybridstitch.recipe.recipe import Recipe, recipes
 
 SEEDS = 2**40
-"""Where the seeds begin: what is chosen here is not to be judged on the same noise."""
+"""The first seed. An evaluation uses other seeds, so no recipe is judged on the noise that selected it."""
 Size = tuple[int | None, int | None]
 OpenPair = Callable[[], HybridStitchPipeline]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe to try at a guidance scale on one of the prompts, whose number decides its noise."""
+    """A recipe to try at a guidance scale on one of the prompts. The number of the prompt selects the noise."""
 
     recipe: Recipe
     guidance_scale: float
@@ -32,16 +32,24 @@ class Case:
 
 
 class Calibration:
-    """Draws cases on a pair, at a number of steps. size: width and height, None for the pair's own."""
+    """Generates cases on one pair.
+
+    Attributes:
+        pipe: The pair.
+        prompts: The calibration prompts.
+        steps: Steps of the schedule.
+        size: Width and height in pixels; None for the default of the pair.
+    """
 
     def __init__(self, pipe: HybridStitchPipeline, prompts: list[str], steps: int, size: Size = (None, None)):
         self.pipe, self.prompts, self.steps, self.size = pipe, prompts, steps, size
+        self._base = pipe.validate(prompts, num_inference_steps=steps, width=size[0], height=size[1])
         self._references: dict[tuple[float, int], np.ndarray] = {}
 
     def measure(self, case: Case) -> list[float]:
-        """Its cost, where the large model's is 1, and the PSNR to the large model's own picture.
+        """Return the cost of a case, 1 for the large model, and its PSNR in dB to the large model's picture.
 
-        Latents that do not stay finite are worth nothing: an infinite cost.
+        Latents that are not finite have an infinite cost.
         """
         key = (case.guidance_scale, case.prompt)
         if key not in self._references:
@@ -52,18 +60,15 @@ class Calibration:
             return [float("inf"), 0.0]
         return [cost, psnr(picture, self._references[key])]
 
-    def generate(self, case: Case) -> tuple[np.ndarray, float]:
-        """The picture, and its cost."""
-        out = self.pipe(
-            self.prompts[case.prompt],
+    def generate(self, case: Case, on_step: StepWatcher | None = None) -> tuple[np.ndarray, float]:
+        """Return the picture of a case, 0 to 1, and its cost. on_step: Called after every step."""
+        generation = replace(
+            self._base.for_images(case.prompt, case.prompt + 1),
+            seeds=SEEDS + case.prompt,
             recipe=case.recipe,
-            num_inference_steps=self.steps,
             guidance_scale=case.guidance_scale,
-            width=self.size[0],
-            height=self.size[1],
-            generator=torch.Generator().manual_seed(SEEDS + case.prompt),
-            output_type="np",
         )
+        out = self.pipe.generate(generation, on_step=on_step, output_type="np")
         return (out.images[0] * 255).round() / 255, out.report.flops_share
 
 
@@ -71,7 +76,7 @@ _of_this_process: list[Calibration] = []
 
 
 def _begin(open_pair: OpenPair, prompts: list[str], steps: int, processes: int, size: Size) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that began them ends them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; their parent ends them
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     _of_this_process[:] = [Calibration(open_pair(), prompts, steps, size)]
 
@@ -81,7 +86,7 @@ def _measure(number: int, case: Case) -> tuple[int, list[float]]:
 
 
 class CalibrationPool:
-    """Several processes that draw, each with a pair of its own and its part of the cores; use as a context manager."""
+    """Several processes, each with its own pair and its part of the cores; use it as a context manager."""
 
     def __init__(self, open_pair: OpenPair, prompts: list[str], steps: int, processes: int, size: Size = (None, None)):
         self._pool = ProcessPoolExecutor(
@@ -95,6 +100,6 @@ class CalibrationPool:
         self._pool.shutdown(cancel_futures=True)
 
     def measure_all(self, cases: Iterable[Case]) -> Iterator[tuple[int, list[float]]]:
-        """Number, cost and decibels of each case, as they come."""
+        """Yield number, cost and PSNR of each case as it finishes."""
         for done in as_completed([self._pool.submit(_measure, *each) for each in enumerate(cases)]):
             yield done.result()

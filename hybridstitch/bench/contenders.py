@@ -1,4 +1,4 @@
-"""Who takes part in a bench: recipes at a number of steps, and the large model with other solvers."""
+"""The contenders of a bench: recipes at a number of steps, and the large model with other solvers."""
 
 from __future__ import annotations
 
@@ -28,20 +28,26 @@ SOLVERS: dict[str, Any] = {
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
 }
-"""Solvers of diffusers that know flow matching. `euler` ends with a step from nearly no noise to none, as diffusers'
-SD3 pipeline does; `even` is Euler with steps of equal length before the shift, which wastes none. Recipes other than
-`large` and `small` run on these two. `dpm++` and `unipc` get timesteps that are not cut to whole numbers, see
-`_uncut`."""
+"""Solvers of diffusers for flow matching.
+
+`euler` ends with a step from nearly no noise to none, as diffusers' SD3 pipeline does. `even` is Euler with steps of
+equal length before the shift, so none is wasted. Recipes other than `large` and `small` run on these two. `dpm++` and
+`unipc` get timesteps that are not cut to whole numbers, see `_uncut`.
+"""
 
 Match = Callable[[Recipe, float], Recipe]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to draw a picture.
+    """One way to generate a picture.
 
-    name: as it was asked for. steps: of the schedule. solver: one of `SOLVERS`. origin: of a tuned recipe, see
-    `TunedRecipe`.
+    Attributes:
+        name: Its spec, as given.
+        recipe: What to stitch.
+        steps: Steps of the schedule.
+        solver: One of `SOLVERS`.
+        origin: Of a tuned recipe, see `TunedRecipe`.
     """
 
     name: str
@@ -52,11 +58,20 @@ class Contender:
 
     @classmethod
     def parse(cls, spec: str, catalogue: Catalogue, steps: int, guidance_scale: float, match: Match) -> Contender:
-        """`RECIPE[@STEPS][/SOLVER]`, `RECIPE~SPEED[/SOLVER]` or `speed=NUMBER`.
+        """Read `RECIPE[@STEPS][/SOLVER]`, `RECIPE~SPEED[/SOLVER]` or `speed=NUMBER`.
 
-        Such as `hybridstitch`, `large@10/unipc`, `two-stage~1.83`, the variant of a recipe that costs so many times
-        less than the large model, or `speed=2.5`, what the pair was tuned to. steps: where the spec names none.
-        guidance_scale: that a speed's recipe is to be good at. match: finds the variant. Raises InvalidInput.
+        Examples: `hybridstitch`; `large@10/unipc`; `two-stage~1.83`, the variant of a recipe at 1 / 1.83 of the large
+        model's cost; `speed=2.5`, a recipe that the pair was tuned to.
+
+        Args:
+            spec: The text.
+            catalogue: The recipes that it may name.
+            steps: Where the spec names none.
+            guidance_scale: Selects the recipe of a speed.
+            match: Finds the variant of a recipe at a speed.
+
+        Raises:
+            InvalidInput: The spec makes no sense.
         """
         read = read_spec(spec, [*catalogue.recipes])
         solver = read.solver
@@ -75,17 +90,17 @@ class Contender:
 
     @classmethod
     def from_dict(cls, name: str, described: Mapping[str, Any], catalogue: Catalogue) -> Contender:
-        """What `to_dict` described."""
+        """Return the contender that `to_dict` described."""
         recipe = replace(catalogue.resolve(dict(described["recipe"])), name=described["recipe"]["name"])
         return cls(name, recipe, described["steps"], described["solver"], described["origin"])
 
     @property
-    def sigmas(self) -> list[float] | None:
-        """Noise levels before the shift, where they are not the scheduler's own."""
-        return even_sigmas(self.steps) if self.solver == "even" else None
+    def sigmas(self) -> tuple[float, ...] | None:
+        """Noise levels before the shift; None for those of the scheduler."""
+        return tuple(even_sigmas(self.steps)) if self.solver == "even" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """All that decides what it draws."""
+        """Return all that determines its pictures, as JSON."""
         return {
             "recipe": self.recipe.to_dict(),
             "steps": self.steps,
@@ -95,16 +110,16 @@ class Contender:
 
 
 def _at_cost(recipe: Recipe, solver: str, steps: int, speed: float, match: Match) -> tuple[Recipe, int]:
-    """The variant, and its steps, that costs `speed` times less than the large model at `steps`."""
+    """Return the variant, and its steps, that costs `speed` times less than the large model at `steps`."""
     if recipe.plan != AllSteps():
         return match(recipe, speed), steps
     affordable = steps / speed / recipe.step_share
-    # n steps of Heun's method ask the model 2 n - 1 times.
+    # n steps of Heun's method take 2 n - 1 forwards.
     return recipe, max(1, round((affordable + 1) / 2 if solver == "heun" else affordable))
 
 
 def with_solver(pipe: HybridStitchPipeline, solver: str) -> HybridStitchPipeline:
-    """The same models under another solver, with the same shift of the noise levels."""
+    """Return the same models under another solver, with the same shift of the noise levels."""
     parts: dict[str, Any] = pipe.components
     config = parts["scheduler"].config
     if solver in ("dpm++", "unipc"):
@@ -118,8 +133,10 @@ def with_solver(pipe: HybridStitchPipeline, solver: str) -> HybridStitchPipeline
 
 
 def _uncut(solver: Any) -> Any:
-    """The solver with timesteps that belong to its noise levels; diffusers' own cut them to whole numbers, so that the
-    model would be asked about a little less noise than there is."""
+    """Return the solver with the exact timesteps of its noise levels.
+
+    diffusers' own cuts them to whole numbers, so the model would see a little less noise than there is.
+    """
 
     def set_timesteps(self: Any, *args: Any, **keywords: Any) -> None:
         solver.set_timesteps(self, *args, **keywords)

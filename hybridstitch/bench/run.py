@@ -1,30 +1,35 @@
-"""Recipes side by side in one process: every prompt and seed by every contender, interleaved, and kept as it comes."""
+"""Recipes side by side in one process: every prompt and seed by every contender, interleaved, saved as it comes."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from hybridstitch.bench.contenders import Contender, with_solver
 from hybridstitch.bench.folder import BenchFolder, Fidelity, Result
 from hybridstitch.measure.perceptual import Perceptual
 from hybridstitch.measure.pixels import more_often, psnr, ssim
-from hybridstitch.pipeline import HybridStitchPipeline, Output
+from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.report import Report
 
-Drawn = tuple[np.ndarray, Report]
+Rendered = tuple[np.ndarray, Report]
 
 
 class Bench:
-    """Draws, measures and keeps.
+    """Generates, measures and saves the pictures of contenders.
 
-    reference: the contender whose pictures and cost the others are measured by. It is drawn again beside whatever is
-    still missing, so that times compare within a minute, whenever that minute was. part: (0, 1) draws all, (0, 2)
-    every second prompt from the first on, (1, 2) the others: for two processes that share a folder. perceptual: the
-    distance to measure beside PSNR and SSIM, if any. size: width and height of the pictures, None for the pair's own.
+    Attributes:
+        pipe: The pair.
+        contenders: By name, the reference among them.
+        reference: Its pictures and its cost are what the others are measured by. It runs again beside every missing
+            picture, so that the times of a comparison lie within a minute.
+        prompts, seeds: Every contender gets each prompt with each seed.
+        folder: Keeps the results.
+        part: `(0, 1)` runs all prompts, `(0, 2)` every second one from the first on, `(1, 2)` the others: for two
+            processes that share a folder.
     """
 
     def __init__(
@@ -40,18 +45,26 @@ class Bench:
         perceptual: Perceptual | None = None,
         size: tuple[int | None, int | None] = (None, None),
     ):
+        """Prepare a bench.
+
+        Args:
+            guidance_scale: Of every contender.
+            perceptual: The distance to measure beside PSNR and SSIM, if any.
+            size: Width and height of the pictures in pixels; None for the default of the pair.
+        """
         self.pipe, self.prompts, self.seeds = pipe, prompts, seeds
         self.reference = reference
         self.contenders = {each.name: each for each in [reference, *contenders]}
-        self.guidance_scale = guidance_scale
         self.folder, self.part = folder, part
+        self._base = pipe.validate(prompts, guidance_scale=guidance_scale, width=size[0], height=size[1])
         self._pipes = {"euler": pipe, "even": pipe}
-        self._perceptual, self._size = perceptual, size
+        self._perceptual = perceptual
 
     def run(self, on_pictures: Callable[[int], object] = lambda count: None) -> list[Result]:
-        """Draw what is not there yet; all results of these contenders, prompts and seeds.
+        """Generate what is missing, and return all results of these contenders, prompts and seeds.
 
-        on_pictures: called with the number of pictures whenever some were drawn and kept.
+        Args:
+            on_pictures: Called with the number of new pictures whenever some are saved.
         """
         todo = self._todo()
         if any(todo.values()):
@@ -63,13 +76,13 @@ class Bench:
         return [each for each in self.folder.results() if self._is_wanted(each)]
 
     def counts(self) -> tuple[int, int]:
-        """How many of its pictures are missing, and how many are there."""
+        """Return the numbers of missing and of finished pictures."""
         todo = self._todo()
         missing = sum(map(len, todo.values()))
         return missing, len(todo) * len(self.contenders) - missing
 
     def _todo(self) -> dict[tuple[int, int], list[str]]:
-        """Contenders whose picture is missing, for each prompt and seed."""
+        """Return the contenders whose picture is missing, for each prompt and seed."""
         found = {(each.prompt, each.seed, each.contender) for each in self.folder.results()}
         return {
             (prompt, seed): [name for name in self.contenders if (prompt, seed, name) not in found]
@@ -85,45 +98,39 @@ class Bench:
         return result.prompt in self._own_prompts and result.seed in self.seeds and result.contender in self.contenders
 
     def _measure(self, prompt: int, seed: int, missing: list[str]) -> list[Result]:
-        """Draw these contenders and the reference, in an order of this picture's own: drift hits all alike."""
+        """Run these contenders and the reference, in an order that differs by picture, so that drift hits all alike."""
         names = sorted({self.reference.name, *missing})
         random.Random(f"{prompt} {seed}").shuffle(names)
-        drawn = {name: self._draw(self.contenders[name], prompt, seed) for name in names}
+        rendered = {name: self._rendered(self.contenders[name], prompt, seed) for name in names}
         for name in missing:
-            self.folder.save_picture(name, prompt, seed, drawn[name][0])
-        reference = drawn[self.reference.name]
-        return [self._result(prompt, seed, name, drawn[name], reference) for name in missing]
+            self.folder.save_picture(name, prompt, seed, rendered[name][0])
+        reference = rendered[self.reference.name]
+        return [self._result(prompt, seed, name, rendered[name], reference) for name in missing]
 
     def _warm_up(self) -> None:
         for contender in self.contenders.values():
-            self._draw(contender, 0, 0)
+            self._rendered(contender, 0, 0)
 
-    def _draw(self, contender: Contender, prompt: int, seed: int) -> Drawn:
-        """The picture, uint8, and its report. Every picture has noise of its own, the same for all contenders."""
+    def _rendered(self, contender: Contender, prompt: int, seed: int) -> Rendered:
+        """Return the picture, uint8, and its report. A prompt and seed have the same noise for all contenders."""
         if contender.solver not in self._pipes:
             self._pipes[contender.solver] = with_solver(self.pipe, contender.solver)
+        generation = replace(
+            self._base.for_images(prompt, prompt + 1),
+            seeds=1_000_003 * seed + prompt,
+            recipe=contender.recipe,
+            num_inference_steps=contender.steps,
+            sigmas=contender.sigmas,
+        )
         try:
-            out = self._generate(contender, prompt, seed)
+            out = self._pipes[contender.solver].generate(generation, output_type="np")
         except FloatingPointError as error:
             raise RuntimeError(f"contender {contender.name}: {error}; leave it out") from error
         return (out.images[0] * 255).round().astype(np.uint8), out.report
 
-    def _generate(self, contender: Contender, prompt: int, seed: int) -> Output:
-        return self._pipes[contender.solver](
-            self.prompts[prompt],
-            recipe=contender.recipe,
-            num_inference_steps=contender.steps,
-            sigmas=contender.sigmas,
-            guidance_scale=self.guidance_scale,
-            width=self._size[0],
-            height=self._size[1],
-            generator=torch.Generator().manual_seed(1_000_003 * seed + prompt),
-            output_type="np",
-        )
-
-    def _result(self, prompt: int, seed: int, name: str, drawn: Drawn, reference_drawn: Drawn) -> Result:
-        report = drawn[1]
-        picture, reference = (each.astype(np.float64) / 255 for each in (drawn[0], reference_drawn[0]))
+    def _result(self, prompt: int, seed: int, name: str, rendered: Rendered, by_reference: Rendered) -> Result:
+        report = rendered[1]
+        picture, reference = (each.astype(np.float64) / 255 for each in (rendered[0], by_reference[0]))
         inside = more_often(report.large_steps[0], picture.shape[:2])
         whole, distances = None, None
         if self._perceptual:
@@ -133,9 +140,9 @@ class Bench:
             prompt,
             seed,
             name,
-            cost=report.flops_share * report.num_inference_steps / self.reference.steps,
+            cost=report.flops_share * report.generation.num_inference_steps / self.reference.steps,
             ms=report.timing_ms["denoise"],
-            reference_ms=reference_drawn[1].timing_ms["denoise"],
+            reference_ms=by_reference[1].timing_ms["denoise"],
             large_token_share=report.large_token_share,
             whole=Fidelity(psnr(picture, reference), ssim(picture, reference), whole),
             inside=None if inside is None else _within(inside, picture, reference, distances),

@@ -1,12 +1,14 @@
-"""The arguments of one call of the pipeline, each checked against the others before any work begins."""
+"""Validation of one call of the pipeline: its arguments become a `Generation`."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import StableDiffusion3Pipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -14,17 +16,19 @@ from torch import Tensor
 
 from hybridstitch.base.schema import plain
 from hybridstitch.call.prompts import clip_skip_problems, described, prompts_of, text_length
-from hybridstitch.errors import Problem, raise_problems
-from hybridstitch.generation import resolved
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.generation import Generation
 from hybridstitch.model.mmdit import subset_problems
 from hybridstitch.model.parts import Parts
-from hybridstitch.model.prompts import EMBEDS, Prompts
+from hybridstitch.model.prompts import EMBEDS
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
-from hybridstitch.region import Region
+from hybridstitch.region import Region, region_problems
 
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+MOST_SIGMAS = 1000
 TENSOR_INPUTS = ("latents", *EMBEDS)
-"""What a callback after a step may see and replace."""
+"""Tensors that a callback after a step may receive and replace."""
 _WITHOUT = {
     "ip_adapter_image": "IP-Adapter",
     "ip_adapter_image_embeds": "IP-Adapter",
@@ -43,42 +47,27 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of a call, checked and in their plain form.
+    """A validated call of the pipeline.
 
-    pictures: how many pictures come out.
-    tensor_inputs: what the callback sees.
+    Attributes:
+        generation: What the call generates.
+        tensor_inputs: Names of the tensors that `callback_on_step_end` receives.
     """
 
-    recipe: Recipe
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    sigmas: list[float] | None
-    speed: float | None
-    region: Region | None
-    prompts: Prompts
-    num_images_per_prompt: int
-    pictures: int
-    clip_skip: int | None
-    max_sequence_length: int
+    generation: Generation
     tensor_inputs: tuple[str, ...]
-
-    @property
-    def guided(self) -> bool:
-        return self.guidance_scale > 1
-
-    @property
-    def steps(self) -> int:
-        """The steps asked for."""
-        return self.num_inference_steps if self.sigmas is None else len(self.sigmas)
 
 
 def validate_call(pair: Parts, catalogue: Catalogue, given: Mapping[str, Any]) -> Call:
-    """Check all arguments of a call, under their names.
+    """Validate the arguments of a call against each other, before any work begins.
+
+    Args:
+        pair: The models that the call is for.
+        catalogue: The recipes and strategies that it may name.
+        given: Every argument of `HybridStitchPipeline.__call__` by name. Numbers may be those of numpy.
 
     Raises:
-        InvalidInput: names every wrong argument, and whatever is attached to the models that the call would bypass.
+        InvalidInput: Names every wrong argument, and whatever is attached to the models that the call would bypass.
     """
     given = {name: plain(value) for name, value in given.items()}
     width, height = pair.size_limits.default
@@ -86,15 +75,12 @@ def validate_call(pair: Parts, catalogue: Catalogue, given: Mapping[str, Any]) -
     given |= {"height": height} if given["height"] is None else {}
     if isinstance(given["callback_on_step_end"], PipelineCallback | MultiPipelineCallbacks):
         given["callback_on_step_end_tensor_inputs"] = given["callback_on_step_end"].tensor_inputs
-    generation = {
-        name: given[name]
-        for name in (
-            *("recipe", "speed", "sigmas", "region", "width", "height"),
-            *("num_inference_steps", "guidance_scale", "output_type"),
-        )
-    }
-    recipe, sigmas, problems = resolved(catalogue, pair.size_limits, **generation)
-    problems += _refused(given) + _scheduler_problems(pair.scheduler, sigmas) + _callable_problems(given)
+    problems = pair.size_limits.problems(given["width"], given["height"])
+    size = None if problems else (given["width"], given["height"])
+    problems += _region_problems(given["region"], size or 2 * (pair.size_limits.maximum,)) + _number_problems(given)
+    sigmas = None if given["sigmas"] is None else _falling(given["sigmas"], problems)
+    recipe = _chosen(catalogue, given, problems)
+    problems += _refused(given) + pair_problems(pair, recipe, given["region"], sigmas) + _callable_problems(given)
     images = 1 if given["num_images_per_prompt"] is None else given["num_images_per_prompt"]
     wrong_images = images_problems(images)
     problems += wrong_images
@@ -104,44 +90,124 @@ def validate_call(pair: Parts, catalogue: Catalogue, given: Mapping[str, Any]) -
     guided = isinstance(scale, int | float) and scale > 1
     prompts = prompts_of(pair, given, length, guided, problems)
     pictures = prompts.count * images if prompts.count and not wrong_images else None
-    size = None if {"width", "height"} & {each.field for each in problems} else (given["width"], given["height"])
     problems += _latents_problems(pair, given["latents"], pictures, size)
     problems += _generator_problems(given["generator"], pictures, pair.device)
-    if recipe is not None:
-        if recipe.plan.masked or given["region"] is not None:
-            problems += subset_problems(pair.large, "large")
-        if recipe.fill.cached:
-            problems += subset_problems(pair.small, "small")
     raise_problems(problems)
-    assert recipe is not None
-    assert length is not None
-    assert pictures is not None
-    return Call(
-        recipe=recipe,
+    generation = Generation(
+        prompts=prompts,
+        seeds=_seeds(given["generator"]),
         width=given["width"],
         height=given["height"],
-        num_inference_steps=given["num_inference_steps"],
+        num_inference_steps=given["num_inference_steps"] if sigmas is None else len(sigmas),
         guidance_scale=scale,
-        sigmas=sigmas,
+        recipe=recipe,
         speed=given["speed"],
         region=None if given["region"] is None else tuple(map(plain, given["region"])),
-        prompts=prompts,
-        num_images_per_prompt=images,
-        pictures=pictures,
+        sigmas=sigmas,
+        images_per_prompt=images,
         clip_skip=given["clip_skip"],
-        max_sequence_length=length,
-        tensor_inputs=tuple(given["callback_on_step_end_tensor_inputs"]),
+        text_length=length,
     )
+    return Call(generation, tuple(given["callback_on_step_end_tensor_inputs"]))
+
+
+def pair_problems(
+    pair: Parts, recipe: Recipe | None, region: Region | None, sigmas: tuple[float, ...] | None
+) -> list[Problem]:
+    """Return what keeps the models and the scheduler, as they are now, from running a generation.
+
+    Args:
+        pair: The models and the scheduler.
+        recipe: The recipe to run; None if it is unknown.
+        region: The region of the generation.
+        sigmas: Its noise levels.
+    """
+    found = _scheduler_problems(pair.scheduler, sigmas)
+    if recipe is not None:
+        if recipe.plan.masked or region is not None:
+            found += subset_problems(pair.large, "large")
+        if recipe.fill.cached:
+            found += subset_problems(pair.small, "small")
+    return found
+
+
+def _number_problems(given: Mapping[str, Any]) -> list[Problem]:
+    found = []
+    steps, scale, output_type = given["num_inference_steps"], given["guidance_scale"], given["output_type"]
+    if type(steps) is not int or steps < 1:
+        found.append(Problem("num_inference_steps", "an integer of at least 1", steps))
+    if not _is_scale(scale):
+        found.append(Problem("guidance_scale", "a number of at least 0", scale))
+    if not isinstance(output_type, str) or output_type not in OUTPUT_TYPES:
+        found.append(Problem("output_type", "one of: " + ", ".join(OUTPUT_TYPES), output_type))
+    return found
+
+
+def _is_scale(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _chosen(catalogue: Catalogue, given: Mapping[str, Any], problems: list[Problem]) -> Recipe | None:
+    """Return the recipe that a call names or that its speed selects; adds to `problems`."""
+    asked, speed, sigmas, chosen = given["recipe"], given["speed"], given["sigmas"], None
+    if speed is not None and asked is not None:
+        problems.append(Problem("speed", "no recipe beside it", speed))
+    if speed is not None:
+        wrong = catalogue.speed_problems(speed)
+        problems += wrong
+        if not wrong and _is_scale(given["guidance_scale"]):
+            chosen = catalogue.at_speed(speed, given["guidance_scale"]).recipe
+    if speed is None or asked is not None:
+        # A schedule of the caller needs a recipe that takes all its steps.
+        default = catalogue.default if sigmas is None else "hybridstitch"
+        try:
+            named = catalogue.resolve(default if asked is None else asked)
+            chosen = named if speed is None else chosen
+        except InvalidInput as error:
+            problems += error.problems
+    if sigmas is not None and chosen is not None and chosen.step_share < 1:
+        problems.append(Problem("sigmas", "nothing beside a recipe that takes fewer steps", "a schedule"))
+    return chosen
+
+
+def _region_problems(region: Any, size: tuple[int, ...]) -> list[Problem]:
+    """size: width and height in pixels."""
+    if region is None:
+        return []
+    sides = [plain(side) for side in region] if isinstance(region, list | tuple | np.ndarray) else []
+    if len(sides) != 4 or not all(type(side) is int for side in sides):
+        return [Problem("region", "four whole numbers of pixels: left, top, right, bottom", region)]
+    left, top, right, bottom = sides
+    return region_problems((left, top, right, bottom), *size)
+
+
+def _falling(sigmas: Any, problems: list[Problem]) -> tuple[float, ...] | None:
+    """Return noise levels as floats; adds to `problems`."""
+    given = sigmas.tolist() if isinstance(sigmas, np.ndarray | Tensor) else sigmas
+    listed = [plain(each) for each in given] if isinstance(given, Sequence) and not isinstance(given, str) else []
+    fine = 0 < len(listed) <= MOST_SIGMAS and all(type(each) in (int, float) for each in listed)
+    if fine and all(before > after for before, after in zip([1 + 1e-6, *listed], [*listed, 0.0], strict=True)):
+        return tuple(float(each) for each in listed)
+    expected = f"1 to {MOST_SIGMAS} falling numbers of at most 1 and above 0, as a list, array or tensor"
+    problems.append(Problem("sigmas", expected, sigmas))
+    return None
+
+
+def _seeds(generator: torch.Generator | list[torch.Generator] | None) -> int | tuple[int, ...] | None:
+    """Return the seeds that make the same pictures again; None if they come from torch's global state."""
+    if isinstance(generator, list):
+        return tuple(each.initial_seed() for each in generator)
+    return None if generator is None else generator.initial_seed()
 
 
 def images_problems(value: Any) -> list[Problem]:
-    """What is wrong with `num_images_per_prompt`."""
+    """Return what is wrong with `num_images_per_prompt`."""
     fine = type(value) is int and value >= 1
     return [] if fine else [Problem("num_images_per_prompt", "an integer of at least 1", value)]
 
 
 def _refused(given: Mapping[str, Any]) -> list[Problem]:
-    """Arguments of diffusers' pipeline that would have no effect here."""
+    """Return arguments of diffusers' pipeline that would have no effect here."""
     found = []
     for name, what in _WITHOUT.items():
         value = given[name]
@@ -153,7 +219,7 @@ def _refused(given: Mapping[str, Any]) -> list[Problem]:
     return found
 
 
-def _scheduler_problems(scheduler: Any, sigmas: list[float] | None) -> list[Problem]:
+def _scheduler_problems(scheduler: Any, sigmas: tuple[float, ...] | None) -> list[Problem]:
     found = []
     if scheduler.config.get("use_dynamic_shifting"):
         expected = "a scheduler with one shift for all sizes (use_dynamic_shifting false)"
@@ -209,3 +275,22 @@ def _generator_problems(generator: Any, pictures: int | None, device: torch.devi
         return [Problem("generator", f"one torch.Generator, or {pictures}: one for each picture", len(generator))]
     wrong = [each.device for each in listed if each.device.type not in ("cpu", device.type)]
     return [Problem("generator", f"one on cpu or {device}", str(wrong[0]))] if wrong else []
+
+
+def dtype_of(*values: Any) -> torch.dtype:
+    """Return the dtype of weights that `dtype` and its alias `torch_dtype` name; float32 if neither is set.
+
+    Raises:
+        InvalidInput: One of them is no dtype, or they differ.
+    """
+    known = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
+    found: dict[str, torch.dtype] = {}
+    for field, value in zip(("dtype", "torch_dtype"), values, strict=True):
+        if value is not None:
+            name = str(value).removeprefix("torch.")
+            if name not in known or not isinstance(value, str | torch.dtype):
+                raise InvalidInput([Problem(field, "a torch.dtype or its name, one of: " + ", ".join(known), value)])
+            found[field] = known[name]
+    if len(set(found.values())) > 1:
+        raise InvalidInput([Problem("torch_dtype", f"nothing beside dtype={found['dtype']}", found["torch_dtype"])])
+    return next(iter(found.values()), torch.float32)

@@ -27,7 +27,7 @@ from hybridstitch.cli.options import (
 from hybridstitch.cli.pair import DTYPES, pair_folder
 from hybridstitch.cli.paths import folder_to_write
 from hybridstitch.cli.values import number, several
-from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.errors import Problem, collected, raise_problems
 from hybridstitch.wire.names import MAX_SEED
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from hybridstitch.bench.contenders import Contender, Match
     from hybridstitch.bench.folder import BenchFolder
     from hybridstitch.bench.run import Bench
-    from hybridstitch.measure.intervals import Interval
     from hybridstitch.pipeline import HybridStitchPipeline
     from hybridstitch.recipe.recipe import Recipe
 
@@ -58,17 +57,13 @@ def check(options: argparse.Namespace) -> None:
 
     problems = common_problems(options)
     prompts: list[str] | None = None
-    try:
+    with collected(problems):
         prompts = find_prompts(options, HELD_OUT_FILE)
-    except InvalidInput as error:
-        problems += error.problems
     known = recipe_names(options)
     specs = options.recipes.split(",") if options.recipes is not None else known
     for spec in specs:
-        try:
+        with collected(problems):
             read_spec(spec, known)
-        except InvalidInput as error:
-            problems += error.problems
     if options.against and options.against not in specs:
         problems.append(Problem("against", "one of: " + ", ".join(specs), options.against))
     if find_spec("matplotlib") is None:  # known now, not after hours of generating
@@ -96,7 +91,7 @@ def _bench(options: argparse.Namespace) -> None:
             _generate_in_processes(options, folder, progress)
         results = opened.run(progress.update)
     origins = {name: each["origin"] for name, each in folder.contenders.items()}
-    found = rows(results, options.against, _quality(folder), origins)
+    found = rows(results, options.against, folder.quality(), origins)
     described = as_json(found, folder.settings | {"texts": len(opened.prompts)}, folder.contenders)
     (folder.path / "bench.json").write_text(json.dumps(described, indent=1))
     setup = f"{described['machine']}; {json.dumps(described['settings'])}"
@@ -104,18 +99,6 @@ def _bench(options: argparse.Namespace) -> None:
     plot(found, folder.path / "pareto.png")
     write_page(found, opened.prompts, opened.seeds, folder, described["machine"])
     print(json.dumps(described, indent=1) if options.json else markdown(found))
-
-
-def _quality(folder: BenchFolder) -> dict[str, dict[str, Interval]]:
-    """Return the measures in quality.json by contender, none without the file. `training.judge` writes it."""
-    from hybridstitch.measure.intervals import Interval
-
-    path = folder.path / "quality.json"
-    judged = json.loads(path.read_text()) if path.exists() else {}
-    return {
-        name: {measure: Interval(**value) for measure, value in figures.items() if value["value"] is not None}
-        for name, figures in judged.items()
-    }
 
 
 def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -137,7 +120,7 @@ def _open(options: argparse.Namespace, part: int | None = None, described: Mappi
     from hybridstitch.bench.contenders import Contender
     from hybridstitch.bench.folder import BenchFolder
     from hybridstitch.bench.run import Bench
-    from hybridstitch.model.fingerprint import fingerprint
+    from hybridstitch.model.parts import fingerprint
 
     perceptual = _perceptual()
     if options.processes > 1:
@@ -182,10 +165,8 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
     found: list[Contender] = []
     problems: list[Problem] = []
     for spec in specs:
-        try:
+        with collected(problems):
             found.append(Contender.parse(spec, pipe.catalogue, options.steps, options.guidance_scale, match))
-        except InvalidInput as error:
-            problems += error.problems
     raise_problems(problems)
     return found
 

@@ -1,4 +1,4 @@
-"""`hybridstitch doctor`: the truth about a machine or a server, one line for each thing looked at."""
+"""`hybridstitch doctor`: examines a machine or a server and prints a line for each finding."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybridstitch.cli.paths import folder_to_read
 from hybridstitch.errors import Problem, raise_problems
-from hybridstitch.serving.doctor.finding import Finding
+
+if TYPE_CHECKING:
+    from hybridstitch.serving.doctor.machine import Finding
 
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 

@@ -14,7 +14,7 @@ from hybridstitch.base.schema import mismatch
 from hybridstitch.cli.pair import add_pair_options, open_pair, pair_folder, pair_problems
 from hybridstitch.cli.paths import file_to_read
 from hybridstitch.cli.values import whole
-from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.errors import InvalidInput, Problem, collected, raise_problems
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.recipe.names import TUNED_FILE, known_names
 
@@ -47,10 +47,8 @@ def common_problems(options: argparse.Namespace) -> list[Problem]:
         if limits and value is not None and (rule := mismatch(limits.side, value)):
             problems.append(Problem(name, rule, value))
     for check in (lambda: add_modules(options.extra_module), lambda: _strategies(options), lambda: _described(options)):
-        try:
+        with collected(problems):
             check()
-        except InvalidInput as error:
-            problems += error.problems
     return problems
 
 

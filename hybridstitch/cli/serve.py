@@ -1,4 +1,4 @@
-"""`hybridstitch serve`: every archive of a store behind one TorchServe."""
+"""`hybridstitch serve`: serves every archive of a store with one TorchServe."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridstitch.base.progress import say, waiting
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 if TYPE_CHECKING:
@@ -25,19 +26,18 @@ NO_TOKENS = (
 
 def serve(options: argparse.Namespace) -> None:
     """Serve every archive of a store until Ctrl-C."""
-    from hybridstitch.cli.waiting import waiting
-    from hybridstitch.serving.server.key_file import KeptTokens
+    from hybridstitch.serving.server.key_file import KeptKeyFile
     from hybridstitch.serving.server.server import Server
 
     archives = _archives(options.store)
     if options.no_auth:
-        _tell(NO_TOKENS.format(management=options.port + 1 if options.port else "the management address"))
+        say(NO_TOKENS.format(management=options.port + 1 if options.port else "the management address"))
     addresses = {"host": options.host, "metrics_host": options.metrics_host, "port": options.port}
     with ExitStack() as stack:
-        with waiting("starting TorchServe", _tell):
+        with waiting("starting TorchServe"):
             server = stack.enter_context(Server(options.store, **addresses, token_auth=not options.no_auth))
         if options.key_file:
-            stack.enter_context(KeptTokens(server, options.key_file))
+            stack.enter_context(KeptKeyFile(server, options.key_file))
         served = [archive for archive in archives if _register(server, archive)]
         if not served:
             raise RuntimeError(f"{options.store}: no archive of the store could be registered")
@@ -47,7 +47,7 @@ def serve(options: argparse.Namespace) -> None:
             server.wait()
         except KeyboardInterrupt:
             print("stopping", flush=True)
-            with waiting("ending TorchServe and its workers", _tell):
+            with waiting("ending TorchServe and its workers"):
                 server.stop()
 
 
@@ -66,7 +66,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def _key_file_expectation(options: argparse.Namespace) -> str:
-    """What was expected instead of the key file that was named; "" if nothing is wrong with it."""
+    """What was expected in place of the named key file; "" if nothing is wrong with it."""
     folder = options.key_file.absolute().parent
     if options.no_auth:
         return "nothing: a server without tokens has none to keep"
@@ -78,7 +78,7 @@ def _key_file_expectation(options: argparse.Namespace) -> str:
 
 
 def _archives(store: Path) -> list[Archive]:
-    """The archives of a store, oldest version first, since the first one of a model becomes its default."""
+    """The archives of a store, the lowest version first: the first one of a model becomes its default."""
     from hybridstitch.serving.manifest import archive_paths, by_version, read_archive
 
     paths = archive_paths(store)
@@ -95,11 +95,9 @@ def _archives(store: Path) -> list[Archive]:
 
 
 def _register(server: Server, archive: Archive) -> bool:
-    """Whether it is served now; one that is not leaves the others alone."""
-    from hybridstitch.cli.waiting import waiting
-
+    """Register an archive. Returns False for one that cannot be served: the others still are."""
     try:
-        with waiting(f"registering {archive}: its worker loads the models", _tell):
+        with waiting(f"registering {archive}: its worker loads the models"):
             server.register(archive.name, archive.path.name)
     except (InvalidInput, RuntimeError, OSError) as error:
         _say_left_out(str(archive), error)
@@ -108,12 +106,7 @@ def _register(server: Server, archive: Archive) -> bool:
 
 
 def _say_left_out(what: str, error: Exception) -> None:
-    _tell(f"error: {what} is not served: {error}")
-
-
-def _tell(line: str) -> None:
-    """Print what is not the result: stdout holds that."""
-    print(line, file=sys.stderr, flush=True)
+    say(f"error: {what} is not served: {error}")
 
 
 def _welcome(url: str, served: Sequence[Archive], key_file: Path | None) -> str:
@@ -132,11 +125,11 @@ def _welcome(url: str, served: Sequence[Archive], key_file: Path | None) -> str:
 
 
 def _paths(served: Sequence[Archive]) -> list[str]:
-    """How predictions name each archive; a model with several versions answers to its bare name, too."""
+    """The path of each archive in the URL of predictions. A model with several versions has its bare name, too."""
     count = Counter(archive.name for archive in served)
     paths = []
     for archive in served:
-        if archive.name not in paths:  # the first of its versions, and its default
+        if archive.name not in paths:  # the first version is the default
             paths.append(archive.name)
         if count[archive.name] > 1:
             paths.append(f"{archive.name}/{archive.version}")

@@ -23,7 +23,7 @@ from hybridstitch.cli.options import (
 from hybridstitch.cli.pair import pair_folder
 from hybridstitch.cli.paths import file_to_read, file_to_write, make_folders
 from hybridstitch.cli.values import number, several, whole
-from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.errors import Problem, collected, raise_problems
 from hybridstitch.recipe.names import TUNED_FILE
 
 if TYPE_CHECKING:
@@ -52,15 +52,13 @@ def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every wrong option."""
     problems = common_problems(options)
     folder = pair_folder(options)
-    try:
+    with collected(problems):
         prompts = find_prompts(options, CALIBRATION_FILE)
         own = folder and folder / HELD_OUT_FILE
         held_out = options.held_out or (own if own and own.is_file() else None)
         excluded = read_prompts(held_out, field="held-out") if held_out else []
         if shared := sorted(set(prompts) & set(excluded)):
             problems.append(Problem("prompts", f"none of the held-out prompts in {held_out}", shared[:3]))
-    except InvalidInput as error:
-        problems += error.problems
     if options.out is None and folder is None:
         problems.append(Problem("out", "a file, as two model folders have no default", None))
     elif options.out is None and not os.access(_out(options).parent, os.W_OK):

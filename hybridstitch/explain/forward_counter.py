@@ -1,4 +1,4 @@
-"""The models as an explanation asks them: every forward is counted, and may be the last one."""
+"""Models that count their forwards, so that an explanation can report them and be ended at any of them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class ForwardCounter:
         self._check = check
 
     def check(self) -> None:
-        """Let the caller give up."""
+        """Call the caller's check, which may raise."""
         if self._check is not None:
             self._check()
 
     def count(self, forwards: int) -> None:
-        """So many more."""
+        """Add forwards, before they run."""
         self.forwards += forwards
         self.check()
 
 
 class CountedModel(GuidedModel):
-    """A `GuidedModel` on a meter, without a K/V cache: it is asked about all tokens only, and may be differentiated."""
+    """A `GuidedModel` with a counter and without a K/V cache: it renders all tokens, and has gradients."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class CountedModel(GuidedModel):
         self._counter = counter
 
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:
-        # Counted before it is done: a forward that is repeated for its gradients may end early.
-        self._counter.count(latents.shape[0] * self._halves)
+        # Counted first: a forward that checkpointing repeats for its gradients may end early.
+        self._counter.count(latents.shape[0] * self._branches)
         return super().__call__(latents, timestep, tokens)
 
     def conditional(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        if self._halves > 1:  # otherwise it is the call above
+        if self._branches > 1:  # otherwise it is the call above
             self._counter.count(latents.shape[0])
         return super().conditional(latents, timestep)

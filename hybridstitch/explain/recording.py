@@ -1,7 +1,8 @@
-"""The generation that is explained, with what is needed to come back to each of its steps."""
+"""The generation to explain, recorded so that each of its steps can be replayed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,25 +10,44 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hybridstitch.generation import Generation
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.recipe.recipe import Recipe
+from hybridstitch.region import Region
 from hybridstitch.sampler import Step
 from hybridstitch.trajectory import StepState
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One picture and the way to it.
+    """One generated picture, with what a replay of each of its steps needs.
 
-    points: what each step started from. steps: what each step did.
+    Attributes:
+        image: The picture.
+        report: The report of the generation, as JSON.
+        generation: What was generated.
+        points: The state before each step.
+        steps: What each step did.
     """
 
     image: Image.Image
     report: dict[str, Any]
-    recipe: Recipe
+    generation: Generation
     points: list[StepState]
     steps: list[Step]
-    grid: tuple[int, int]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of image tokens."""
+        trajectory = self.steps[0].trajectory
+        assert trajectory is not None
+        return trajectory.grid
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that ran."""
+        assert self.generation.recipe is not None
+        return self.generation.recipe
 
     @property
     def dense(self) -> list[int]:
@@ -44,40 +64,51 @@ class Recording:
         ]
 
     def has_choice(self, step: int, always: Tensor | None) -> bool:
-        """Whether the mask of a step chose some tokens and left others, beside those at `always` `(tokens,)`."""
-        chosen = self.chosen(step)
-        free = chosen if always is None else chosen[~always]
+        """Return whether the mask of a step selected some tokens and left others.
+
+        Args:
+            step: A step that made a mask.
+            always: Tokens to leave out, because a region selects them, bool `(tokens,)`.
+        """
+        selected = self.selected(step)
+        free = selected if always is None else selected[~always]
         return bool(free.any()) and not bool(free.all())
 
-    def chosen(self, step: int) -> Tensor:
-        """The tokens that the large model rendered at a step that made a mask, bool `(tokens,)`."""
+    def selected(self, step: int) -> Tensor:
+        """Return the tokens that the large model rendered at a step that made a mask, bool `(tokens,)`."""
         tokens = self.steps[step].tokens
         assert tokens is not None  # it made a mask
-        chosen = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=tokens.device)
-        return chosen.index_fill(0, tokens[0], True)
+        selected = torch.zeros(self.grid[0] * self.grid[1], dtype=torch.bool, device=tokens.device)
+        return selected.index_fill(0, tokens[0], True)
 
-    def latest_dense(self, index: int) -> int:
-        """Where the last two dense steps before a step begin: all that a mask of that step looks at lies behind."""
-        return [dense for dense in self.dense if dense < index][-2:][0]
+    def replay_start(self, step: int) -> int:
+        """Return the second to last dense step before a step: masks depend on nothing earlier."""
+        return [dense for dense in self.dense if dense < step][-2:][0]
+
+    def inside(self, region: Region, cell: int) -> Tensor:
+        """Return the tokens that a region touches, bool `(tokens,)`. cell: Width and height of a token in pixels."""
+        left, top, right, bottom = region
+        inside = torch.zeros(self.grid, dtype=torch.bool, device=self.points[0].latents.device)
+        inside[top // cell : -(-bottom // cell), left // cell : -(-right // cell)] = True
+        return inside.flatten()
 
 
-def record(pipeline: HybridStitchPipeline, prompt: str, seed: int, watch: Any, **arguments: Any) -> Recording:
-    """The picture that a prediction of the same request gives. `watch` is called after every step."""
-    generator = [torch.Generator().manual_seed(seed)]
-    latents = pipeline.initial_latents(arguments["width"], arguments["height"], generator)
+def record(pipeline: HybridStitchPipeline, generation: Generation, check: Callable[[], None]) -> Recording:
+    """Generate one picture, the same as a prediction of the same request, and keep the state of every step.
+
+    Args:
+        pipeline: The pair.
+        generation: A generation of one picture.
+        check: Called after every step; an exception in it ends the generation.
+    """
     steps: list[Step] = []
+    points: list[StepState] = []
 
     def on_step(_: range, step: Step) -> None:
+        assert step.trajectory is not None
         steps.append(step)
-        watch()
+        points.append(step.trajectory.now)
+        check()
 
-    out = pipeline(prompt, generator=generator, latents=latents, on_step=on_step, **arguments)
-    starts: list[Tensor] = [latents, *(step.latents for step in steps[:-1])]
-    noise_levels = pipeline.components["scheduler"].config.num_train_timesteps
-    points = [
-        StepState(step.index, step.timestep, float(step.timestep) / noise_levels, start)
-        for step, start in zip(steps, starts, strict=True)
-    ]
-    patch = pipeline.large.config.patch_size
-    grid = (latents.shape[2] // patch, latents.shape[3] // patch)
-    return Recording(out.images[0], out.report.to_dict() | {"seed": seed}, out.report.recipe, points, steps, grid)
+    out = pipeline.generate(generation, on_step=on_step)
+    return Recording(out.images[0], out.report.to_dict(), generation, points, steps)

@@ -1,4 +1,4 @@
-"""What can be explained: the large model's prediction, in a region or everywhere, and the choice of a mask."""
+"""The targets of an explanation: the large model's prediction in a region or everywhere, and the choice of a mask."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Texts:
 
 
 class Target(ABC):
-    """Something in the picture that follows from the prompt, at some steps of the generation.
+    """Something in the picture that depends on the prompt, at some steps of the generation.
 
-    What prompts lead to at a step is their *response*, rows `(prompts, tokens, …)`; what of it is explained is one
-    number for each prompt, its `strength`: 1 for the whole prompt.
+    The *response* to prompts at a step is what the models compute for them, `(prompts, tokens, …)`. Its `strength` is
+    one number for each prompt, and 1 for the whole prompt.
     """
 
     steps: Sequence[int]
@@ -44,17 +44,17 @@ class Target(ABC):
 
     @abstractmethod
     def respond(self, step: int, texts: Texts) -> Tensor:
-        """The responses to prompts at a step, where the picture so far is held as it was."""
+        """Return the responses to prompts at a step, from the recorded latents."""
 
     @abstractmethod
     def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
-        """One number `(prompts,)` for each response, given those to the whole prompt and to the baseline."""
+        """Return a number `(prompts,)` for each response, given those to the whole prompt and to the baseline."""
 
 
 class Prediction(Target):
     """The large model's velocity for the prompt alone, without guidance, at some tokens.
 
-    Strength: the part of a response that goes the way from the baseline's to the whole prompt's, in units of that way.
+    Strength: projection of (response - baseline) onto (whole - baseline), normalised so that the whole prompt scores 1.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Prediction(Target):
 
 
 class Choice(Target):
-    """The scores that the recipe's mask gives, which decide who renders a token.
+    """The scores of the recipe's mask, which decide the model that renders a token.
 
-    The last two dense steps before a mask and what lies between them are replayed with other prompts, on the latents
-    that were. Strength: how far the mean score of the chosen tokens is above that of the others, in units of what it
-    is for the whole prompt.
+    The last two dense steps before a mask, and the steps since, are replayed with other prompts on the recorded
+    latents. Strength: mean score of the selected tokens minus that of the others, divided by its value for the whole
+    prompt.
     """
 
     def __init__(
@@ -96,25 +96,28 @@ class Choice(Target):
         counter: ForwardCounter,
         steps: Sequence[int],
         negative: Texts | None,
-        guidance_scale: float,
         always: Tensor | None = None,
     ):
-        """negative: the prompt of the negative half; None without guidance.
-        always: bool `(tokens,)`, those of a region, which no mask chose; they are left out.
+        """Prepare the replay of some steps.
+
+        Args:
+            pipeline, recording, counter: As in every target.
+            steps: Steps that made a mask.
+            negative: The prompt of the negative half; None without guidance.
+            always: Tokens of a region, bool `(tokens,)`. They are left out, because no mask selected them.
         """
         super().__init__(pipeline, recording, counter)
         self.steps = steps
         self._negative = negative
-        self._guidance_scale = guidance_scale
-        self._always = torch.zeros_like(recording.chosen(steps[0])) if always is None else always
-        self.where = torch.stack([recording.chosen(step) for step in steps]).any(dim=0) & ~self._always
+        self._always = torch.zeros_like(recording.selected(steps[0])) if always is None else always
+        self.where = torch.stack([recording.selected(step) for step in steps]).any(dim=0) & ~self._always
 
     def respond(self, step: int, texts: Texts) -> Tensor:
         rows = texts.context.shape[0]
         large, small = (self._guided(model, texts) for model in (self.pipeline.large, self.pipeline.small))
         recording = self.recording
         trajectory = Trajectory(recording.grid, len(recording.steps), small)
-        for done in recording.steps[recording.latest_dense(step) : step]:
+        for done in recording.steps[recording.replay_start(step) : step]:
             trajectory.move_to(_repeated(recording.points[done.index], rows))
             if done.share > 0:
                 velocity = large(trajectory.now.latents, trajectory.now.timestep)
@@ -127,9 +130,9 @@ class Choice(Target):
         return self.margin(step, response) / self.margin(step, whole).clamp(min=TINY)
 
     def margin(self, step: int, response: Tensor) -> Tensor:
-        """How far the mean score of the chosen tokens is above that of the others, `(prompts,)`."""
-        chosen = self.recording.chosen(step)
-        ours, others = response[:, chosen & ~self._always], response[:, ~chosen & ~self._always]
+        """Return the mean score of the selected tokens minus that of the others, `(prompts,)`."""
+        selected = self.recording.selected(step)
+        ours, others = response[:, selected & ~self._always], response[:, ~selected & ~self._always]
         return ours.mean(dim=(1, 2)) - others.mean(dim=(1, 2))
 
     def _guided(self, transformer: torch.nn.Module, texts: Texts) -> CountedModel:
@@ -137,7 +140,7 @@ class Choice(Target):
         if self._negative is not None:
             context = torch.cat([self._negative.context.expand_as(context), context])
             pooled = torch.cat([self._negative.pooled.expand_as(pooled), pooled])
-        return CountedModel(transformer, context, pooled, self._guidance_scale, self.counter)
+        return CountedModel(transformer, context, pooled, self.recording.generation.guidance_scale, self.counter)
 
 
 def _repeated(point: StepState, rows: int) -> StepState:

@@ -1,4 +1,4 @@
-"""What: who predicts the tokens that the large model does not render?"""
+"""The fill axis: what predicts the tokens that the large model does not render?"""
 
 from hybridstitch.fills.base import Fill
 from hybridstitch.fills.corrected import Corrected

@@ -1,4 +1,4 @@
-"""The third axis: what predicts the tokens that the large model does not render?"""
+"""The base class of fills."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hybridstitch.trajectory import Trajectory
 class Fill(Strategy, ABC):
     """Predicts the velocity of every token more cheaply than the large model.
 
-    The loop calls `velocity` once at every step that is not dense, then puts the large model's rows, if the step
-    has any, in place of the fill's: those at `trajectory.tokens`.
+    The loop calls `velocity` once at every step that is not dense. At a hybrid step the large model's rows then replace
+    the fill's at `trajectory.tokens`.
     """
 
     @property
     def dense_steps(self) -> int:
-        """How many dense steps of the large model the fill needs to go on from, 0 or 1."""
+        """The number of dense steps that the fill needs before its first prediction, 0 or 1."""
         return 0
 
     @property
     def cached(self) -> bool:
-        """Whether it calls the small model with `tokens`, which takes a K/V cache of the small model."""
+        """Whether it calls the small model with `tokens`, which needs a K/V cache of the small model."""
         return False
 
     @abstractmethod
     def velocity(self, trajectory: Trajectory) -> Tensor:
-        """Velocity of all image tokens now, `(batch, tokens, patch * patch * channels)`."""
+        """Velocity of every image token at this step, `(batch, tokens, patch * patch * channels)`."""

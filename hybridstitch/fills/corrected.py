@@ -12,13 +12,15 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Corrected(Fill):
-    """The small model, plus what the large one last knew better about each token.
+    """The small model's velocity, plus a share of the last known difference between the two models.
 
-    The difference of the two models changes more slowly than either of them, so it is carried along. Costs the small
-    model at every step, and once more after every run of dense steps.
+    The difference changes more slowly than either velocity, so each token carries its last one along. This costs the
+    small model at every step, and one forward more after each run of dense steps. It pays where dense steps renew the
+    difference; without them it loses fidelity (docs/benchmarks.md).
 
-    strength: share of the difference that is added, 0 to 1. More is closer to the large model as long as the difference
-        holds; 0 is `small`.
+    Args:
+        strength: share of the difference that is added, 0 to 1, default 0.5; 0 is fill `small`. More is closer to the
+            large model while the difference is recent, and further from it later. No effect on speed.
     """
 
     type = "corrected"

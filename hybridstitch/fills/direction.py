@@ -13,16 +13,17 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Direction(Fill):
-    """What the large model said last, as long as the small one finds that it should be by now.
+    """The large model's last velocity, rescaled as the small model's norm has changed since then (MDD).
 
-    Magnitude-Direction Decoupling (OpenReview egUfF6cesw) finds that the small model predicts the length well and the
-    last answer of the large one the direction. Its authors keep the direction of what the large model added to its
-    input, and take the length over the whole output, from the small model without guidance, for both halves of the
-    guidance; here it is the direction of the guided velocity, and every token's own length, which grows or shrinks as
-    it does in the small model's answer without guidance. Costs half a step of the small model, and as much again after
-    every run of dense steps.
+    Magnitude-Direction Decoupling (OpenReview egUfF6cesw) finds that the small model predicts the norm well, and that
+    the large model's last prediction has the right direction. The paper takes the direction of what the large model
+    added to its input, for cond and uncond alike, and one norm for the whole output. Here it is the direction of the
+    guided velocity, and each token has its own norm. Norms come from the small model's conditional velocity, which
+    costs half a guided forward at each step, and half a forward more after each run of dense steps.
 
-    end: fraction of the schedule that is the small model's own at the end, 0 to 1, as in the paper; a whole step each.
+    Args:
+        end: fraction of the schedule at the end that the small model predicts alone, 0 to 1, default 0.05 as in the
+            paper. More is slower, as these steps take guided forwards, and closer to the small model's detail.
     """
 
     type = "direction"
@@ -33,20 +34,20 @@ class Direction(Fill):
     def velocity(self, trajectory: Trajectory) -> Tensor:
         if trajectory.now.index >= trajectory.steps - round(self.end * trajectory.steps):
             return trajectory.small_velocity()
-        length = _lengths(trajectory.small_conditional())
-        then = self._length_when_rendered(trajectory)
-        trajectory.notes[self] = (trajectory.now.index, length, then)
+        norm = _norms(trajectory.small_conditional())
+        then = self._norm_when_rendered(trajectory)
+        trajectory.notes[self] = (trajectory.now.index, norm, then)
         last = trajectory.velocities[0]
-        return (last * (length / then.clamp(min=1e-6))).to(last.dtype)
+        return (last * (norm / then.clamp(min=1e-6))).to(last.dtype)
 
-    def _length_when_rendered(self, trajectory: Trajectory) -> Tensor:
-        """Length of each token in the small model's answer, when the large model rendered it last."""
+    def _norm_when_rendered(self, trajectory: Trajectory) -> Tensor:
+        """The norm of the small model's conditional velocity when the large model last rendered each token."""
         dense = trajectory.dense[-1][0]
-        seen, length, then = trajectory.notes.get(self, (-1, None, None))
+        seen, norm, then = trajectory.notes.get(self, (-1, None, None))
         if seen < dense.index:
-            return _lengths(trajectory.small_conditional(dense))
-        return torch.where((trajectory.rendered_at == seen).unsqueeze(-1), length, then)
+            return _norms(trajectory.small_conditional(dense))
+        return torch.where((trajectory.rendered_at == seen).unsqueeze(-1), norm, then)
 
 
-def _lengths(velocity: Tensor) -> Tensor:
+def _norms(velocity: Tensor) -> Tensor:
     return velocity.float().norm(dim=-1, keepdim=True)

@@ -12,13 +12,15 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Extrapolate(Fill):
-    """Goes on from what the large model said last about each token, along the line or parabola of its last answers.
+    """The large model's last velocities, extrapolated to the current noise level, for each token by itself.
 
-    Every token has its own last noise levels. Costs nothing. With too few answers so far, the order is lower.
+    Needs no forward. While a token has too few velocities, the order is lower.
 
-    order: 1 or 2. 2 follows a bend, and goes further astray over long gaps.
-    strength: of the change added to the last answer, 0 to 1. 1 is the full extrapolation; less is safer at high
-        guidance scales and over long gaps, and 0 is `last`.
+    Args:
+        order: 1 for a line, 2 for a parabola, default 1. A parabola follows curvature, and is less accurate over long
+            gaps. No effect on speed.
+        strength: share of the extrapolated change that is added, 0 to 1, default 0.5; 0 is fill `last`. Less is safer
+            at high guidance scales and over long gaps. No effect on speed.
     """
 
     type = "extrapolate"
@@ -29,21 +31,21 @@ class Extrapolate(Fill):
 
     def velocity(self, trajectory: Trajectory) -> Tensor:
         last = trajectory.velocities[0]
-        answers = [velocity.float() for velocity in trajectory.velocities]  # differences of noise levels are small
+        velocities = [each.float() for each in trajectory.velocities]  # float32: differences are small
         sigmas = [sigma.unsqueeze(-1) for sigma in trajectory.sigmas]
-        known = min(self.order + 1, len(answers))
+        known = min(self.order + 1, len(velocities))
         if known == 1:
             return last
         ahead = trajectory.now.sigma - sigmas[0]
-        slope = _slope(answers[0] - answers[1], sigmas[0] - sigmas[1])
+        slope = _slope(velocities[0] - velocities[1], sigmas[0] - sigmas[1])
         change = slope * ahead
         if known == 3:
-            older = _slope(answers[1] - answers[2], sigmas[1] - sigmas[2])
+            older = _slope(velocities[1] - velocities[2], sigmas[1] - sigmas[2])
             bend = _slope(slope - older, sigmas[0] - sigmas[2])
             change = change + bend * ahead * (trajectory.now.sigma - sigmas[1])
-        return (answers[0] + self.strength * change).to(last.dtype)
+        return (velocities[0] + self.strength * change).to(last.dtype)
 
 
 def _slope(change: Tensor, distance: Tensor) -> Tensor:
-    """Noise levels only fall; where a schedule repeats one, the answers are equal too, and the line is flat."""
+    # Noise levels fall. Where a schedule repeats one, the velocities are equal too, and the slope is 0.
     return change / distance.clamp(max=-1e-6)

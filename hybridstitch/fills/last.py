@@ -10,7 +10,7 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Last(Fill):
-    """What the large model said last about each token. Costs nothing; gets stale as the gap grows."""
+    """The large model's last velocity for each token, reused. Costs no forward; loses fidelity as the gap grows."""
 
     type = "last"
     dense_steps = 1

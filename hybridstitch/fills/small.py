@@ -10,7 +10,7 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Small(Fill):
-    """The small model, on the whole latent: it sees the large model's part too, so the picture stays one."""
+    """The small model on the whole latent, so that it also sees the tokens that the large model renders."""
 
     type = "small"
 

@@ -12,10 +12,11 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class SmallRest(Fill):
-    """The small model, only on the tokens that the large one leaves to it.
+    """The small model, on the tokens that the large model does not render.
 
-    Cheaper than `small` by the share of the mask, but it reads keys and values of its own that are as old as its last
-    look at those tokens. Its first step after a dense one is on the whole latent.
+    Cheaper than `small` by the share of the mask. It attends to its own cached keys and values of the other tokens,
+    which are as old as its last forward on them.
+    The first step after a dense step runs on the whole latent.
     """
 
     type = "small-rest"

@@ -1,4 +1,4 @@
-"""Where: which tokens does the large model render, when it renders only a share of them?"""
+"""The mask axis: which tokens does the large model render, when it renders only a share of them?"""
 
 from hybridstitch.masks.all_tokens import All
 from hybridstitch.masks.attribution import Attribution

@@ -11,7 +11,7 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class All(MaskStrategy):
-    """Every token, whatever share the plan asks for: the control that shows what masking costs in quality."""
+    """Every token, whatever the plan's share: the control that shows what masking costs in quality."""
 
     type = "all"
 

@@ -13,9 +13,12 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Blend(MaskPair):
-    """Two masks weighed against each other, by the places that they give a token.
+    """Two masks combined: the weighted mean of the ranks that they give each token.
 
-    first, second: the masks. weight: of the second, 0 to 1; at either end one of them decides alone.
+    Args:
+        first: a mask, default `velocity-change`.
+        second: a mask, default `edges`.
+        weight: weight of `second`, 0 to 1, default 0.5. More follows `second`, less `first`. No effect on speed.
     """
 
     type = "blend"

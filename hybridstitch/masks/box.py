@@ -14,11 +14,16 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Box(MaskStrategy):
-    """Tokens in a fixed box, then the nearest around it: for subjects whose place is known, and as a control.
+    """Tokens in a fixed box, then the nearest around it: for subjects at a known place, and as a control.
 
-    left, top, right, bottom: fractions of the width and the height, 0 to 1, `left < right` and `top < bottom`.
-        If the plan's share is larger than the box, the tokens nearest to it join; if it is smaller, those nearest
-        to its centre stay.
+    If the plan's share is larger than the box, the tokens nearest to it join. If it is smaller, those nearest to its
+    centre stay. The box decides where the large model works and not how much, so it has no effect on speed.
+
+    Args:
+        left: left edge as a fraction of the width, 0 to 1 and below `right`, default 0.25.
+        top: top edge as a fraction of the height, 0 to 1 and below `bottom`, default 0.25.
+        right: right edge as a fraction of the width, 0 to 1, default 0.75.
+        bottom: bottom edge as a fraction of the height, 0 to 1, default 0.75.
     """
 
     type = "box"
@@ -37,7 +42,7 @@ class Box(MaskStrategy):
             (self.top - y).clamp(min=0) + (y - self.bottom).clamp(min=0),
         )
         from_centre = torch.hypot(x - (self.left + self.right) / 2, y - (self.top + self.bottom) / 2)
-        # The distance to the centre is at most sqrt(2): scaled down it only orders what lies inside.
+        # The distance to the centre is at most sqrt(2); scaled down, it only orders the tokens inside the box.
         score = -outside - 1e-3 * from_centre
         return score.flatten().to(trajectory.device).expand(trajectory.batch, -1)
 

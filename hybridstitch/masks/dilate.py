@@ -14,9 +14,12 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Dilate(MaskWrapper):
-    """Another mask, each token as important as the most important one near it: fewer, rounder regions.
+    """Another mask, widened: each token takes the highest rank within a radius.
 
-    mask: the mask. radius: in tokens, 1 to 16; the more, the fewer and the rounder.
+    Args:
+        mask: the mask, default `velocity-change`.
+        radius: in tokens, 1 to 16, default 1. More gives fewer and rounder regions, which contain more tokens of low
+            rank. No effect on speed.
     """
 
     type = "dilate"
@@ -27,5 +30,5 @@ class Dilate(MaskWrapper):
         own = ranks(self.mask.scores(trajectory))
         window = 2 * self.radius + 1
         near = torch.nn.functional.max_pool2d(own.unflatten(1, trajectory.grid).unsqueeze(1), window, 1, self.radius)
-        # Those near the same token stand in the order of their own scores, below any that stand near a better one.
+        # Tokens near the same maximum keep the order of their own ranks, below all tokens near a higher maximum.
         return near.flatten(1) + own / (2 * trajectory.token_count)

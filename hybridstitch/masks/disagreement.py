@@ -10,10 +10,10 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Disagreement(MaskStrategy):
-    """Tokens on which the two models differ most, each where the large model rendered it last.
+    """Tokens on which the two models differ most, each where the large model last rendered it.
 
-    Measures what matters, and costs one forward of the small model more than `velocity-change`. TRACK routes
-    whole steps by this distance; here it routes tokens.
+    Costs one forward of the small model after dense steps, which fill `corrected` reuses. TRACK (2026) routes whole
+    steps by the same distance. On the embedded pair it is a better signal than `velocity-change` (docs/benchmarks.md).
     """
 
     type = "disagreement"

@@ -10,10 +10,11 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Drift(MaskStrategy):
-    """Tokens whose last prediction is probably most wrong by now: their rate of change times their staleness.
+    """Tokens whose last velocity is most outdated: its rate of change times the noise removed since.
 
-    The rate is each token's own, from the last two times that the large model rendered it, so a token that was just
-    renewed steps back and one that waits comes forward. Made for fills that go on from the last prediction.
+    Each token has its own rate, from the last two times that the large model rendered it. A token that was just
+    rendered scores low, and the score of a waiting one grows. The mask suits fills that continue from the last
+    velocity. It needs no forward.
     """
 
     type = "drift"

@@ -11,9 +11,10 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Edges(MaskStrategy):
-    """Tokens on edges of the picture as it would end from here: where the x0 estimate differs from its neighbours.
+    """Tokens on edges of the predicted picture: where the x0 estimate differs most from its neighbours.
 
-    Free. Detail lives on edges, flat backgrounds have none; RALU (arXiv 2507.08422) picks its regions so.
+    Edges carry detail, and flat backgrounds have none. RALU (arXiv 2507.08422) selects its regions by edges, too. The
+    mask needs no forward.
     """
 
     type = "edges"

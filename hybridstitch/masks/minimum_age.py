@@ -13,10 +13,13 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class MinimumAge(MaskWrapper):
-    """Another mask, in which tokens that were rendered a moment ago stand behind all others.
+    """Another mask, with recently rendered tokens ranked behind all others.
 
-    mask: the mask. steps: how many steps a token rests after the large model rendered it, 1 to 100. More spreads the
-        large model's work over the picture, less keeps it where the mask wants it.
+    Args:
+        mask: the mask, default `velocity-change`.
+        steps: number of steps for which a token ranks last after the large model rendered it, 1 to 100, default 2.
+            More spreads the large model's work over the picture, less concentrates it where the mask ranks highest.
+            No effect on speed.
     """
 
     type = "minimum-age"

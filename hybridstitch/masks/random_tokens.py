@@ -13,11 +13,13 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Random(MaskStrategy):
-    """Tokens drawn at random: the control that every other mask has to beat.
+    """Tokens chosen at random: the control that every other mask has to beat.
 
-    Other tokens whenever the scores are asked for again; within `every`, at every step.
+    The loop gets other tokens each time it computes the scores; inside mask `every`, at every step.
 
-    seed: 0 to 2^53 - 1. The same tokens for every picture, so that a picture does not depend on its batch.
+    Args:
+        seed: 0 to 2^53 - 1, default 0. All pictures get the same tokens, so that a picture does not depend on its
+            batch. No effect on speed.
     """
 
     type = "random"

@@ -12,10 +12,12 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Refresh(MaskWrapper):
-    """Another mask, with its scores asked for again every so many steps.
+    """Another mask, with its scores computed again every few steps.
 
-    mask: the mask. Those that only look at dense steps give the same scores in between.
-    steps: 0 to 100; 0 keeps the scores until the next dense step, 1 asks at every step: fresher, and regions move.
+    Args:
+        mask: the mask, default `velocity-change`. One that only reads dense steps returns the same scores in between.
+        steps: steps between two computations, 0 to 100, default 1; 0 keeps the scores until the next dense step.
+            More saves the cost of scoring; less lets the regions follow the picture.
     """
 
     type = "every"

@@ -12,14 +12,15 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Spread(MaskStrategy):
-    """Tokens with a small spread of their last prediction, and those that have waited long (RAS, arXiv 2502.10389).
+    """Tokens with a low spread of their last velocity, and those that have waited long (RAS, arXiv 2502.10389).
 
-    The spread is the standard deviation over the channels, mean over a token's patch; its authors find it small where
-    the subject is. They weigh it by how often a token was left out so far; here it is by the steps since it was last
-    rendered.
+    The spread is the standard deviation over channels, averaged over a token's patch. The paper finds it low where the
+    subject is. It weights the spread by how often a token was left out; here the weight is the number of steps since
+    the token was last rendered. The mask needs no forward.
 
-    starvation: how fast a waiting token comes forward, 0 to 5: its score shrinks by `exp(-starvation)` a step. 0 lets
-        some wait for ever.
+    Args:
+        starvation: a waiting token's spread shrinks by `exp(-starvation)` a step, 0 to 5, default 0.1. More spreads the
+            large model's work over the picture; 0 can leave tokens out until the next dense step. No effect on speed.
     """
 
     type = "spread"

@@ -12,9 +12,11 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Union(MaskPair):
-    """Tokens that either of two masks wants, each mask's best first.
+    """Tokens that either of two masks ranks high: the higher of the two ranks of each token.
 
-    first, second: the masks.
+    Args:
+        first: a mask, default `velocity-change`.
+        second: a mask, default `edges`.
     """
 
     type = "union"

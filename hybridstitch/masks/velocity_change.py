@@ -10,10 +10,10 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class VelocityChange(MaskStrategy):
-    """Tokens whose velocity still changes: between the last two times that the large model rendered each.
+    """Tokens whose velocity changed most between the last two times that the large model rendered them.
 
-    Free: both predictions are there anyway. Our reading of the "pixel difference" that HybridStitch
-    (arXiv 2603.07815) is said to use; the formula is not public.
+    It needs no forward, as both velocities are cached. HybridStitch (arXiv 2603.07815) uses a "pixel difference" whose
+    formula is not public; this is our reading of it.
     """
 
     type = "velocity-change"

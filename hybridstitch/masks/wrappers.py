@@ -1,4 +1,4 @@
-"""What masks made of other masks have in common: they need what those need."""
+"""Base classes of masks that wrap other masks and inherit their requirements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hybridstitch.masks.velocity_change import VelocityChange
 
 @dataclass(frozen=True)
 class MaskWrapper(MaskStrategy):
-    """A mask around another one."""
+    """A mask around another one, with the same dense steps, refreshes and number of tokens."""
 
     mask: MaskStrategy = VelocityChange()
 
@@ -29,7 +29,7 @@ class MaskWrapper(MaskStrategy):
 
 @dataclass(frozen=True)
 class MaskPair(MaskStrategy):
-    """A mask made of two others."""
+    """A mask made of two others, with the higher of their requirements."""
 
     first: MaskStrategy = VelocityChange()
     second: MaskStrategy = Edges()

@@ -10,9 +10,9 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class X0Change(MaskStrategy):
-    """Tokens whose final picture is still being decided: change of the large model's last two x0 estimates of each.
+    """Tokens whose x0 estimate changed most between the last two times that the large model rendered them.
 
-    Free. Unlike `velocity-change` it weighs a change of velocity by the noise level at which it was seen.
+    Unlike `velocity-change`, it weights each velocity by its noise level. It needs no forward.
     """
 
     type = "x0-change"

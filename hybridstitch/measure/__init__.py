@@ -1,1 +1,1 @@
-"""How near pictures are to each other, and intervals and tests for such figures."""
+"""Distances between pictures, and intervals and tests for figures."""

@@ -1,4 +1,4 @@
-"""The machine that figures were measured on."""
+"""The machine that produced the figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def machine() -> str:
-    """The processor or GPU, and the versions that the numbers depend on."""
+    """The processor, the GPU, and the versions that the figures depend on."""
     info = Path("/proc/cpuinfo")
     named = (
         [line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")]

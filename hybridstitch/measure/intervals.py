@@ -1,4 +1,4 @@
-"""Means of figures that come in groups, with intervals that respect the groups."""
+"""A figure with its interval, and means with intervals over groups."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 DRAWS = 2000
+"""Number of bootstrap resamples."""
 LEVEL = 0.95
+"""Confidence level of intervals."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its interval, of 95 % unless said otherwise."""
+    """A figure with its interval, of 95 % by default."""
 
     value: float
     low: float
@@ -27,7 +29,7 @@ class Interval:
 
 
 def without_nan(value: Any) -> Any:
-    """Nested dictionaries, lists and numbers with None for NaN, which JSON does not know."""
+    """Nested dictionaries, lists and numbers with None in place of NaN, which JSON does not have."""
     if isinstance(value, Mapping):
         return {name: without_nan(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -36,10 +38,12 @@ def without_nan(value: Any) -> Any:
 
 
 def by_group(values: np.ndarray, seed: int = 0) -> Interval:
-    """The mean over all values, with a 95 % percentile bootstrap interval that draws whole groups.
+    """The mean over all values, with a 95 % percentile bootstrap interval over whole groups.
 
-    values: `(groups, …)`, such as prompts by seeds: pictures of one prompt are alike, so it is prompts that are drawn.
-        NaN where there is no value.
+    Args:
+        values: `(groups, …)`, such as prompts by seeds; NaN where there is none. Pictures of one prompt resemble each
+            other, so prompts are resampled.
+        seed: of the resamples.
     """
     kept = values[~np.isnan(values).all(axis=tuple(range(1, values.ndim)))]
     if not len(kept):

@@ -25,27 +25,27 @@ def load_network() -> Any:
 
 
 def as_input(pictures: Tensor) -> Tensor:
-    """What the network takes, for pictures `(batch, 3, height, width)` in 0..1."""
+    """The input of the network for pictures `(batch, 3, height, width)` in 0..1."""
     return (255 * pictures.float() - 127) / 128
 
 
 class Perceptual:
-    """How far two pictures are apart in the features of a network that recognises objects.
+    """The distance of two pictures in the features of a network for object recognition.
 
-    As in LPIPS (Zhang et al., 2018), without its learned weights: at the end of every resolution of the network, the
-    squared distance of the channels, scaled to unit length at each place; mean over places and resolutions. 0 is
-    equal, 2 unrelated; figures compare only with those of the same network.
+    As in LPIPS (Zhang et al., 2018), without learned weights: at the end of each resolution of the network, the
+    squared distance of the channel vectors, scaled to unit length at each place, averaged over places and resolutions.
+    0 means equal, 2 unrelated. Figures of different networks do not compare.
     """
 
     def __init__(self) -> None:
         self.network = load_network()
 
     def __call__(self, picture: np.ndarray, reference: np.ndarray) -> float:
-        """Of two pictures `(height, width, 3)` in 0..1."""
+        """The distance of two pictures `(height, width, 3)` in 0..1."""
         return float(torch.stack([each.mean() for each in self._distances(picture, reference)]).mean())
 
     def everywhere(self, picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """The distance at each pixel `(height, width)`: of all resolutions at the place that the pixel belongs to."""
+        """The distance at each pixel `(height, width)`, averaged over resolutions."""
         size = picture.shape[:2]
         maps = [functional.interpolate(each[None, None], size)[0, 0] for each in self._distances(picture, reference)]
         return torch.stack(maps).mean(0).numpy()
@@ -56,7 +56,7 @@ class Perceptual:
 
     @torch.no_grad()
     def _features(self, pixels: Tensor) -> list[Tensor]:
-        """`(2, channels, rows, columns)` of unit vectors for each resolution, the finest first."""
+        """`(2, channels, rows, columns)` of unit vectors for each resolution, finest first."""
         network = self.network
         values = network._swish(network._bn0(network._conv_stem(pixels)))
         kept = []

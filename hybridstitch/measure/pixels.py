@@ -1,4 +1,4 @@
-"""How close a picture is to another: PSNR and SSIM, over all of it and over regions."""
+"""PSNR and SSIM of two pictures, over the whole picture and over regions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ if TYPE_CHECKING:
     import torch
 
 EQUAL_DB = 60.0
-"""The most that PSNR is taken for: 8-bit pictures that are nearer are equal to the eye, and in a mean of decibels a few
-equal ones, infinitely near, would outweigh the rest."""
+"""Upper bound of PSNR. Closer 8-bit pictures look equal, and a few equal ones (infinite PSNR) would dominate a mean."""
 WINDOW, WINDOW_SIGMA = 11, 1.5
 """Side and width of the Gaussian window of SSIM, those of Wang et al., IEEE TIP 2004."""
 
 
 def psnr(picture: np.ndarray, reference: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of pictures `(height, width, 3)` in 0..1, 60 at most.
+    """Peak signal-to-noise ratio in dB, at most 60.
 
-    where: bool `(height, width)`, only these pixels count. None of them: NaN.
+    Args:
+        picture: `(height, width, 3)` in 0..1.
+        reference: likewise.
+        where: bool `(height, width)`; only these pixels count. None of them: NaN.
     """
     difference = (picture.astype(np.float64) - reference) ** 2
     if where is not None:
@@ -31,15 +33,18 @@ def psnr(picture: np.ndarray, reference: np.ndarray, where: np.ndarray | None = 
 
 
 def ssim(picture: np.ndarray, reference: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Structural similarity of pictures `(height, width, 3)` in 0..1, mean over pixels and channels; 1 is equal.
+    """Structural similarity (Wang et al., IEEE TIP 2004), mean over pixels and channels; 1 is equal.
 
-    where: bool `(height, width)`, only windows around these pixels count. None of them: NaN.
+    Args:
+        picture: `(height, width, 3)` in 0..1.
+        reference: likewise.
+        where: bool `(height, width)`; only windows around these pixels count. None of them: NaN.
     """
     return mean_similarity(similarity(picture, reference), where)
 
 
 def mean_similarity(similar: np.ndarray, where: np.ndarray | None = None) -> float:
-    """SSIM from what `similarity` gave, which several regions may share; `where` as for `ssim`."""
+    """SSIM from the map of `similarity`, which several regions can share; `where` as for `ssim`."""
     margin = WINDOW // 2
     chosen = similar if where is None else similar[where[margin:-margin, margin:-margin]]
     return float(chosen.mean()) if chosen.size else float("nan")
@@ -47,7 +52,7 @@ def mean_similarity(similar: np.ndarray, where: np.ndarray | None = None) -> flo
 
 def similarity(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Structural similarity at each pixel whose window lies in the picture, `(height - 10, width - 10)`."""
-    import torch  # late: a command that only checks its options needs none
+    import torch  # late: a command that only validates its options does not need it
     from torch.nn import functional
 
     first, second = (
@@ -58,7 +63,7 @@ def similarity(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
     line = (line / line.sum())[None, None, None]
 
     def blur(values: torch.Tensor) -> torch.Tensor:
-        return functional.conv2d(functional.conv2d(values, line), line.mT)  # the window is a product of two lines
+        return functional.conv2d(functional.conv2d(values, line), line.mT)  # the window is separable
 
     mean_first, mean_second = blur(first), blur(second)
     variance_first = blur(first * first) - mean_first**2
@@ -73,7 +78,12 @@ def similarity(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
 def more_often(large_steps: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
     """Pixels `(height, width)` of the tokens that the large model rendered more often than the mean token.
 
-    large_steps: `(rows, columns)` of a report. None where no token was, or where the grid does not divide the picture.
+    Args:
+        large_steps: `(rows, columns)` of a report.
+        size: height and width of the picture.
+
+    Returns:
+        None if there is no such token, or if the grid does not divide the picture.
     """
     often = large_steps > large_steps.mean()
     rows, columns = (pixels // tokens for pixels, tokens in zip(size, often.shape, strict=True))

@@ -1,1 +1,1 @@
-"""The SD3 transformers, their guidance and cost, the text encoders, and the files of a pair."""
+"""The SD3 transformers, their guidance and FLOPs, the text encoders, and the files of a pair."""

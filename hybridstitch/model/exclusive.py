@@ -1,4 +1,4 @@
-"""One user of a model at a time: generations hook into the models while they run."""
+"""Locks on models: a generation installs hooks in them while it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _GUARD = Lock()
 
 @contextmanager
 def exclusive(*models: Module) -> Iterator[None]:
-    """Hold these models. Other threads wait, whichever pipeline they reach them through; the same thread may nest."""
+    """Hold these models for one thread.
+
+    Other threads wait, also those that reach the models through another pipeline. The same thread may nest calls.
+    """
     with _GUARD:
         locks = [_LOCKS.setdefault(model, RLock()) for model in sorted(models, key=id)]
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Which files of an SD3 folder the loader reads, and whether each of them is there and whole."""
+"""The files of an SD3 folder that the loader reads, and checks that each is present and complete."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from safetensors import SafetensorError, safe_open
 from hybridstitch.base.paths import INDEX
 from hybridstitch.errors import Problem
 
-"""Where a packed pair keeps its small transformer, beside the folders of the large model's SD3 pipeline."""
 REQUIRED = ("transformer", "vae", "scheduler", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 OPTIONAL = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
-"""The loader reads no other parts, whatever an index names."""
+"""Parts that the loader reads if the index names them; it reads no others."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 _WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""How files with weights are called, by the library that loads them."""
+"""Stem of the files with weights, by the library that loads them."""
 _CONFIGS = {"scheduler": "scheduler_config.json", "feature_extractor": "preprocessor_config.json"}
 _TEXTS = (".json", ".txt", ".model", ".jinja")
-"""What tokenizers and schedulers consist of."""
+"""Endings of the files of tokenizers."""
 
 
 class ModelFiles:
-    """The files that the loader reads: where each of them is, by its name in a folder without variants.
+    """The files that the loader reads, under their names in a folder without variants.
 
-    variant: take the weights of this variant, such as "fp16", from the parts that have it.
-    files: for each relative name in a packed folder the path of the file.
-    problems: what is wrong with files, each under its path.
-    tensors: for each part the shape of each of its tensors.
-    with_variant: the parts whose weights are those of the variant.
+    Args:
+        variant: takes the weights of this variant, such as "fp16", from the parts that have it.
+
+    Attributes:
+        files: the path of each file, by its relative name in a packed folder.
+        problems: what is wrong with files, each under its path.
+        tensors: for each part the shape of each of its tensors.
+        with_variant: the parts whose weights are those of the variant.
     """
 
     def __init__(self, variant: str | None = None):
@@ -42,7 +44,7 @@ class ModelFiles:
         self.with_variant: set[str] = set()
 
     def add_pipeline(self, folder: Path) -> None:
-        """Add the parts of an SD3 pipeline: all that its index names."""
+        """Add the parts of an SD3 pipeline that its index names."""
         index = self.add_json(INDEX, folder / INDEX)
         if index is None:
             return
@@ -67,13 +69,13 @@ class ModelFiles:
                 self.add_part(name, folder / name, library)
 
     def add_part(self, name: str, folder: Path, library: str = "diffusers") -> None:
-        """Add the files of one part, which lie in its folder."""
+        """Add the files of one part from its folder."""
         if not folder.is_dir():
             self._refuse(folder, "an existing folder", None)
         elif name.startswith("tokenizer"):
             self._add_texts(name, folder)
             if not any(all((folder / each).is_file() for each in names) for names in VOCABULARIES):
-                # Without one, transformers makes a tokenizer that knows no words.
+                # Without a vocabulary, transformers builds a tokenizer that knows no words.
                 words = "; ".join(" and ".join(names) for names in VOCABULARIES)
                 self._refuse(folder, f"a vocabulary, one of: {words}", None)
         elif name in _CONFIGS:
@@ -83,11 +85,11 @@ class ModelFiles:
             self._add_weights(name, folder, library)
 
     def folder_of(self, part: str) -> Path:
-        """Where the files of a part lie."""
+        """The folder with the files of a part."""
         return next(path.parent for name, path in self.files.items() if name.startswith(f"{part}/"))
 
     def finish(self) -> None:
-        """Add the problem of a variant that no part has."""
+        """Add a problem if no part has the variant."""
         if self.variant is not None and not self.with_variant and not self.problems:
             expected = f"a variant that exists: no part has weights named *.{self.variant}.safetensors"
             self.problems.append(Problem("variant", expected, self.variant))
@@ -153,19 +155,19 @@ class ModelFiles:
                     self._refuse(path.parent / shard, f"the tensors that {path.name} names", f"no {lost[0]}")
 
     def _add_tensors(self, part: str, name: str, path: Path) -> dict[str, tuple[int, ...]]:
-        """The shapes of the tensors in a file; the header and the file's length are checked, no weight is read."""
+        """The shapes of the tensors in a file. Checks the header and the file's length, and reads no weight."""
         self.files[f"{part}/{name}"] = path
         try:
             with safe_open(path, "np") as opened:
                 held = {tensor: tuple(opened.get_slice(tensor).get_shape()) for tensor in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            self._refuse(path, "a whole safetensors file", str(error))
+            self._refuse(path, "a complete safetensors file", str(error))
             return {}
         self.tensors.setdefault(part, {}).update(held)
         return held
 
     def add_json(self, name: str, path: Path) -> dict[str, Any] | None:
-        """Add a file of JSON, and return the object that it has to hold; None if it does not."""
+        """Add a JSON file and return the object in it; None, with a problem, if it holds no object."""
         self.files[name] = path
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -189,6 +191,6 @@ def _with_variant(name: str, variant: str | None) -> str:
 
 
 def _index_names(stem: str, variant: str | None) -> list[str]:
-    """The index of weights in several files; a variant's second name is one of older diffusers."""
+    """Names of the index of sharded weights; the second name of a variant is that of older versions of diffusers."""
     name = f"{stem}.safetensors.index.json"
     return [name] if variant is None else [_with_variant(name, variant), f"{stem}.safetensors.{variant}.index.json"]

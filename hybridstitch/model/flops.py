@@ -1,18 +1,23 @@
-"""How many floating point operations a forward of the SD3 transformer takes: the measure no machine can blur."""
+"""The FLOPs of a forward of the SD3 transformer: a measure of cost that no machine influences."""
 
 from __future__ import annotations
 
 from typing import Any
 
 TIMESTEP_CHANNELS = 256
-"""Sines and cosines of a timestep, in every SD3 transformer."""
+"""Channels of the sinusoidal embedding of a timestep in every SD3 transformer."""
 
 
 def forward_flops(config: Any, rendered: int, image_tokens: int, text_tokens: int) -> int:
-    """FLOPs of one forward for one picture (one half of the guidance), linear layers and attention.
+    """FLOPs of one forward for one picture, for cond or uncond alone: linear layers and attention.
 
-    config: of an SD3Transformer2DModel. rendered: image tokens whose rows are computed. image_tokens: those
-    attended to, `rendered` in a dense forward. A multiply-add counts as two; norms and activations are left out.
+    A multiply-add counts as two. Norms and activations are left out.
+
+    Args:
+        config: of an SD3Transformer2DModel.
+        rendered: number of image tokens whose rows are computed.
+        image_tokens: number of image tokens attended to; equal to `rendered` in a dense forward.
+        text_tokens: number of text tokens.
     """
     width = config.num_attention_heads * config.attention_head_dim
     joint_rows, joint_keys = rendered + text_tokens, image_tokens + text_tokens

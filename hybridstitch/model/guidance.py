@@ -1,4 +1,4 @@
-"""A transformer under classifier-free guidance, as the loop sees it: latents in, velocity of the tokens out."""
+"""A transformer under classifier-free guidance: latents in, velocity of the tokens out."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from hybridstitch.model.mmdit import KVCache, mmdit_forward
 
 
 class GuidedModel:
-    """One transformer for one generation: its prompt, its guidance, its K/V cache, and a count of its work.
+    """One transformer during one generation: its prompt, guidance, K/V cache, and a count of its work.
 
-    Guidance is applied inside each model, before velocities of two models meet. If `cached`, use it inside
+    Guidance is applied inside each model, before velocities of the two models meet. A cached one works inside
     `cached_attention(transformer)`.
 
-    context, pooled: prompt embeddings `(batch, text tokens, width)` and `(batch, width)`; with guidance the
-        negative half first, as diffusers stacks them.
-    guidance_scale: above 1 both halves run, in one forward; otherwise there is no negative half.
-    cached: keep keys and values, so that calls with `tokens` are possible.
+    Args:
+        transformer: the large or the small model.
+        context: prompt embeddings `(batch, text tokens, width)`; with guidance `(2 * batch, …)`, uncond first, as
+            diffusers stacks them.
+        pooled: pooled prompt embeddings `(batch, width)`, stacked in the same way.
+        guidance_scale: above 1, cond and uncond run in one forward; otherwise cond runs alone.
+        cached: whether to keep keys and values, which calls with `tokens` need.
 
-    token_steps: image tokens rendered so far, per picture (one half counts as much as both).
-    flops: floating point operations so far, per picture (each half counts).
+    Attributes:
+        token_steps: image tokens rendered so far, per picture; cond and uncond of a token count once.
+        flops: floating point operations so far, per picture; cond and uncond count both.
     """
 
     def __init__(
@@ -40,7 +44,7 @@ class GuidedModel:
         self.context = context
         self.pooled = pooled
         self._guidance_scale = guidance_scale
-        self._halves = 2 if guidance_scale > 1 else 1
+        self._branches = 2 if guidance_scale > 1 else 1
         self.cached = cached
         self._kv_cache = KVCache() if cached else None
 
@@ -49,29 +53,32 @@ class GuidedModel:
         return latents.shape[-2] // self.patch_size, latents.shape[-1] // self.patch_size
 
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Guided velocity of all image tokens, or of those at `tokens` `(batch, k)`, the same for both halves.
+        """Guided velocity `(batch, tokens or k, patch * patch * channels)`.
 
-        Returns `(batch, tokens or k, patch * patch * channels)`.
+        Args:
+            latents: `(batch, channels, height, width)`.
+            timestep: a scalar tensor.
+            tokens: indices `(batch, k)` of the image tokens, the same for cond and uncond; None for all.
         """
-        both = torch.cat([latents] * self._halves)
+        inputs = torch.cat([latents] * self._branches)
         velocity = mmdit_forward(
             self.transformer,
-            both,
-            timestep.expand(both.shape[0]),
+            inputs,
+            timestep.expand(inputs.shape[0]),
             self.context,
             self.pooled,
-            None if tokens is None else torch.cat([tokens] * self._halves),
+            None if tokens is None else torch.cat([tokens] * self._branches),
             self._kv_cache,
         )
-        self._count(latents, velocity.shape[1], self._halves)
-        if self._halves == 1:
+        self._count(latents, velocity.shape[1], self._branches)
+        if self._branches == 1:
             return velocity
-        negative, positive = velocity.chunk(2)
-        return negative + self._guidance_scale * (positive - negative)
+        uncond, cond = velocity.chunk(2)
+        return uncond + self._guidance_scale * (cond - uncond)
 
     def conditional(self, latents: Tensor, timestep: Tensor) -> Tensor:
-        """Velocity of all image tokens for the prompt alone, without guidance: half the work, and not cached."""
-        if self._halves == 1:
+        """Velocity of all image tokens for the prompt, without guidance: half the work, and not cached."""
+        if self._branches == 1:
             return self(latents, timestep)
         rows = latents.shape[0]
         context, pooled = self.context[rows:], self.pooled[rows:]
@@ -80,19 +87,19 @@ class GuidedModel:
         return velocity
 
     def release(self) -> None:
-        """Drop the K/V cache: decoding the picture needs the memory."""
+        """Drop the K/V cache, whose memory the decoder needs."""
         self._kv_cache = None
 
     def dense_flops(self, latents: Tensor) -> int:
         """Floating point operations of one call on all tokens, per picture."""
         rows, columns = self.grid(latents)
-        return self._flops(rows * columns, rows * columns, self._halves)
+        return self._flops(rows * columns, rows * columns, self._branches)
 
-    def _count(self, latents: Tensor, rendered: int, halves: int) -> None:
+    def _count(self, latents: Tensor, rendered: int, branches: int) -> None:
         rows, columns = self.grid(latents)
         self.token_steps += rendered
-        self.flops += self._flops(rendered, rows * columns, halves)
+        self.flops += self._flops(rendered, rows * columns, branches)
 
-    def _flops(self, rendered: int, image_tokens: int, halves: int) -> int:
+    def _flops(self, rendered: int, image_tokens: int, branches: int) -> int:
         text_tokens = self.context.shape[1]
-        return halves * forward_flops(self.transformer.config, rendered, image_tokens, text_tokens)
+        return branches * forward_flops(self.transformer.config, rendered, image_tokens, text_tokens)

@@ -1,12 +1,12 @@
 """The SD3 transformer (MMDiT) on all image tokens, or on a subset of them with cached keys and values.
 
-Why a subset is possible at all: in SD3, SD3.5-Large and SD3.5-Medium the position table is added before the
-first block, norms, modulation and MLPs work on each token by itself, and only attention mixes tokens. So a
-token's row can be computed alone, as long as attention finds keys and values of all the others: those of the
-last dense forward (RAS, arXiv 2502.10389, does the same with the last prediction as the filler).
+A subset is possible because only attention mixes tokens. In SD3, SD3.5-Large and SD3.5-Medium the position table is
+added before the first block, and norms, modulation and MLPs work on each token alone. So the row of a token can be
+computed alone if attention finds keys and values of all other tokens: those of the last dense forward. RAS
+(arXiv 2502.10389) does the same, with the last prediction as fill.
 
-Both kinds of forward go through the transformer's own `forward`, so whatever is attached to it acts: hooks, offloading,
-adapters, gradient checkpointing. A subset is cut out behind the position table and put back behind the last layer.
+Dense and subset forwards both call the transformer's own `forward`. So hooks, offloading, adapters and gradient
+checkpointing work. The subset is gathered after the position table and scattered after the last layer.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ def scatter_rows(rows: Tensor, tokens: Tensor, new: Tensor) -> Tensor:
 
 
 def _batch_index(tokens: Tensor) -> Tensor:
-    """Indexing by this and `tokens` copies whole rows: several times faster than gather and scatter_ on a CPU."""
+    """Batch indices `(batch, 1)` for `rows[batch_index, tokens]`.
+
+    This indexing copies whole rows, which is several times faster than `gather` and `scatter_` on a CPU.
+    """
     return torch.arange(tokens.shape[0], device=tokens.device).unsqueeze(1)
 
 
 def patchify(latents: Tensor, patch_size: int) -> Tensor:
-    """Latents `(batch, channels, height, width)` as token rows: the inverse of `unpatchify`."""
+    """Latents `(batch, channels, height, width)` as token rows; the inverse of `unpatchify`."""
     cells = latents.unflatten(3, (-1, patch_size)).unflatten(2, (-1, patch_size))
     return torch.einsum("nchpwq->nhwpqc", cells).flatten(3).flatten(1, 2)
 
@@ -55,10 +58,10 @@ def unpatchify(rows: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
 class KVCache:
     """Keys and values of every attention layer, for one generation of one model.
 
-    One buffer a layer holds the rows of all image tokens and, behind them, of the text, so that attention reads
-    it as it stands: a dense forward fills it for the price of the concatenation that it replaces. Keys are kept
-    after their norm. Memory: `2 * layers * batch * (image + text tokens) * width` elements, where the two halves
-    of classifier-free guidance count as two items of the batch.
+    Each layer has one buffer with the rows of all image tokens, followed by those of the text. Attention reads the
+    buffer as it is, so that filling it costs no more than the concatenation that it replaces. Keys are stored after
+    their norm. Memory: `2 * layers * batch * (image + text tokens) * width` elements; cond and uncond are separate
+    items of the batch.
     """
 
     def __init__(self) -> None:
@@ -66,7 +69,7 @@ class KVCache:
 
     @property
     def filled(self) -> bool:
-        """Whether a dense forward has been here: before it, a subset has nothing to attend to."""
+        """Whether a dense forward has filled the cache, which a subset needs."""
         return bool(self._layers)
 
     def __getitem__(self, layer: str) -> tuple[Tensor, Tensor]:
@@ -83,9 +86,12 @@ class KVCache:
     ) -> tuple[Tensor, Tensor]:
         """Write fresh rows and return all keys and values of the layer.
 
-        key, value: `(batch, heads, k, head_dim)` of the image tokens, all of them if `tokens` is None.
-        text: the same of the text tokens, or None in an image-only attention.
-        tokens: `(batch, k)` indices of the rows, or None.
+        Args:
+            layer: name of the layer.
+            key: `(batch, heads, k, head_dim)` of the image tokens at `tokens`, or of all.
+            value: likewise.
+            text: key and value of the text tokens; None in an image-only attention.
+            tokens: indices `(batch, k)` of the rows; None for all.
         """
         if tokens is None:
             self._allocate(layer, key, text)
@@ -107,7 +113,7 @@ class KVCache:
 
 
 class CachedJointAttention:
-    """SD3's attention, joint (`attn`) or image-only (`attn2`), that can read the keys and values it lacks."""
+    """SD3's attention, joint (`attn`) or image-only (`attn2`), with keys and values of absent tokens from a cache."""
 
     def __init__(self, layer: str):
         self.layer = layer
@@ -146,14 +152,14 @@ class CachedJointAttention:
 
 
 def _heads(attn: Attention, rows: Tensor, norm: torch.nn.Module | None) -> Tensor:
-    """`(batch, n, heads * head_dim)` as `(batch, heads, n, head_dim)`, normed if the model norms it."""
+    """`(batch, n, heads * head_dim)` as `(batch, heads, n, head_dim)`, normed if there is a norm."""
     rows = rows.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
     return rows if norm is None else norm(rows)
 
 
 @contextmanager
 def cached_attention(transformer: SD3Transformer2DModel) -> Iterator[None]:
-    """Give every attention layer a `CachedJointAttention`; on exit, also by an exception, put back what was there."""
+    """Install a `CachedJointAttention` in every attention layer; restore the original ones on exit and on errors."""
     originals = dict(transformer.attn_processors)
     transformer.set_attn_processor({name: CachedJointAttention(name) for name in originals})
     try:
@@ -171,15 +177,22 @@ def mmdit_forward(
     tokens: Tensor | None = None,
     kv_cache: KVCache | None = None,
 ) -> Tensor:
-    """Velocity of the image tokens. With a cache, inside `cached_attention(transformer)`.
+    """Velocity of the image tokens `(batch, tokens or k, patch * patch * channels)`.
 
-    latents: `(batch, channels, height, width)`, the whole picture in either case.
-    timestep: `(batch,)`. context: `(batch, text tokens, width)`. pooled: `(batch, width)`.
-    tokens: `(batch, k)` indices into the `height / patch * width / patch` image tokens, row by row; None for all.
-    kv_cache: filled by a dense forward, read and refreshed by one on a subset; None to do without (dense only).
+    With a cache, call it inside `cached_attention(transformer)`. `unpatchify` of a dense result equals diffusers' own
+    output bit by bit in float32.
 
-    Returns `(batch, k, patch * patch * channels)`: `unpatchify` of a dense answer is diffusers' own output, bit
-    by bit in float32. Raises ValueError for a subset without a filled cache.
+    Args:
+        transformer: the large or the small model.
+        latents: `(batch, channels, height, width)`, the whole picture also for a subset.
+        timestep: `(batch,)`.
+        context: prompt embeddings `(batch, text tokens, width)`.
+        pooled: pooled prompt embeddings `(batch, width)`.
+        tokens: indices `(batch, k)` of the image tokens, row-major; None for all.
+        kv_cache: filled by a dense forward, read and updated by one on a subset. None: no cache, dense only.
+
+    Raises:
+        ValueError: for a subset without a filled cache.
     """
     if tokens is not None and (kv_cache is None or not kv_cache.filled):
         raise ValueError("tokens: expected a K/V cache that a dense forward has filled, got none")
@@ -187,7 +200,7 @@ def mmdit_forward(
     with ExitStack() as stack:
         if tokens is not None:
             image_tokens = (latents.shape[-2] // patch_size) * (latents.shape[-1] // patch_size)
-            stack.enter_context(_only(transformer, tokens, image_tokens))
+            stack.enter_context(_subset(transformer, tokens, image_tokens))
         velocity = transformer(
             hidden_states=latents,
             encoder_hidden_states=context,
@@ -201,18 +214,18 @@ def mmdit_forward(
 
 
 @contextmanager
-def _only(transformer: SD3Transformer2DModel, tokens: Tensor, image_tokens: int) -> Iterator[None]:
-    """While it is open, the blocks see these tokens alone; the output is zero at the others."""
+def _subset(transformer: SD3Transformer2DModel, tokens: Tensor, image_tokens: int) -> Iterator[None]:
+    """Restrict the blocks to these tokens while it is open; the output is zero at the others."""
 
-    def choose(_module: torch.nn.Module, _inputs: object, rows: Tensor) -> Tensor:
+    def gather(_module: torch.nn.Module, _inputs: object, rows: Tensor) -> Tensor:
         return gather_rows(rows, tokens)
 
-    def spread(_module: torch.nn.Module, _inputs: object, rows: Tensor) -> Tensor:
+    def scatter(_module: torch.nn.Module, _inputs: object, rows: Tensor) -> Tensor:
         return scatter_rows(rows.new_zeros(rows.shape[0], image_tokens, rows.shape[2]), tokens, rows)
 
     with (
-        transformer.pos_embed.register_forward_hook(choose),
-        transformer.proj_out.register_forward_hook(spread),
+        transformer.pos_embed.register_forward_hook(gather),
+        transformer.proj_out.register_forward_hook(scatter),
     ):
         yield
 

@@ -1,10 +1,9 @@
-"""A pair of SD3 models: loading it, and checking that the two can stand in for each other inside one picture."""
+"""Loads a pair of SD3 models and checks that both can render parts of one picture."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import re
 from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -18,14 +17,11 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 
-from hybridstitch.base.paths import INDEX, PAIR_FILE, SMALL_FOLDER
+from hybridstitch.base.paths import HUB_ID, INDEX, PAIR_FILE, SMALL_FOLDER
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.files import ModelFiles
 from hybridstitch.model.size_limits import SizeLimits as SizeLimits
 
-"""The description in the folder of a packed pair."""
-
-# Latents, text and time must mean the same to both models.
 SHARED: dict[str, tuple[str, ...]] = {
     "transformer": (
         "in_channels",
@@ -37,6 +33,7 @@ SHARED: dict[str, tuple[str, ...]] = {
     "vae": ("_class_name", "latent_channels", "scaling_factor", "shift_factor", "block_out_channels"),
     "scheduler": ("_class_name", "prediction_type", "shift", "use_dynamic_shifting", "num_train_timesteps"),
 }
+"""Configuration that both models must share, so that latents, text and time mean the same to both."""
 LOADERS = {
     "transformer": SD3Transformer2DModel,
     "vae": AutoencoderKL,
@@ -53,10 +50,16 @@ def load_pair(
 ) -> tuple[StableDiffusion3Pipeline, SD3Transformer2DModel]:
     """The large model's pipeline, with all shared parts, and the small transformer.
 
-    Either `folder`, a packed pair, or `large` and `small`, two SD3 pipelines as folders or hub ids. Weights come
-    from safetensors only. variant: load the weights of this variant, such as "fp16", of the parts that have it.
-    Raises InvalidInput, naming each field or file, for another combination, for folders with files that are absent
-    or not whole, and for two models that do not fit.
+    Args:
+        folder: a packed pair; excludes `large` and `small`.
+        large: an SD3 pipeline, as a folder or hub id.
+        small: likewise.
+        dtype: of the weights, which come from safetensors only.
+        variant: loads the weights of this variant, such as "fp16", of the parts that have it.
+
+    Raises:
+        InvalidInput: names each field or file, for another combination of sources, for files that are absent or
+            damaged, and for two models that do not fit.
     """
     check_source(folder, large, small)
     found = find_files(folder, large, small, variant)
@@ -82,10 +85,10 @@ def load_pair(
 def _with_variant(
     source: str | Path | None, parts: Collection[str], dtype: torch.dtype, variant: str | None
 ) -> dict[str, Any]:
-    """These parts of a folder with the weights of a variant, each by its own loader.
+    """These parts of a folder with the weights of a variant, each from its own loader.
 
-    The loader of whole pipelines looks for a variant in the name of every file of a part, and raises IndexError for a
-    name without a dot, such as LICENSE.
+    The loader of whole pipelines searches for a variant in every file name of a part, and raises IndexError for a name
+    without a dot, such as LICENSE.
     """
     classes = {name: entry for name, entry in StableDiffusion3Pipeline.load_config(source).items() if name in parts}
     return {
@@ -97,7 +100,7 @@ def _with_variant(
 
 
 def check_source(folder: str | Path | None, large: str | Path | None, small: str | Path | None) -> None:
-    """Raise InvalidInput unless there is a folder of a packed pair, or a large and a small model."""
+    """Raise InvalidInput unless the source is a folder of a packed pair, or a large and a small model."""
     if folder is None:
         sides = {"large": large, "small": small}
         if large is None and small is None:
@@ -117,7 +120,7 @@ def check_source(folder: str | Path | None, large: str | Path | None, small: str
 def _side_problems(name: str, side: str | Path | None) -> list[Problem]:
     if side is None:
         return [Problem(name, "a folder or hub id: without a pair, both large and small", None)]
-    if _is_local(side) or (isinstance(side, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", side)):
+    if _is_local(side) or (isinstance(side, str) and HUB_ID.fullmatch(side)):
         return []
     return [Problem(name, "a folder (no such folder) or a hub id, OWNER/NAME", str(side))]
 
@@ -129,9 +132,17 @@ def find_files(
     variant: str | None = None,
     plain: bool = False,
 ) -> ModelFiles:
-    """The files that the loader reads of those sides that are folders; `plain`: of the large model alone.
+    """The files that the loader reads, of those sides that are folders.
 
-    Raises InvalidInput under the path of each file that is absent or not whole.
+    Args:
+        folder: a packed pair; None for `large` and `small`.
+        large: a folder or hub id.
+        small: a folder or hub id.
+        variant: of the weights, such as "fp16".
+        plain: whether to find the files of the large model alone.
+
+    Raises:
+        InvalidInput: names each file that is absent or damaged.
     """
     found = ModelFiles(variant)
     base = large if folder is None else folder
@@ -152,14 +163,14 @@ def _is_local(side: str | Path | None) -> bool:
 
 
 def absent_parts(source: str | Path | None) -> dict[str, None]:
-    """The third text encoder and its tokenizer as None, if the folder has none: diffusers wants to be told."""
+    """The third text encoder and its tokenizer as None if the folder has none: diffusers requires the arguments."""
     index = StableDiffusion3Pipeline.load_config(source)
     parts = ("text_encoder_3", "tokenizer_3")
     return {part: None for part in parts if (index.get(part) or [None])[0] is None}
 
 
 def check_folders(large: str | Path | None, small: str | Path | None) -> None:
-    """Raise InvalidInput, naming field and both values, unless two SD3 pipelines can share latents, text and time."""
+    """Raise InvalidInput, with field and both values, unless two SD3 pipelines share latents, text and time."""
     ours, theirs = ({part: _config(part, side) for part in LOADERS} for side in (large, small))
     raise_problems(
         _own_problems(ours) + [problem for part in ours for problem in _differences(part, ours[part], theirs[part])]
@@ -167,14 +178,14 @@ def check_folders(large: str | Path | None, small: str | Path | None) -> None:
 
 
 def check_packed(folder: str | Path) -> None:
-    """The same for a packed pair, where only the transformers can differ."""
+    """Raise InvalidInput as `check_folders` does, for a packed pair, where only the transformers can differ."""
     configs = {part: _config(part, folder) for part in LOADERS}
     small = _config("transformer", folder, SMALL_FOLDER)
     raise_problems(_own_problems(configs) + _differences("transformer", configs["transformer"], small))
 
 
 def _config(part: str, side: str | Path | None, subfolder: str | None = None) -> dict[str, Any]:
-    """The configuration of a part as its class reads it: what an older diffusers left out has its default."""
+    """The configuration of a part as its class reads it, with the defaults of what an older diffusers left out."""
     loader = LOADERS[part]
     defaults = {
         name: parameter.default
@@ -195,7 +206,7 @@ def _config(part: str, side: str | Path | None, subfolder: str | None = None) ->
 
 
 def _own_problems(configs: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
-    """What the loop cannot work with, in one pipeline by itself."""
+    """What the loop does not support in one pipeline by itself."""
     transformer, vae, scheduler = configs["transformer"], configs["vae"], configs["scheduler"]
     euler = FlowMatchEulerDiscreteScheduler.__name__
     found = []
@@ -211,7 +222,7 @@ def _own_problems(configs: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
 
 
 def describe_pair(folder: str | Path) -> dict[str, Any]:
-    """What `pair.json` says about a packed pair; empty if there is none."""
+    """The content of `pair.json` in a packed pair; empty if there is none."""
     path = Path(folder) / PAIR_FILE
     return json.loads(path.read_text()) if path.is_file() else {}
 

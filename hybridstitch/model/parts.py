@@ -1,7 +1,8 @@
-"""The parts of a pair under diffusers' names: attributes, where they are, and how the autoencoder saves memory."""
+"""The parts of a pair under diffusers' names, memory options of the autoencoder, and a fingerprint of the weights."""
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Self
 
 import torch
@@ -15,11 +16,14 @@ PARTS = (
     *("vae", "scheduler", "text_encoder", "text_encoder_2", "text_encoder_3"),
     *("tokenizer", "tokenizer_2", "tokenizer_3", "image_processor", "vae_scale_factor"),
 )
-"""What both models share, attributes under diffusers' names."""
+"""Attributes that both models share, under diffusers' names."""
 
 
 class Parts:
-    """The attributes that `HybridStitchPipeline` shares with `StableDiffusion3Pipeline`; an unknown one is refused."""
+    """The attributes that `HybridStitchPipeline` shares with `StableDiffusion3Pipeline`.
+
+    Reading or setting another attribute of diffusers' pipeline raises AttributeError.
+    """
 
     _pipeline: StableDiffusion3Pipeline
     small: SD3Transformer2DModel
@@ -43,12 +47,12 @@ class Parts:
 
     @property
     def device(self) -> torch.device:
-        """Where the large model is."""
+        """Device of the large model."""
         return self.large.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the large model's weights."""
+        """Dtype of the large model's weights."""
         return self.large.dtype
 
     def __getattr__(self, name: str) -> Any:
@@ -60,7 +64,7 @@ class Parts:
         if name in PARTS:
             setattr(self._pipeline, name, value)
         elif name != "_pipeline" and not hasattr(type(self), name) and _of_diffusers(name):
-            raise AttributeError(_unknown(name))  # it would have no effect
+            raise AttributeError(_unknown(name))  # setting it would have no effect
         else:
             super().__setattr__(name, value)
 
@@ -71,15 +75,15 @@ class Parts:
         return "\n".join([f"{type(self).__name__}(", *lines, ")"])
 
     def to(self, *args: Any, **options: Any) -> Self:
-        """Move every part, or change its dtype: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
-        with exclusive(self._pipeline.transformer, self.small):  # not under a generation of another thread
+        """Move every part or change its dtype: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
+        with exclusive(self._pipeline.transformer, self.small):  # not during a generation of another thread
             self._pipeline.to(*args, **options)
             options.pop("silence_dtype_warnings", None)
             self.small.to(*args, **options)
         return self
 
     def set_progress_bar_config(self, **config: Any) -> None:
-        """As in diffusers: arguments for tqdm, such as `disable=True`."""
+        """Set arguments of tqdm, such as `disable=True`, as in diffusers."""
         self._pipeline.set_progress_bar_config(**config)
 
     def enable_vae_tiling(self) -> None:
@@ -99,8 +103,20 @@ class Parts:
         self.vae.disable_slicing()
 
 
+def fingerprint(pair: Parts) -> str:
+    """16 hexadecimal digits: a hash of the first 64 numbers of every parameter, rounded to bfloat16.
+
+    It differs between pairs, and is the same for every dtype of a pair.
+    """
+    digest = hashlib.sha256()
+    for model in (pair.large, pair.small, pair.components["vae"], pair.components["text_encoder"]):
+        for parameter in model.parameters():
+            digest.update(parameter.detach().flatten()[:64].bfloat16().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _of_diffusers(name: str) -> bool:
-    """Whether diffusers' pipeline has this attribute, or the private one that a property of that name reads."""
+    """Whether diffusers' pipeline has this attribute, or a property that reads it as a private one."""
     return hasattr(StableDiffusion3Pipeline, name) or hasattr(StableDiffusion3Pipeline, name.removeprefix("_"))
 
 

@@ -1,4 +1,4 @@
-"""Prompts as both models read them."""
+"""Prompts as the text encoders of both models read them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ TEXTS = ("prompt", "prompt_2", "prompt_3")
 NEGATIVE_TEXTS = ("negative_prompt", "negative_prompt_2", "negative_prompt_3")
 EMBEDS = ("prompt_embeds", "pooled_prompt_embeds")
 NEGATIVE_EMBEDS = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
-Halves = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+Embeddings = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+"""cond, uncond, pooled cond and pooled uncond, in the order of diffusers; uncond is None without guidance."""
 ENCODERS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"), ("tokenizer_3", "text_encoder_3"))
-"""In the order of the texts that they read."""
+"""Names of tokenizers and encoders, in the order of the texts that they read."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the models shall read.
+    """What the text encoders read.
 
-    texts: one string for each prompt, under each of diffusers' names that was given.
-    embeds: the embeddings that were given, under diffusers' names.
-    count: the number of prompts; None if that cannot be told.
+    Attributes:
+        texts: one string for each prompt, under each of diffusers' names that was given.
+        embeds: the embeddings that were given, under diffusers' names.
+        count: number of prompts; None if the arguments do not determine it.
     """
 
     texts: dict[str, list[str]]
@@ -35,8 +37,9 @@ class Prompts:
 class PromptEncoder:
     """The text encoders of a pipeline.
 
-    clip_length: how many tokens of a prompt the two CLIP encoders read.
-    text_length: how many the third one reads by default; 0 without it.
+    Attributes:
+        clip_length: number of tokens of a prompt that the two CLIP encoders read.
+        text_length: number that the third encoder reads by default; 0 without it.
     """
 
     def __init__(self, pipeline: StableDiffusion3Pipeline):
@@ -47,20 +50,24 @@ class PromptEncoder:
     def __call__(
         self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings `(pictures, text tokens, width)` and `(pictures, width)`; with guidance the negative half first.
+        """Embeddings `(pictures, text tokens, width)` and pooled ones `(pictures, width)`; with guidance uncond first.
 
         Args:
-            images: pictures of each prompt.
-            clip_skip: layers of CLIP that are left out at the end.
-            text_length: tokens of the third text encoder.
+            guided: whether to encode uncond, too.
+            prompts: texts or embeddings.
+            images: number of pictures of each prompt.
+            clip_skip: number of CLIP's last layers to skip.
+            text_length: number of tokens that the third text encoder reads.
         """
-        positive, negative, pooled, negative_pooled = self.halves(guided, prompts, images, clip_skip, text_length)
-        if negative is None or negative_pooled is None:
-            return positive, pooled
-        return torch.cat([negative, positive]), torch.cat([negative_pooled, pooled])
+        cond, uncond, pooled, pooled_uncond = self.encode(guided, prompts, images, clip_skip, text_length)
+        if uncond is None or pooled_uncond is None:
+            return cond, pooled
+        return torch.cat([uncond, cond]), torch.cat([pooled_uncond, pooled])
 
-    def halves(self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int) -> Halves:
-        """The same as diffusers' `encode_prompt` returns it; no negative half without guidance."""
+    def encode(
+        self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int
+    ) -> Embeddings:
+        """The same embeddings, unstacked, as diffusers' `encode_prompt` returns them."""
         like = self._pipeline.text_encoder
         given = {name: each.to(like.device, like.dtype) for name, each in prompts.embeds.items()}
         texts = {name: prompts.texts.get(name) for name in TEXTS + NEGATIVE_TEXTS}
@@ -68,30 +75,31 @@ class PromptEncoder:
             **texts, **given, num_images_per_prompt=images, do_classifier_free_guidance=guided, clip_skip=clip_skip,
             max_sequence_length=text_length,
         )  # fmt: skip
-        # diffusers repeats what it encodes, and leaves as they are the embeddings that it is given.
+        # diffusers repeats what it encodes, but not the embeddings that it is given.
         names = (EMBEDS[0], NEGATIVE_EMBEDS[0], EMBEDS[1], NEGATIVE_EMBEDS[1])
-        positive, negative, pooled, negative_pooled = (
+        cond, uncond, pooled, pooled_uncond = (
             each.repeat_interleave(images, dim=0) if name in given else each
             for name, each in zip(names, found, strict=True)
         )
-        return positive, negative if guided else None, pooled, negative_pooled if guided else None
+        return cond, uncond if guided else None, pooled, pooled_uncond if guided else None
 
     def alone(self, prompts: Sequence[str], *others: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The embeddings of prompts without a negative half. They keep their gradients, unless gradients are off.
+        """The embeddings of prompts without uncond. They keep their gradients, unless gradients are off.
 
         Args:
-            others: what the second and the third encoder read, if that is something else.
+            prompts: texts for the first encoder, and for the others unless given.
+            others: texts for the second and the third encoder.
         """
         texts = {name: list(each) for name, each in zip(TEXTS, (prompts, *others), strict=False)}
         return self(False, Prompts(texts, {}, len(prompts)), 1, None, self.text_length)
 
     def warnings(self, guided: bool, texts: Mapping[str, Sequence[str]], text_length: int | None = None) -> list[str]:
-        """A warning for every text that a text encoder does not read to its end, and for negative ones of no effect.
+        """A warning for every text that is longer than an encoder reads, and for negative prompts without effect.
 
         Args:
-            guided: whether the negative half is used.
+            guided: whether uncond is used.
             texts: the prompts under diffusers' names.
-            text_length: tokens that the third encoder reads; its default if None.
+            text_length: number of tokens that the third encoder reads; None for its default.
         """
         windows = (self.clip_length, self.clip_length, self.text_length if text_length is None else text_length)
         found: dict[tuple[str, int, int], list[str]] = {}

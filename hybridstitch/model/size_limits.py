@@ -1,4 +1,4 @@
-"""Which picture sizes a pair can generate."""
+"""The picture sizes that a pair can generate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """Picture sizes that a pair can generate, in pixels: both sides are multiples of `multiple_of` in the range."""
+    """Picture sizes that a pair can generate, in pixels.
+
+    Attributes:
+        multiple_of: width and height are multiples of it.
+        minimum: smallest side.
+        maximum: largest side.
+        default: width and height if a request names none.
+    """
 
     multiple_of: int
     minimum: int
@@ -26,7 +33,7 @@ class SizeLimits:
 
     @property
     def side(self) -> Schema:
-        """What a width or height must be, as JSON Schema."""
+        """The JSON Schema of a width or height."""
         return integer(self.minimum, self.maximum) | {"multipleOf": self.multiple_of}
 
     def problems(self, width: Any, height: Any) -> list[Problem]:
@@ -41,7 +48,7 @@ class SizeLimits:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self | None:
-        """The limits of a packed pair, read without torch; None if its configurations do not hold them."""
+        """The limits of a packed pair, read without torch; None if its configurations do not contain them."""
         parts = ("transformer", "transformer_small", "vae")
         try:
             return cls.of_configs(*(json.loads((folder / part / "config.json").read_text()) for part in parts))
@@ -50,7 +57,10 @@ class SizeLimits:
 
     @classmethod
     def of_configs(cls, large: Mapping[str, Any], small: Mapping[str, Any], vae: Mapping[str, Any]) -> Self:
-        """The position tables bound the size; below 4 tokens a side no picture comes out."""
+        """The limits that follow from three configurations.
+
+        The position tables bound the size. Below 4 tokens a side the models generate no recognisable picture.
+        """
         pixels = 2 ** (len(vae["block_out_channels"]) - 1)
         cell = pixels * large["patch_size"]
         largest = min(large["pos_embed_max_size"], small["pos_embed_max_size"])

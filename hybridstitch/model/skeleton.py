@@ -1,4 +1,4 @@
-"""A pair without its weights: what a loader would make of a folder, found out before anything large is read."""
+"""A pair without its weights, which shows what a loader would build before anything large is read."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ _CLASSES = {
 
 
 def build_skeleton(folder: Path, found: ModelFiles) -> tuple[StableDiffusion3Pipeline, SD3Transformer2DModel]:
-    """The pipeline and the small transformer of a packed folder, their weights on the device `meta`, without values.
+    """The pipeline and the small transformer of a packed folder, with weights without values on the device `meta`.
 
-    found: the files of the folder. Without a small transformer among them, the large one stands in for it.
-    Raises InvalidInput under the path of every part that cannot be built, whose weights do not fit, or whose
-    tokenizer does not fit its text encoder. Missing weights count, too: loaders fill them with random numbers.
+    Args:
+        folder: a packed pair.
+        found: the files of the folder. Without a small transformer among them, the large one stands in for it.
+
+    Raises:
+        InvalidInput: names the path of every part that cannot be built, whose weights are missing or do not fit, or
+            whose tokenizer does not fit its text encoder. Loaders fill missing weights with random numbers.
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     parts = {name: index.get(name) or [None, None] for name in (*REQUIRED, *OPTIONAL) if name in index}
@@ -46,7 +50,7 @@ def build_skeleton(folder: Path, found: ModelFiles) -> tuple[StableDiffusion3Pip
         elif library:
             try:
                 built[name] = _build(folder / name, library, kind)
-            except Exception as error:  # whatever a library says of a file, the answer names it
+            except Exception as error:  # libraries raise anything; the message names the part
                 problems.append(Problem(where, f"a {kind} that {library} can load", f"{type(error).__name__}: {error}"))
             else:
                 problems += _weight_problems(name, where, built[name], found.tensors.get(name))
@@ -67,7 +71,7 @@ def _build(folder: Path, library: str, kind: str) -> Any:
 
 
 def _weight_problems(name: str, where: str, part: Any, held: Mapping[str, tuple[int, ...]] | None) -> list[Problem]:
-    """What of a part's weights is missing or of another shape."""
+    """Whether weights of a part are missing or have another shape."""
     if held is None or not isinstance(part, nn.Module) or hasattr(part.config, "quantization_config"):
         return []  # quantised weights have shapes of their own
     tensors = part.state_dict(keep_vars=True)
@@ -75,14 +79,17 @@ def _weight_problems(name: str, where: str, part: Any, held: Mapping[str, tuple[
         if tensor in held and held[tensor] != tuple(value.shape):
             return [Problem(where, f"{tensor} of shape {tuple(value.shape)}, as its config.json says", held[tensor])]
     if name not in ("transformer", SMALL_FOLDER) and not held.keys() <= tensors.keys():
-        return []  # an older file: its loader knows the names that it has
+        return []  # an older file, whose names its loader converts
     present = {id(tensors[tensor]) for tensor in held if tensor in tensors}  # tied weights are stored once
     lost = [tensor for tensor, value in tensors.items() if id(value) not in present]
     return [Problem(where, f"all weights: {len(lost)} of {len(tensors)} are missing", lost[0])] if lost else []
 
 
 def _vocabulary_problems(name: str, built: Mapping[str, Any], found: ModelFiles) -> list[Problem]:
-    """Whether a tokenizer fits its text encoder: tokens beyond its table or places would fail at every prompt."""
+    """Whether a tokenizer fits its text encoder.
+
+    Tokens beyond the encoder's table, or positions beyond its places, would fail at every prompt.
+    """
     encoder = built.get(name.replace("tokenizer", "text_encoder"))
     tokenizer = built[name]
     if not name.startswith("tokenizer") or tokenizer is None or encoder is None:

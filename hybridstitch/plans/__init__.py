@@ -1,4 +1,4 @@
-"""When: at this step, which share of the image tokens does the large model render?"""
+"""The plan axis: at each step, which share of the image tokens does the large model render?"""
 
 from hybridstitch.plans.adaptive_switch import AdaptiveSwitch
 from hybridstitch.plans.all_steps import AllSteps

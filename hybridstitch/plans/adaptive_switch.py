@@ -10,14 +10,17 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class AdaptiveSwitch(Plan):
-    """Large model until the latent settles, then none for good (SRDiffusion, arXiv 2505.19151).
+    """Large model until its velocity settles, then none for the rest (SRDiffusion, arXiv 2505.19151).
 
-    The paper's own formula is not public. Here the latent has settled once its velocity hardly turns any more: the
-    relative L1 change of the large model's answer from one step to the next, times the number of steps, so that one
-    threshold fits any number. (The latent itself moves faster towards the end of a shifted schedule, settled or not.)
+    The paper does not publish its criterion. Here it is the relative L1 change of the large model's velocity from one
+    step to the next, times the number of steps, so that one threshold fits any schedule. The change of the latent
+    would not do: with a shifted schedule it grows towards the end, whether the picture has settled or not.
 
-    threshold: the change that calls for the switch, 0 to 100. More is faster.
-    least: fraction of the schedule that the large model renders in any case, 0 to 1; two steps at least.
+    Args:
+        threshold: the switch happens when the change falls below it, 0 to 100, default 2.5. A higher one switches
+            earlier, which is faster and further from the large model's picture.
+        least: fraction of the schedule that is dense in any case, 0 to 1 and at least two steps, default 0.1. More is
+            slower, and closer to the large model's picture.
     """
 
     type = "adaptive-switch"

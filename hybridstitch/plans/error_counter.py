@@ -12,15 +12,19 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class ErrorCounter(Plan):
-    """The large model again once the small one's answers have turned far enough since its last step (MDD).
+    """A dense step whenever the small model's velocity has turned far enough since the last one (MDD).
 
-    Counts one minus the cosine between the small model's answers to the prompt alone at consecutive steps; needs half
-    a step of the small model each time, so use it with fill `direction`, which needs that anyway.
-    MDD is Magnitude-Direction Decoupling, OpenReview egUfF6cesw.
+    The turn is one minus the cosine between the small model's conditional velocities at consecutive steps, summed
+    since the last dense step. Each costs half a guided forward of the small model. Fill `direction` reuses it, so
+    combine the two. MDD is Magnitude-Direction Decoupling (OpenReview egUfF6cesw).
 
-    limit: the count that calls for a large step, 0 to 1. More is faster; the authors take 0.001 to 0.01.
-    start: fraction of the schedule that is the large model's at the beginning, 0 to 1; one step at least.
-    end: fraction that is the fill's at the end, 0 to 1.
+    Args:
+        limit: turn above which a dense step follows, 0 to 1, default 0.005; the paper uses 0.001 to 0.01. A higher one
+            takes fewer dense steps, which is faster and further from the large model's picture.
+        start: fraction of the schedule that is dense at the beginning, 0 to 1 and at least one step, default 0.2. More
+            is slower, and closer to the large model's layout.
+        end: fraction at the end that is left to the fill, 0 to 1, default 0.05. More is faster, and further from the
+            large model's detail.
     """
 
     type = "error-counter"

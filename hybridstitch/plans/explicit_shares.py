@@ -11,11 +11,14 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class ExplicitShares(Plan):
-    """A share for every part of the schedule, spelled out: what `tune` writes, and any plan that has no name.
+    """A list of shares along the schedule, written out: the plan that `hybridstitch tune` stores.
 
-    shares: 0 to 1 each, the first for the start. As many as there are steps: one each. At other numbers of steps the
-        dense ones keep their places and their part of the schedule. More and larger ones are closer to the large
-        model, and slower.
+    For another number of steps the list is resampled. Dense steps keep their relative position and their fraction of
+    the schedule, and the other shares spread over the other steps.
+
+    Args:
+        shares: 1 to 1000 numbers from 0 to 1, the first for the start, default (1, 1, 0.3, 0, 0). Where the list is as
+            long as the schedule, each is one step. Higher shares are slower, and closer to the large model's picture.
     """
 
     type = "listed"
@@ -35,7 +38,7 @@ class ExplicitShares(Plan):
         return others[(index - before) * len(others) // (steps - self._dense_before(steps, steps))]
 
     def _dense_before(self, index: int, steps: int) -> int:
-        """How many of the first `index` of `steps` are dense."""
+        """The number of dense steps among the first `index` of `steps`."""
         scale = len(self.shares) / steps
         end = index * scale
         passed = sum(min(1.0, max(0.0, end - place)) for place, share in enumerate(self.shares) if share == 1)

@@ -8,7 +8,7 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class NoSteps(Plan):
-    """The large model renders nothing: with the small model as fill, plain SD3 with the small model."""
+    """The large model renders nothing: with fill `small`, this is plain SD3 with the small model."""
 
     type = "none"
     masked = False

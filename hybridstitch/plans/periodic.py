@@ -10,12 +10,17 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Periodic(Plan):
-    """A dense step every so often, a share of the tokens between: reuse of steps, and RAS (arXiv 2502.10389).
+    """A dense step every few steps, a fixed share of the tokens between (step caching; RAS, arXiv 2502.10389).
 
-    every: steps from one dense step to the next, 1 to 50. More is faster; what the fill says gets staler.
-    start: fraction of the schedule that is dense at the beginning, 0 to 1, while the layout forms; one step at least.
-    end: fraction that is dense at the end, 0 to 1, where fine detail is decided.
-    share: share of the tokens at the steps between, 0 to 1. 0 leaves them to the fill alone.
+    Args:
+        every: steps from one dense step to the next, 1 to 50, default 2. More is faster, and further from the large
+            model's picture, as the fill continues from older predictions.
+        start: fraction of the schedule that is dense at the beginning, where the layout forms, 0 to 1 and at least one
+            step, default 0.1. More is slower, and closer to the large model's layout.
+        end: fraction that is dense at the end, where fine detail forms, 0 to 1, default 0.04. More is slower, and
+            closer to the large model's detail.
+        share: share of the tokens at the steps between, 0 to 1, default 0, which leaves them all to the fill. More is
+            slower, and closer to the large model's picture.
     """
 
     type = "periodic"

@@ -10,13 +10,15 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Routed(Plan):
-    """The large model where a calibration found that the two models disagree most (TRACK, 2026).
+    """Dense steps where a calibration found that the two models disagree most (TRACK, 2026).
 
-    large: fraction of the steps that the large model renders, 0 to 1. More is closer to its picture, and slower.
-    disagreement: relative distance of the two models' velocities over the schedule, 0 to 100 each, as
-        `hybridstitch tune` measures it: the mean over eight calibration prompts and the guidance scales that it is
-        given. Usually high at both ends: large, small, large again.
-        The default is the shape that TRACK reports for models of many steps.
+    Args:
+        large: fraction of the steps that are dense, 0 to 1, default 0.3. More is slower, and closer to the large
+            model's picture.
+        disagreement: relative distance of the two models' velocities along the schedule, 1 to 1000 numbers from 0 to
+            100. Steps with the highest values become dense; their number, and so the speed, stays the same.
+            `hybridstitch tune` measures the values on eight calibration prompts at the given guidance scales. The
+            default has the shape that TRACK reports for models of many steps: high at both ends.
     """
 
     type = "routed"

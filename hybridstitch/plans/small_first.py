@@ -10,11 +10,11 @@ from hybridstitch.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class SmallFirst(Plan):
-    """None of the tokens first, then all of them (T-Stitch, arXiv 2402.14167).
+    """Small model first, then the large model for the rest (T-Stitch, arXiv 2402.14167).
 
-    small: fraction of the schedule before the large model takes over, 0 to 1, to the nearest whole step. More is
-        faster; the layout is then the small model's, so the picture is not the one that the large model would have
-        drawn.
+    Args:
+        small: fraction of the schedule before the large model takes over, 0 to 1, rounded to whole steps, default 0.4.
+            More is faster. The layout becomes the small model's, so the picture is not the large model's.
     """
 
     type = "small-first"

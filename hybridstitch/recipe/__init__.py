@@ -1,1 +1,1 @@
-"""Recipes: a plan, a mask and a fill under one name, and the catalogue of all that requests may name."""
+"""Recipes: a plan, a mask and a fill under one name, and the catalogue that requests choose from."""

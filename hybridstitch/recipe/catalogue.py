@@ -1,4 +1,4 @@
-"""All that a request may name: strategies, recipes, and how fast it wants to be."""
+"""The catalogue that requests choose from: strategies, recipes and speeds."""
 
 from __future__ import annotations
 
@@ -14,20 +14,49 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.recipe.recipe import Recipe, recipes, resolve
 from hybridstitch.recipe.registry import Registry, build_strategy, load_registry
-from hybridstitch.recipe.tuned import TunedRecipe
 from hybridstitch.strategy import Strategy
 
 DEFAULTS = ("hybridstitch-plus", "hybridstitch")
-"""Of requests that name no recipe, the first one that is there: the first comes with a pair that was tuned."""
+"""Recipe of requests that name none: the first of these that exists. Only a tuned pair has the first one."""
+
+
+@dataclass(frozen=True)
+class TunedRecipe:
+    """A recipe that `hybridstitch tune` selected on a pair.
+
+    Attributes:
+        recipe: the recipe.
+        costs: for each tuned guidance scale, FLOPs of the transformers relative to the large model alone. A plan that
+            depends on the picture costs differently at each scale.
+        psnr_db: for the same scales, mean PSNR in dB to the large model's pictures of the calibration prompts.
+        origin: the recipe or method that it derives from.
+    """
+
+    recipe: Recipe
+    costs: Mapping[float, float]
+    psnr_db: Mapping[float, float]
+    origin: str
+
+    def cost(self, guidance_scale: float) -> float:
+        """The cost at the tuned guidance scale nearest to this one."""
+        return self.costs[self._nearest(guidance_scale)]
+
+    def fidelity(self, guidance_scale: float) -> float:
+        """The PSNR in dB at the tuned guidance scale nearest to this one."""
+        return self.psnr_db[self._nearest(guidance_scale)]
+
+    def _nearest(self, guidance_scale: float) -> float:
+        return min(self.costs, key=lambda tried: abs(tried - guidance_scale))
 
 
 @dataclass(frozen=True)
 class Catalogue:
     """Every strategy and recipe that a request may name.
 
-    strategies: for each axis, `plan`, `mask` and `fill`, the classes by name.
-    recipes: by name.
-    tuned: those that the pair was tuned to, for requests that name a speed instead.
+    Args:
+        strategies: for each axis, `plan`, `mask` and `fill`, the classes by name.
+        recipes: by name.
+        tuned: recipes found by `hybridstitch tune`, for requests that name a speed.
     """
 
     strategies: Registry
@@ -36,7 +65,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, named: Mapping[str, Mapping[str, str]] | None = None) -> Catalogue:
-        """The strategies of `load_registry` with the named recipes; raises what it raises."""
+        """The strategies of `load_registry` with the named recipes. Raises InvalidInput as it does."""
         return cls(load_registry(named))
 
     @property
@@ -45,7 +74,7 @@ class Catalogue:
         return next(name for name in DEFAULTS if name in self.recipes)
 
     def of_pair(self, folder: str | Path | None) -> Catalogue:
-        """This catalogue with what the pair in a folder was tuned to, if it was. Raises InvalidInput for no pair."""
+        """This catalogue with the tuned recipes of the pair in a folder. Raises InvalidInput if there is no pair."""
         if folder is None:
             return self
         path = Path(folder, TUNED_FILE)
@@ -56,7 +85,7 @@ class Catalogue:
         return self
 
     def with_tuned(self, path: str | Path) -> Catalogue:
-        """This catalogue with what `hybridstitch tune` wrote. Raises InvalidInput for a file that makes no sense."""
+        """This catalogue with the recipes that `hybridstitch tune` wrote. Raises InvalidInput for another file."""
         path = Path(path)
         try:
             content = json.loads(path.read_text())
@@ -72,7 +101,7 @@ class Catalogue:
         return replace(self, recipes={**self.recipes, **named}, tuned=tuned)
 
     def save_tuned(self, folder: str | Path) -> None:
-        """Write what `of_pair` reads into a pair's folder, if there is anything."""
+        """Write the tuned recipes, if there are any, into a pair's folder, where `of_pair` reads them."""
         named = {name: recipe.to_dict() for name, recipe in self.recipes.items() if recipe != recipes().get(name)}
         points = [
             {"recipe": each.recipe.to_dict(), "costs": _keyed(each.costs), "psnr_db": _keyed(each.psnr_db)}
@@ -88,15 +117,15 @@ class Catalogue:
             {float(scale): float(value) for scale, value in point[figure].items()} for figure in ("costs", "psnr_db")
         )
         if not costs or costs.keys() != decibels.keys():
-            raise ValueError("costs and psnr_db: not of the same guidance scales")
+            raise ValueError("costs and psnr_db: expected the same guidance scales")
         return TunedRecipe(recipe, costs, decibels, point["origin"])
 
     def _found(self, value: Mapping[str, Any], field: str) -> Recipe:
-        """A recipe that is all its axes, whatever it was called where it was found."""
+        """A recipe of the file, under the name "tuned"."""
         return replace(self.resolve({**value, "name": "tuned"}, field), name="tuned")
 
     def speed_problems(self, speed: Any, field: str = "speed") -> list[Problem]:
-        """What is wrong with a speed that a request names."""
+        """What is wrong with a speed in a request."""
         if not self.tuned:
             return [Problem(field, "nothing: this pair has not been tuned (hybridstitch tune)", speed)]
         fastest = self.fastest
@@ -105,9 +134,14 @@ class Catalogue:
         return [Problem(field, f"a number within 1..{int(100 * fastest) / 100:g}", speed)]
 
     def at_speed(self, speed: float, guidance_scale: float) -> TunedRecipe:
-        """The most faithful recipe that needs `speed` times fewer FLOPs than the large model, or fewer still.
+        """The recipe of the highest fidelity among those that need at most 1 / speed of the large model's FLOPs.
 
-        1 is the large model itself. Raises InvalidInput for a pair that was not tuned, and beyond its fastest.
+        Args:
+            speed: at least 1, which is the large model itself.
+            guidance_scale: of the request; the nearest tuned scale counts.
+
+        Raises:
+            InvalidInput: for a pair that was not tuned, and for a speed above the fastest recipe's.
         """
         raise_problems(self.speed_problems(speed))
         large = TunedRecipe(self.recipes["large"], {guidance_scale: 1.0}, {guidance_scale: math.inf}, "large")
@@ -116,16 +150,16 @@ class Catalogue:
 
     @property
     def fastest(self) -> float:
-        """The highest speed that is there at every guidance scale."""
+        """The highest speed that is available at every guidance scale."""
         scales = {scale for each in self.tuned for scale in each.costs}
         return min(max(1 / each.cost(scale) for each in self.tuned) for scale in scales)
 
     def resolve(self, value: Any, field: str = "recipe") -> Recipe:
-        """The recipe that a request names or describes, see `hybridstitch.recipe.recipe.resolve`."""
+        """The recipe that a request names or describes; see `hybridstitch.recipe.recipe.resolve`."""
         return resolve(value, self.strategies, self.recipes, field)
 
     def describe(self) -> dict[str, Any]:
-        """Every recipe fully resolved, and every strategy with its parameters: JSON for people and programs."""
+        """Every recipe fully resolved, and every strategy with its parameters, as JSON."""
         described = {
             f"{axis}s": {name: strategy.describe() for name, strategy in classes.items()}
             for axis, classes in self.strategies.items()

@@ -1,4 +1,4 @@
-"""The names of recipes, known without torch: commands check them before anything is loaded."""
+"""The names of recipes, known without torch, so that commands validate them before they load anything."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ NAMES = (
 )
 """Those of `hybridstitch.recipe.recipe.recipes`."""
 UNNAMED = ("custom", "tuned")
-"""Names in reports for recipes that are their axes alone; a description may give them beside a plan."""
+"""Names in reports of recipes that have no name; a description may contain one beside a plan."""
 AXES = ("plan", "mask", "fill")
 TUNED_FILE = "recipes.json"
-"""What `hybridstitch tune` writes into a pair's folder."""
+"""The file that `hybridstitch tune` writes into a pair's folder."""
 
 
 def known_names(tuned: Path | None = None, defined: Path | None = None) -> list[str]:
-    """The recipes that a command can name.
+    """The names of recipes that a command accepts.
 
     Args:
-        tuned: what `hybridstitch tune` wrote, if there is such a file.
+        tuned: the file of `hybridstitch tune`; it may not exist.
         defined: a JSON file of more recipes by name.
     """
     names = list(NAMES)
@@ -38,7 +38,7 @@ def known_names(tuned: Path | None = None, defined: Path | None = None) -> list[
 
 
 def name_problem(field: str, name: Any, known: Iterable[str]) -> Problem | None:
-    """What is wrong with a recipe's name, with the nearest known one."""
+    """What is wrong with the name of a recipe, with the nearest known one."""
     known = list(known)
     if name in known:
         return None
@@ -49,7 +49,7 @@ def _content(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None  # whoever reads the file itself says what is wrong with it
+        return None  # the loader of the file reports the problem
 
 
 def _keys(content: Any, key: str) -> list[str]:

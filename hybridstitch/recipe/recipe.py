@@ -17,17 +17,23 @@ from hybridstitch.recipe.names import AXES, UNNAMED
 from hybridstitch.recipe.registry import Registry, build_strategy, load_registry
 
 FEWEST_STEPS = 4
-"""A call with at most this many steps takes all of them, whatever the recipe's share of the steps."""
+"""The fewest steps that a share of the steps leaves; a call with fewer steps takes all of them."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """When, where and what: a method of stitching two models. Raises InvalidInput for parameters out of range.
+    """A plan, a mask and a fill: one method of stitching two models.
 
-    plan: the share of the image tokens that the large model renders at each step.
-    mask: which tokens those are, at steps with a share between 0 and 1.
-    fill: who predicts the others.
-    step_share: steps that it takes, as a share of those that a call asks for, 0.01 to 1. Less is faster, and coarser.
+    Args:
+        plan: the share of the image tokens that the large model renders at each step.
+        mask: which tokens it renders at steps with a share between 0 and 1.
+        fill: predicts the other tokens.
+        name: of the recipe in reports.
+        step_share: steps taken as a share of those of a call, 0.01 to 1, default 1. Less is faster, and further from
+            the picture with all steps.
+
+    Raises:
+        InvalidInput: for parameters out of range.
     """
 
     plan: Plan
@@ -42,7 +48,7 @@ class Recipe:
         raise_problems(problems + step_share_problems(self.step_share, "recipe.step_share"))
 
     def schedule(self, asked: int) -> int | list[float]:
-        """The steps of a call with `asked` steps: their number, or the noise levels of fewer steps.
+        """The number of steps of a call with `asked` steps, or the noise levels if it takes fewer.
 
         A share of the steps leaves at least `FEWEST_STEPS`, or all if the call has fewer.
         """
@@ -50,24 +56,29 @@ class Recipe:
         return asked if taken == asked else even_sigmas(taken)
 
     def dense_steps(self, share: float) -> int:
-        """How many dense steps have to come before one with this share, below 1."""
+        """The number of dense steps that must precede a step with this share below 1."""
         return max(self.fill.dense_steps, self.mask.dense_steps if share > 0 else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """The name, and every axis with its type and all its parameters: `Recipe.from_dict` reads it back."""
+        """The name, and each axis with its type and parameters; `Recipe.from_dict` reads it."""
         axes = {axis: getattr(self, axis).to_dict() for axis in AXES}
         return {"name": self.name, **axes, "step_share": self.step_share}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], registry: Registry | None = None) -> Recipe:
-        """The recipe that `value` describes, see `resolve`; with the built-in and installed strategies by default."""
+        """The recipe that `value` describes; see `resolve`.
+
+        Args:
+            value: a description.
+            registry: strategies that it may name; by default the built-in and installed ones.
+        """
         return resolve(dict(value), registry or load_registry(), recipes())
 
 
 def even_sigmas(steps: int) -> list[float]:
-    """Noise levels before the shift, evenly from 1 down.
+    """Evenly spaced noise levels from 1 down, before the schedule's shift.
 
-    diffusers' own spacing ends with a step from nearly no noise to none, which is a step wasted where there are few.
+    diffusers' own spacing ends with a step from almost no noise to none, which wastes one of few steps.
     """
     return [1 - index / steps for index in range(steps)]
 
@@ -103,12 +114,12 @@ def resolve(value: Any, registry: Registry, named: Mapping[str, Recipe], field: 
     """The recipe that a request names or describes.
 
     Args:
-        value: a name; or an object `{"name"?, "plan"?, "mask"?, "fill"?, "step_share"?}` that starts from the recipe
-            of that name and replaces whole axes, each `{"type": …, parameters}`, or single parameters of an axis if
-            it gives no type. Without a name, the plan is required.
-        registry: the strategies that it may name.
-        named: the recipes that it may name.
-        field: where the value stands, for messages.
+        value: a name, or an object `{"name"?, "plan"?, "mask"?, "fill"?, "step_share"?}`. The object starts from the
+            recipe of that name. An axis with a type, `{"type": …, parameters}`, replaces the whole axis; without a
+            type it replaces single parameters. Without a name the plan is required.
+        registry: strategies that it may name.
+        named: recipes that it may name.
+        field: name of the field in error messages.
 
     Raises:
         InvalidInput: names every wrong field.

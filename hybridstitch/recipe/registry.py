@@ -1,4 +1,4 @@
-"""The strategy classes by axis and name, and how one is built from its description."""
+"""The strategy classes by axis and name, and the construction of a strategy from its description."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from hybridstitch.strategy import Strategy
 BASES: dict[str, type[Strategy]] = {"plan": Plan, "mask": MaskStrategy, "fill": Fill}
 """The base class of each axis."""
 DEEPEST = 8
-"""Strategies that wrap each other, at most."""
+"""Most levels of nested strategies."""
 Registry = Mapping[str, Mapping[str, type[Strategy]]]
-"""For each axis the classes by the name that requests use."""
+"""For each axis the classes by the name in requests."""
 
 
 def load_registry(named: Mapping[str, Mapping[str, str]] | None = None) -> Registry:
-    """Built-in strategies, those of installed packages, and those that the operator names.
+    """The built-in strategies, those of installed packages, and those that the operator names.
 
-    Packages offer theirs by entry points in the groups `hybridstitch.plans`, `hybridstitch.masks` and
+    Packages offer strategies by entry points in the groups `hybridstitch.plans`, `hybridstitch.masks` and
     `hybridstitch.fills`.
 
     Args:
         named: `{"masks": {"my-mask": "my_module:MyMask"}}`, from the server's configuration and never from a request.
 
     Raises:
-        InvalidInput: for a path that leads to no strategy of that axis.
+        InvalidInput: for a path that leads to no strategy of its axis.
     """
     named = named or {}
     groups = [f"{axis}s" for axis in BASES]
@@ -58,9 +58,11 @@ def build_strategy(registry: Registry, axis: str, value: Any, field: str, base: 
     """The plan, mask or fill that a request names or describes.
 
     Args:
+        registry: the strategies by axis and name.
+        axis: `plan`, `mask` or `fill`.
         value: a name, or an object of a type and its parameters.
-        field: where the value stands, for messages.
-        base: without a type in `value`, the strategy whose parameters are replaced.
+        field: name of the field in error messages.
+        base: the strategy whose parameters are replaced if `value` has no type.
 
     Raises:
         InvalidInput: names every wrong field.
@@ -75,7 +77,7 @@ def build_strategy(registry: Registry, axis: str, value: Any, field: str, base: 
         parameters = base.to_dict() | parameters
         name = parameters.pop("type")
     if field.count(".") > DEEPEST:
-        raise InvalidInput([Problem(field, f"strategies within each other at most {DEEPEST} deep", name)])
+        raise InvalidInput([Problem(field, f"at most {DEEPEST} nested strategies", name)])
     classes = registry[axis]
     if not isinstance(name, str) or name not in classes:
         raise InvalidInput([Problem(f"{field}.type", one_of(classes, name), name)])
@@ -83,12 +85,12 @@ def build_strategy(registry: Registry, axis: str, value: Any, field: str, base: 
 
 
 def _import_strategy(axis: str, name: str, path: str) -> type[Strategy]:
-    """The class at `package.module:Class`, which requests call `name`."""
+    """The class at `package.module:Class`, registered under `name`."""
     where, base = f"strategies.{axis}s.{name}", BASES[axis]
     module, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # whatever the operator's module raises, the answer names it
+    except (Exception, SystemExit) as error:  # the operator's module raises anything; the message names it
         reason = f"it exits, {error}" if isinstance(error, SystemExit) else str(error)
         if isinstance(error, ModuleNotFoundError):
             reason += "; --extra-module packs a file"

@@ -1,4 +1,4 @@
-"""What an archive says of itself, and which archives a model store holds."""
+"""Reads the manifest of an archive, and finds the archives of a model store."""
 
 from __future__ import annotations
 
@@ -18,22 +18,28 @@ MANIFEST = "MAR-INF/MANIFEST.json"
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive: where it lies, what model and version it holds, and what unpacking it takes."""
+    """One archive of a model store.
+
+    Attributes:
+        path: Its file, or the folder of an unpacked archive.
+        name: The model's name.
+        version: The model's version.
+        unpacked_bytes: What its unpacked copy takes on the disk. 0 for a folder, which TorchServe links to.
+        handler: File name of its handler.
+    """
 
     path: Path
     name: str
     version: str
     unpacked_bytes: int
-    """0 for a folder: TorchServe links to it instead of copying."""
     handler: str | None = None
-    """The file of its handler."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.path.name})"
 
 
 def read_archive(path: Path) -> Archive:
-    """What the manifest of an archive or unpacked folder says. Raises InvalidInput if it has none."""
+    """Read the manifest of an archive or unpacked folder. Raises InvalidInput if there is none."""
     try:
         if path.is_dir():
             manifest, size = (path / MANIFEST).read_text(), 0
@@ -52,23 +58,23 @@ def read_archive(path: Path) -> Archive:
 
 
 def archive_paths(store: str | Path) -> list[Path]:
-    """What looks like an archive in a model store: each .mar, and each unpacked folder."""
+    """The archives of a model store: every .mar, and every folder with a manifest."""
     unpacked = (path.parents[1] for path in Path(store).glob(f"*/{MANIFEST}"))
     return sorted([*Path(store).glob("*.mar"), *unpacked])
 
 
 def by_version(archive: Archive) -> tuple[str, list[tuple[bool, Any]]]:
-    """Sorts archives by name and then by version, numbers as numbers: 1.0, 2.0, 10.0."""
+    """The key that sorts archives by name, then by version with numbers as numbers: 1.0, 2.0, 10.0."""
     parts = re.findall(r"\d+|\D+", archive.version)
     return archive.name, [(part.isdigit(), int(part) if part.isdigit() else part) for part in parts]
 
 
 def file_name(name: str, version: str) -> str:
-    """What the archive of a version is called, without the ending, so that versions lie side by side in one store."""
+    """The file name of a version's archive without the ending. Versions of a model fit into one store."""
     return name if version == FIRST_VERSION else f"{name}-{version}"
 
 
 def name_problems(field: str, value: str) -> list[Problem]:
-    """What is wrong with a model's name or version: it becomes part of paths and addresses."""
+    """The problem of a model's name or version, which becomes part of paths and addresses."""
     expected = "letters, digits, '.', '_' and '-', at most 64, the first a letter or digit"
     return [] if NAME.fullmatch(value) else [Problem(field, expected, value)]

@@ -1,4 +1,4 @@
-"""The settings of model-config.yaml: one check of the whole file, by `pack` and by the worker at its start."""
+"""Reads and validates model-config.yaml, in `pack` and in the worker at its start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
 PICTURES_PER_FORWARD = 8
 OF_STITCHING = ("recipe", "speed", "region", "previews")
-"""Defaults without a meaning for the plain endpoint, which is packed with the same settings."""
+"""Defaults that the plain endpoint ignores. It is packed with the same settings."""
 
 MOST_VALUES = 10_000
 """Values in a model-config.yaml at most."""
@@ -45,7 +45,7 @@ _OF_TORCHSERVE: dict[str, Schema] = {
     "useVenv": _SWITCH,
     "deviceType": {"enum": ["cpu", "gpu"]},
 }
-"""The settings of TorchServe 0.12 that act here. TorchServe itself ignores a value of another type."""
+"""The settings of TorchServe 0.12 that have an effect. TorchServe itself ignores a value of another type."""
 _ONE_PROCESS = "each worker is one process with both models"
 _NO_SEQUENCES = "the handler has no sequences of requests"
 _REFUSED: dict[str, tuple[Any, str]] = {
@@ -61,7 +61,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "parallelLevel": (1, _ONE_PROCESS),
     "torchrun": ({}, _ONE_PROCESS),
 }
-"""The settings of TorchServe 0.12 that would break the endpoint or do nothing: their neutral value, and why."""
+"""Settings of TorchServe 0.12 that break the endpoint or have no effect: their neutral value, and the reason."""
 _OF_HANDLER: dict[str, Schema] = {
     "dtype": {"enum": list(DTYPES)},
     "explanations": _SWITCH,
@@ -73,7 +73,18 @@ _SECTIONS_OF_HANDLER = ("defaults", "strategies")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a worker: those of its archive, and of the `handler:` section in its model-config.yaml."""
+    """The settings of a worker, from TorchServe and from the `handler:` section of model-config.yaml.
+
+    Attributes:
+        folder: The pair in the unpacked archive.
+        device: Where the models run.
+        dtype: Type of the weights.
+        defaults: Values for the fields that a request omits.
+        strategies: By axis, the operator's strategies as `module:Class`.
+        explanations: Whether the endpoint explains pictures.
+        pictures_per_forward: The most pictures of a batch that share a forward.
+        max_response_bytes: The longest answer. A longer one would end the worker.
+    """
 
     folder: Path
     device: torch.device
@@ -86,7 +97,7 @@ class Settings:
 
 
 def read_settings(context: Context) -> Settings:
-    """The settings of this worker. Raises InvalidInput that names every wrong key of model-config.yaml."""
+    """The settings of this worker. Raises InvalidInput with every wrong key of model-config.yaml."""
     import torch
 
     config = context.model_yaml_config or {}
@@ -106,9 +117,9 @@ def read_settings(context: Context) -> Settings:
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """Reads YAML, but refuses a key that stands twice in a mapping: the second one would replace the first.
+    """Reads YAML, but refuses a key that occurs twice in a mapping: the second one would replace the first.
 
-    It also refuses aliases that multiply: ten lines of them can stand for a thousand million values.
+    It also refuses aliases that multiply: ten lines can expand to a thousand million values.
     """
 
     def get_single_node(self) -> yaml.Node | None:
@@ -125,9 +136,9 @@ class _EachKeyOnce(yaml.SafeLoader):
 
 
 def _values_in(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
-    """How many values a node stands for, those of its aliases each time."""
+    """The number of values that a node expands to. Aliases count each time."""
     if node not in counted:
-        counted[node] = 1  # of an alias of itself
+        counted[node] = 1  # ends the recursion for an alias of itself
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         if isinstance(node, yaml.CollectionNode):
             counted[node] += sum(_values_in(part, counted) for part in parts)
@@ -135,7 +146,7 @@ def _values_in(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The content of a model-config.yaml. Raises InvalidInput that names every wrong key, or why it is not read."""
+    """The content of a model-config.yaml. Raises InvalidInput with every wrong key, or if it cannot be read."""
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except FileNotFoundError:
@@ -150,7 +161,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def config_problems(config: Any) -> list[Problem]:
-    """What is wrong with the content of a model-config.yaml, but for what depends on the pair and its strategies."""
+    """The problems of a model-config.yaml, without those that depend on the pair and its strategies."""
     if not isinstance(config, Mapping):
         return [Problem("model-config.yaml", "a mapping of settings", config)]
     known = [*_OF_TORCHSERVE, "deviceIds", *_REFUSED, SECTION]
@@ -173,7 +184,7 @@ def config_problems(config: Any) -> list[Problem]:
 
 
 def load_catalogue(strategies: Mapping[str, Any] | None) -> Catalogue:
-    """The catalogue with the strategies that the section names. Raises InvalidInput, with names in the section."""
+    """The catalogue with the strategies of the section. Raises InvalidInput with the path of each wrong key."""
     from hybridstitch.recipe.catalogue import Catalogue
 
     try:
@@ -185,9 +196,16 @@ def load_catalogue(strategies: Mapping[str, Any] | None) -> Catalogue:
 def check_defaults(
     defaults: Mapping[str, Any], limits: SizeLimits, catalogue: Catalogue | None, section: str = f"{SECTION}.defaults"
 ) -> None:
-    """Raise InvalidInput, with names in the section, for defaults that a request could not send to this pair.
+    """Validate defaults as if a request had sent them.
 
-    Without a `catalogue`, as on the plain endpoint, those of stitching are ignored.
+    Args:
+        defaults: By field, the value.
+        limits: The sizes that the pair can generate.
+        catalogue: The recipes that requests may name. None, for the plain endpoint: fields of stitching are ignored.
+        section: Where the defaults stand, for messages.
+
+    Raises:
+        InvalidInput: With every default that a request could not send.
     """
     from hybridstitch.wire.request import parse_request
 
@@ -201,12 +219,12 @@ def check_defaults(
 
 
 def without_stitching(defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults that mean something to the plain endpoint."""
+    """The defaults that have a meaning for the plain endpoint."""
     return {name: value for name, value in defaults.items() if name not in OF_STITCHING}
 
 
 def under(section: str, error: InvalidInput) -> list[Problem]:
-    """The problems of an error with their fields inside a section."""
+    """The problems of an error, with the section before each field."""
     return [Problem(f"{section}.{each.field}", each.expected, each.got) for each in error.problems]
 
 
@@ -231,7 +249,7 @@ def _section_problems(section: Any) -> list[Problem]:
 
 
 def _strategy_problems(strategies: Any) -> list[Problem]:
-    """What is wrong with the shape of `strategies`; whether they can be imported is the catalogue's to find out."""
+    """The problems of the form of `strategies`. Whether they can be imported is checked by the catalogue."""
     field = f"{SECTION}.strategies"
     if not _is_section(strategies):
         return [Problem(field, "a mapping of masks, plans and fills", strategies)]

@@ -1,4 +1,4 @@
-"""Conformance tests for strategies, the built-in ones and yours."""
+"""Conformance tests for strategies, built-in ones and yours."""
 
 from hybridstitch.testing.conformance import FillConformance, MaskConformance, PlanConformance
 

@@ -1,6 +1,6 @@
-"""Conformance tests for strategies, the built-in ones and yours.
+"""Conformance tests for strategies, built-in ones and yours.
 
-Inherit the class of your axis, name it `Test…`, and say how to make the strategy:
+Inherit the class of your axis, name it `Test…`, and return your strategy from `make`:
 
     from hybridstitch.testing.conformance import MaskConformance
 
@@ -35,11 +35,11 @@ from hybridstitch.testing.toys import TinyPair
 Tested = TypeVar("Tested", bound=Strategy)
 
 GRIDS = [(6, 6), (3, 8)]
-"""Token grids that the conformance tests use: a square one and one that is not."""
+"""Token grids of the tests: a square one and a rectangular one."""
 
 
 class StrategyConformance(Generic[Tested]):
-    """What every strategy owes: parameters that are stored, described, checked, and come back from JSON."""
+    """What every strategy provides: parameters that are stored, described, validated, and restored from JSON."""
 
     def make(self) -> Tested:
         """Return the strategy under test. Every subclass defines it."""
@@ -74,8 +74,8 @@ class StrategyConformance(Generic[Tested]):
         assert self.make().problems("strategy") == []
 
     @pytest.mark.parametrize("grid", GRIDS)
-    def test_draws_the_same_picture_twice(self, pair: TinyPair, grid: tuple[int, int]) -> None:
-        """Also: nothing is left over from one generation for the next."""
+    def test_generates_the_same_picture_twice(self, pair: TinyPair, grid: tuple[int, int]) -> None:
+        """Also checks that no state remains from one generation to the next."""
         recipe = self.recipe()
         first = pair.generate(recipe, grid, [0])[-1].latents
         pair.generate(recipe, (4, 5), [1, 2])
@@ -117,10 +117,10 @@ class MaskConformance(StrategyConformance[MaskStrategy]):
         assert counts == sorted(counts)
         assert all(1 <= count <= 24 for count in counts)
 
-    def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair) -> None:
+    def test_needs_no_more_dense_steps_than_it_declares(self, pair: TinyPair) -> None:
         mask = self.make()
         done = pair.generate(Recipe(plans.Staged(large=0, hybrid=1, share=0.3), mask), (3, 4), [0])
-        assert sum(step.tokens is None for step in done) in (mask.dense_steps, len(done))
+        assert sum(step.tokens is None for step in done) == mask.dense_steps
         assert mask.refresh >= 0
 
 
@@ -136,7 +136,7 @@ class PlanConformance(StrategyConformance[Plan]):
         assert len(shares) == steps
         assert all(0 <= share <= 1 for share in shares)
 
-    def test_says_whether_it_needs_a_mask(self, pair: TinyPair) -> None:
+    def test_declares_whether_it_needs_a_mask(self, pair: TinyPair) -> None:
         partial = any(step.tokens is not None for step in pair.generate(self.recipe(), (6, 6), [0], 28))
         assert self.make().masked or not partial
 
@@ -155,9 +155,11 @@ class FillConformance(StrategyConformance[Fill]):
         assert torch.isfinite(velocity).all()
 
     @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-    def test_needs_no_more_dense_steps_than_it_says(self, pair: TinyPair, share: float) -> None:
-        """Also: it copes with a mask of any size."""
+    def test_needs_no_more_dense_steps_than_it_declares(self, pair: TinyPair, share: float) -> None:
+        """Also checks masks of every size."""
         mask = masks.All() if share == 1 else masks.Random()
         plan = plans.Staged(large=0, hybrid=1, share=share or 0.3) if share else plans.NoSteps()
         done = pair.generate(Recipe(plan, mask, self.make()), (3, 4), [0, 1])
+        needed = max(self.make().dense_steps, mask.dense_steps if share else 0)
+        assert sum(step.tokens is None and step.share == 1 for step in done) == needed
         assert all(torch.isfinite(step.latents).all() for step in done)

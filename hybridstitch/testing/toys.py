@@ -1,4 +1,4 @@
-"""Real SD3 transformers of toy size, and a pair of them that runs the real loop: for tests."""
+"""Real SD3 transformers of toy size, and a pair of them on the real loop, for tests."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "sd35-large": {"qk_norm": "rms_norm"},
     "sd35-medium": {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
 }
-"""What tells the transformers of SD3, SD3.5-Large and SD3.5-Medium apart, besides their size."""
+"""What distinguishes the transformers of SD3, SD3.5-Large and SD3.5-Medium, besides their size."""
 
 
 def tiny_transformer(
     layout: str, layers: int = 3, heads: int = 2, seed: int = 0, **config: Any
 ) -> SD3Transformer2DModel:
-    """A real SD3 transformer of toy size; every weight is random, those that training would start at zero included."""
+    """A real SD3 transformer of toy size with random weights, including those that training initialises with zeros."""
     sizes = {
         "sample_size": 16,
         "patch_size": 2,
@@ -51,7 +51,7 @@ def tiny_transformer(
 
 
 class TinyPair:
-    """A large and a small transformer of toy size, with a random prompt and noise for every picture number."""
+    """A large and a small transformer of toy size, with a random prompt and noise for each picture number."""
 
     def __init__(self, large: str = "sd35-large", small: str = "sd35-medium"):
         self.large = tiny_transformer(large)
@@ -74,7 +74,7 @@ class TinyPair:
             yield trajectory
 
     def generate(self, recipe: Recipe, grid: tuple[int, int], pictures: list[int], steps: int = 6) -> list[Step]:
-        """Run the real loop on a batch of these pictures; what each step did."""
+        """The steps of the real loop on a batch of these pictures."""
         if recipe.plan.adaptive and len(pictures) > 1:
             alone = [self.generate(recipe, grid, [picture], steps) for picture in pictures]
             return [
@@ -108,5 +108,5 @@ def _scheduler(steps: int) -> FlowMatchEulerDiscreteScheduler:
 
 
 def _noise(shape: tuple[int, ...], pictures: list[int]) -> Tensor:
-    """Random numbers that belong to the picture number, whatever its place in the batch."""
+    """Random numbers that depend on the picture number and not on its place in the batch."""
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(number)) for number in pictures])

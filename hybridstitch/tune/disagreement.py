@@ -8,44 +8,30 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from hybridstitch.plans import Plan
-from hybridstitch.recipe.recipe import Recipe
-from hybridstitch.trajectory import Trajectory
+from hybridstitch.pipeline import StepWatcher
+from hybridstitch.sampler import Step
 
 
 @torch.no_grad()
 def disagreement(
-    runs: Iterable[Callable[[Recipe], object]], on_picture: Callable[[], object] = lambda: None
+    runs: Iterable[Callable[[StepWatcher], object]], on_picture: Callable[[], object] = lambda: None
 ) -> tuple[float, ...]:
     """Return |large velocity - small velocity| / |large velocity| on the trajectory of the large model, for each step.
 
     Args:
-        runs: Each generates one calibration picture with the recipe that it receives. The result is their mean.
+        runs: Each generates one calibration picture by the large model alone, and calls its argument after every
+            step. The result is their mean.
         on_picture: Called after each of them.
     """
     distances: dict[int, list[float]] = defaultdict(list)
-    latest: list[Trajectory] = []
 
-    def compare(trajectory: Trajectory) -> None:
-        point, large = trajectory.dense[-1]
-        distance = (large - trajectory.small_velocity(point)).norm() / large.norm()
-        distances[point.index].append(float(distance))
-
-    class Watch(Plan):
-        """Runs the large model at all steps, and compares the small model's velocity at the step before."""
-
-        type = "watch"
-        masked = False
-
-        def large_share(self, trajectory: Trajectory) -> float:
-            if trajectory.dense:
-                compare(trajectory)
-            trajectory.small_velocity()  # computed now, as the last step is compared after the loop
-            latest[:] = [trajectory]
-            return 1.0
+    def compare(_: range, step: Step) -> None:
+        assert step.trajectory is not None
+        point, large = step.trajectory.dense[-1]
+        distance = (large - step.trajectory.small_velocity(point)).norm() / large.norm()
+        distances[step.index].append(float(distance))
 
     for run in runs:
-        run(Recipe(Watch(), name="watch"))
-        compare(latest[0])  # the last step, after which no plan is called
+        run(compare)
         on_picture()
     return tuple(round(float(np.mean(distances[index])), 4) for index in sorted(distances))

@@ -20,7 +20,8 @@ import numpy as np
 from hybridstitch.base.journal import append_entries, read_entries
 from hybridstitch.base.progress import Progress, counted
 from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
-from hybridstitch.model.fingerprint import fingerprint
+from hybridstitch.model.parts import fingerprint
+from hybridstitch.pipeline import StepWatcher
 from hybridstitch.plans import Routed
 from hybridstitch.recipe.recipe import Recipe, recipes
 from hybridstitch.tune.candidates import (
@@ -101,7 +102,7 @@ class Tuner:
         trials: Journal of all measurements. A search that is continued does not repeat them.
         seed: Seed of the random candidates.
         pool: Processes that measure, None for this process.
-        bar: Whether a progress bar is measured.
+        bar: Whether a progress bar is shown.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Tuner:
         self._trials = trials
         self._known: dict[str, Sequence[float]] = dict(read_entries(trials))
         self.pair = fingerprint(calibration.pipe)
-        self._same = f"{self.pair} {calibration.pipe.large.dtype} {calibration.size} {calibration.steps}"
+        self._key_prefix = f"{self.pair} {calibration.pipe.large.dtype} {calibration.size} {calibration.steps}"
 
     def search(
         self,
@@ -140,19 +141,19 @@ class Tuner:
             speed: Smallest speed-up by FLOPs. Slower recipes are generated once, for their cost, and dropped.
         """
         fixed: list[Candidate | Baseline] = [*even_candidates(), *baselines(self._disagreement())]
-        chance = max(first - len(fixed), first // 3)
-        fixed_count = first - chance
-        trials = [self._trial(random_candidate(self._rng, index % 2 == 1)) for index in range(chance)]
+        random_count = max(first - len(fixed), first // 3)
+        fixed_count = first - random_count
+        trials = [self._trial(random_candidate(self._rng, index % 2 == 1)) for index in range(random_count)]
         trials += [self._trial(fixed[index * len(fixed) // fixed_count]) for index in range(fixed_count)]
         trials += [self._trial(baseline) for baseline in others]
         for number in range(rounds):
             prompts = self._prompts(number, rounds)
             named = f"round {number + 1} of {rounds}"
-            later = self._most(len(trials), number, rounds, len(earlier))
+            later = self._picture_bound(len(trials), number, rounds, len(earlier))
             self._try(trials, product(self.scales[:1], range(1)), f"{named}, costs", later)
             trials = [trial for trial in trials if trial.speed >= max(speed, SPEEDS[0])]
             trials += [self._trial(baseline) for baseline in earlier if number == rounds - 1]
-            later = self._most(len(trials), number + 1, rounds, len(earlier))
+            later = self._picture_bound(len(trials), number + 1, rounds, len(earlier))
             self._try(trials, product(self.scales, range(prompts)), named, later)
             if number < rounds - 1:
                 trials = self._best(trials, KEPT[min(number, len(KEPT) - 1)])
@@ -164,7 +165,7 @@ class Tuner:
         """Return the number of prompts of a round."""
         return max(1, len(self.calibration.prompts) >> (rounds - 1 - number))
 
-    def _most(self, trials: int, number: int, rounds: int, earlier: int) -> int:
+    def _picture_bound(self, trials: int, number: int, rounds: int, earlier: int) -> int:
         """Return an upper bound of the pictures that the rounds from this one on generate."""
         pictures = 0
         for each in range(number, rounds):
@@ -184,17 +185,17 @@ class Tuner:
 
     def _disagreement(self) -> tuple[float, ...]:
         prompts = self.calibration.prompts[:8]
-        key = f"{self._same} disagreement {self.scales} {prompts}"
+        key = f"{self._key_prefix} disagreement {self.scales} {prompts}"
         if key not in self._known:
             cases = product(self.scales, range(len(prompts)))
-            runs = [partial(self._generate, scale, prompt) for scale, prompt in cases]
+            runs = [partial(self._run_large, scale, prompt) for scale, prompt in cases]
             what = f"distance of the models on {counted(len(prompts), 'prompt')}"
             with Progress(what, len(runs), bar=self._bar) as progress:
                 self._remember(key, disagreement(runs, on_picture=progress.update))
         return tuple(self._known[key])
 
-    def _generate(self, guidance_scale: float, prompt: int, recipe: Recipe) -> object:
-        return self.calibration.generate(Case(recipe, guidance_scale, prompt))
+    def _run_large(self, guidance_scale: float, prompt: int, on_step: StepWatcher) -> object:
+        return self.calibration.generate(Case(recipes()["large"], guidance_scale, prompt), on_step)
 
     def _best(self, trials: list[Trial], count: int) -> list[Trial]:
         """Return the best `count` trials of every kind and class of cost at each guidance scale."""
@@ -236,7 +237,7 @@ class Tuner:
     def _key(self, case: Case) -> str:
         described = json.dumps(case.recipe.to_dict(), sort_keys=True)
         prompt = f"{case.prompt} {self.calibration.prompts[case.prompt]}"
-        return f"{self._same} {case.guidance_scale} {prompt} {described}"
+        return f"{self._key_prefix} {case.guidance_scale} {prompt} {described}"
 
     def _remember(self, key: str, numbers: Sequence[float]) -> None:
         self._known[key] = numbers

@@ -1,4 +1,4 @@
-"""The request as JSON Schema: the one table that checks requests and that the endpoint's description shows."""
+"""The request as JSON Schema: one table validates requests and is published in the endpoint's description."""
 
 from __future__ import annotations
 
@@ -14,15 +14,27 @@ from hybridstitch.wire.names import MAX_IMAGES, MAX_SEED
 if TYPE_CHECKING:
     from hybridstitch.recipe.catalogue import Catalogue
     from hybridstitch.strategy import Parameter
-
-"""It is echoed in a header, so nothing that could end or split one may pass."""
-
-
 _NULL: Schema = {"type": "null"}
+
+BUILT_IN_DEFAULTS: dict[str, Any] = {
+    "prompt": None,
+    "negative_prompt": "",
+    "seed": None,
+    "num_inference_steps": 28,
+    "guidance_scale": 4.5,
+    "num_images": 1,
+    "region": None,
+    "output_format": "png",
+    "output_quality": 90,
+    "stream": False,
+    "previews": 0,
+    "deadline_ms": None,
+}
+"""Values of fields that neither the client nor the operator sets."""
 
 
 def request_fields(limits: SizeLimits) -> dict[str, Schema]:
-    """Every field but `recipe` and `speed`, which the catalogue checks."""
+    """Return the schema of every field but `recipe` and `speed`, which the catalogue validates."""
     return {
         "prompt": text_schema(),
         "negative_prompt": text_schema(required=False),
@@ -44,7 +56,7 @@ def request_fields(limits: SizeLimits) -> dict[str, Schema]:
         "stream": {"type": "boolean"},
         "previews": integer(0, 8),
         "deadline_ms": {"anyOf": [integer(1, MAX_SEED), {"type": "null"}]},
-        "request_id": {
+        "request_id": {  # a header echoes it, so no character may end or split one
             "type": "string",
             "minLength": 1,
             "maxLength": 128,
@@ -55,7 +67,13 @@ def request_fields(limits: SizeLimits) -> dict[str, Schema]:
 
 
 def request_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue | None) -> Schema:
-    """The JSON Schema of a whole request. Rules between fields, such as a region within the picture, are not in it."""
+    """Return the JSON Schema of a whole request. It lacks rules between fields, such as a region within the picture.
+
+    Args:
+        limits: The picture sizes of the pair.
+        defaults: Values of fields that a request leaves out.
+        catalogue: What a recipe may name; None for an endpoint without recipes.
+    """
     properties = request_fields(limits)
     rules: Schema = {}
     if catalogue:
@@ -79,7 +97,7 @@ def request_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: C
 
 
 def nullable(schema: Schema) -> Schema:
-    """The schema of a field that may also be null: not set."""
+    """Return the schema of a field that may also be null, which means "not set"."""
     if "enum" in schema:
         return {**schema, "enum": [*schema["enum"], None]}
     if "type" in schema:
@@ -89,7 +107,7 @@ def nullable(schema: Schema) -> Schema:
 
 
 def _set(*names: str) -> Schema:
-    """All of these fields are there, and not null."""
+    """Return the schema of an object that has all these fields, none of them null."""
     return {"required": list(names), "properties": {name: {"not": _NULL} for name in names}}
 
 
@@ -111,7 +129,10 @@ def _recipe_object(catalogue: Catalogue) -> Schema:
 
 
 def _axis(catalogue: Catalogue, axis: str) -> Schema:
-    """Every strategy of an axis, by its name or with parameters; without a type they change the named recipe's own."""
+    """Return the schema of every strategy of an axis, as a name or an object with parameters.
+
+    An object without a type changes parameters of the named recipe's strategy.
+    """
     described = [
         {
             "type": "object",

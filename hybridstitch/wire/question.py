@@ -1,40 +1,55 @@
-"""What a client may ask of an explanation: a request to draw, and a question about the picture."""
+"""Validation of the fields of an explanation: a request for a picture, and a question about it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import Any
 
 from hybridstitch.base.schema import Schema, integer, mismatch
 from hybridstitch.base.words import word_problem
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
-from hybridstitch.model.pair import SizeLimits
+from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.region import Region
 from hybridstitch.wire.fields import nullable, request_schema
 from hybridstitch.wire.names import IN_BAND
 from hybridstitch.wire.request import GenerationRequest, draft_request, raise_if_shapeless
 from hybridstitch.wire.rules import Rule
 
 FIXED: Mapping[str, Any] = {"num_images": 1, "stream": False, "previews": 0, "response_format": "json"}
-"""Fields of a prediction that can be nothing else in an explanation: it is one document about one picture."""
+"""Fields of a prediction that have one value in an explanation, which is one document about one picture."""
 MAX_GRADIENT_STEPS = 256
 
 
 @dataclass(frozen=True)
 class Question:
-    """What to explain of a generation, and how; see `hybridstitch.explain.explain`."""
+    """What to explain of a generation, and how; the arguments of `explain_generation`.
+
+    Attributes:
+        target: `mask`, `region` or `image`.
+        method: `ablation` or `integrated_gradients`.
+        region: The pixels in question with target `region`, otherwise None.
+        steps_explained: How many steps to explain, at least 1.
+        gradient_steps: Points on the path of integrated gradients, 1 to 256.
+    """
 
     target: str
     method: str
     steps_explained: int
     gradient_steps: int
+    region: Region | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields of the request that ask this question."""
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
+        return fields | ({"region": list(self.region)} if self.region else {})
 
 
 def question_fields() -> dict[str, Schema]:
-    """The fields that an explanation has beside those of a prediction."""
+    """Return the schemas of the fields that an explanation has beside those of a prediction."""
     from hybridstitch.explain import METHODS, TARGETS, explain
     from hybridstitch.explain.explain import STEPS_EXPLAINED
 
@@ -50,7 +65,7 @@ def question_fields() -> dict[str, Schema]:
 
 
 def explanation_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue) -> Schema:
-    """The JSON Schema of a whole request for an explanation; as in `request_schema`, without rules between fields."""
+    """Return the JSON Schema of a request for an explanation; as in `request_schema`, without rules between fields."""
     schema = request_schema(limits, defaults, catalogue)
     fixed = {name: {"enum": [value, None], "default": value} for name, value in FIXED.items()}
     question = {name: nullable(each) for name, each in question_fields().items()}
@@ -58,9 +73,14 @@ def explanation_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogu
 
 
 def explanation_in(payload: Any, is_explanation: bool) -> Any | None:
-    """The fields of the explanation that a decoded payload asks for; None if it asks for a prediction.
+    """Return the fields of the explanation that a decoded payload requests; None if it requests a prediction.
 
-    is_explanation: the address says so. Raises InvalidInput for the in-band form with anything beside it.
+    Args:
+        payload: The decoded body.
+        is_explanation: Whether it came to the address of explanations.
+
+    Raises:
+        InvalidInput: The payload has the in-band form with other fields beside it.
     """
     if is_explanation:
         return payload
@@ -79,9 +99,16 @@ def parse_explanation(
     catalogue: Catalogue,
     request_id: str | None = None,
 ) -> tuple[GenerationRequest, Question]:
-    """Check the fields of an explanation and fill in what they leave out; `defaults` are those of predictions.
+    """Validate the fields of an explanation and fill in what they leave out.
 
-    request_id: for a payload that names none. Raises InvalidInput with one problem for every wrong field.
+    Args:
+        payload: The fields.
+        defaults: The operator's, for predictions.
+        limits, catalogue: As in `parse_request`.
+        request_id: For a payload that names none.
+
+    Raises:
+        InvalidInput: Names every wrong field.
     """
     raise_if_shapeless(payload)
     schemas = question_fields()
@@ -109,7 +136,12 @@ def parse_explanation(
     if "prompt" not in draft.wrong and (too_many := word_problem(draft.values["prompt"])):
         problems.append(too_many)
     raise_problems(problems)
-    return draft.request(), Question(**asked)
+    request = draft.request()
+    if asked["target"] != "region":
+        return request, Question(**asked)
+    # With target region, the region belongs to the question: it had no part in the picture.
+    unbound = replace(request.generation, region=None)
+    return replace(request, generation=unbound), Question(**asked, region=request.generation.region)
 
 
 def _steps(values: Mapping[str, Any]) -> Problem | None:

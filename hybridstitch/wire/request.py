@@ -1,23 +1,23 @@
-"""What a client may ask for: one valid request out of a payload, or every wrong field named at once."""
+"""Validation of a payload: one valid request, or every wrong field named at once."""
 
 from __future__ import annotations
 
-import json
 import secrets
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from hybridstitch.base.schema import mismatch
 from hybridstitch.base.suggestions import one_of
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
-from hybridstitch.model.pair import SizeLimits
+from hybridstitch.generation import Generation
+from hybridstitch.model.prompts import NEGATIVE_TEXTS, TEXTS, Prompts
+from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.names import AXES
 from hybridstitch.recipe.recipe import Recipe
-from hybridstitch.region import Region
-from hybridstitch.wire.fields import request_fields
+from hybridstitch.wire.fields import BUILT_IN_DEFAULTS, request_fields
 from hybridstitch.wire.names import MAX_SEED
 from hybridstitch.wire.rules import Rule, is_one_picture, request_rules, settle
 
@@ -25,44 +25,29 @@ MAX_FIELDS = 64  # bounds the error answer: a request with more is refused as a 
 MAX_DEPTH = 16  # no valid request nests deeper, and deeper ones could exhaust Python's stack
 DELIVERY = ("request_id", "deadline_ms", "stream", "previews")
 """Fields about the exchange. The picture does not depend on them."""
+FORM = ("output_format", "output_quality", "response_format")
+"""Fields about the form of the pictures in the answer."""
 RECIPE_FIELDS = ("name", *AXES, "step_share")
 OF_STITCHING = ("region", "previews")
 """Fields that an endpoint without recipes does not have."""
 
-BUILT_IN_DEFAULTS: dict[str, Any] = {
-    "prompt": None,
-    "negative_prompt": "",
-    "seed": None,
-    "num_inference_steps": 28,
-    "guidance_scale": 4.5,
-    "num_images": 1,
-    "region": None,
-    "output_format": "png",
-    "output_quality": 90,
-    "stream": False,
-    "previews": 0,
-    "deadline_ms": None,
-}
-
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """One valid request, every default filled in.
+    """One valid request: what to generate, and how to deliver it, with every default filled in.
 
-    `recipe` is None on an endpoint that has no recipes, and where the request names a `speed` instead.
+    Attributes:
+        generation: What to generate, with one seed and one copy of the prompt for each picture.
+        output_format: `png`, `jpeg` or `webp`.
+        output_quality: 1 to 100, for the lossy formats.
+        response_format: `image` (bytes of one picture) or `json`.
+        stream: Whether to send events during the generation.
+        previews: Number of preview pictures in the stream, 0 to 8.
+        deadline_ms: Milliseconds after which the client no longer waits; None if it always does.
+        request_id: The client's name for the request, or a random one.
     """
 
-    prompt: str
-    negative_prompt: str
-    seed: int
-    num_inference_steps: int
-    guidance_scale: float
-    width: int
-    height: int
-    num_images: int
-    recipe: Recipe | None
-    speed: float | None
-    region: Region | None
+    generation: Generation
     output_format: str
     output_quality: int
     response_format: str
@@ -72,34 +57,49 @@ class GenerationRequest:
     request_id: str
 
     @property
-    def seeds(self) -> range:
-        """The seed of each of its pictures."""
-        return range(self.seed, self.seed + self.num_images)
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each picture."""
+        assert isinstance(self.generation.seeds, tuple)
+        return self.generation.seeds
 
     @property
-    def batch_key(self) -> str:
-        """Equal for requests whose pictures can be drawn as one tensor."""
-        recipe = self.recipe and self.recipe.to_dict()
-        return json.dumps(
-            [self.width, self.height, self.num_inference_steps, self.guidance_scale, recipe, self.speed, self.region]
-        )
+    def seed(self) -> int:
+        """The seed of the first picture; each next picture has the next one."""
+        return self.seeds[0]
+
+    @property
+    def num_images(self) -> int:
+        """The number of pictures."""
+        return len(self.seeds)
 
     def of_image(self, index: int) -> Self:
-        """The request for one of its pictures alone."""
-        return replace(self, seed=self.seeds[index], num_images=1)
+        """Return the request for one of its pictures alone."""
+        return replace(self, generation=self.generation.for_images(index, index + 1))
+
+    def reproducible(self) -> Self:
+        """Return the request with its recipe instead of a speed, which may select another recipe after tuning."""
+        return replace(self, generation=replace(self.generation, speed=None))
 
     def to_dict(self) -> dict[str, Any]:
-        """The request that makes these very pictures again, without the fields that are about the exchange."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in DELIVERY}
-        recipe, speed, region = values.pop("recipe"), values.pop("speed"), values.pop("region")
-        chosen = {} if recipe is None else {"recipe": recipe.to_dict()}
-        chosen |= {} if speed is None else {"speed": speed}
-        return values | chosen | ({} if region is None else {"region": list(region)})
+        """Return the fields that generate these very pictures again, without those in DELIVERY."""
+        texts = {name: each[0] for name, each in self.generation.prompts.texts.items()}
+        settings = {name: value for name, value in self.generation.settings().items() if value is not None}
+        if "speed" in settings:
+            del settings["recipe"]
+        form = {name: getattr(self, name) for name in FORM}
+        return {**texts, "seed": self.seed, "num_images": self.num_images, **settings, **form}
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A request that is checked, but may be wrong: its values, with the defaults, and every problem with them."""
+    """A request after validation, valid or not.
+
+    Attributes:
+        values: Every field but `recipe` and `speed`, with its default where none was sent.
+        problems: One for each wrong field.
+        recipe: The recipe that the request names or that its speed selects; None if there is none.
+        speed: The speed, if the request names one.
+    """
 
     values: dict[str, Any]
     problems: list[Problem]
@@ -112,14 +112,24 @@ class Draft:
         return {problem.field for problem in self.problems}
 
     def request(self) -> GenerationRequest:
-        """The request. Raises InvalidInput with one problem for every wrong field."""
+        """Return the request. Raises InvalidInput with one problem for every wrong field."""
         raise_problems(self.problems)
         values = dict(self.values)
-        if values["seed"] is None:
-            values["seed"] = secrets.randbelow(MAX_SEED + 2 - values["num_images"])
+        images, seed, region = (values.pop(name) for name in ("num_images", "seed", "region"))
+        if seed is None:
+            seed = secrets.randbelow(MAX_SEED + 2 - images)
+        texts = {name: [values.pop(name)] * images for name in (TEXTS[0], NEGATIVE_TEXTS[0])}
+        delivery = {name: values.pop(name) for name in (*FORM, *DELIVERY)}
         values["guidance_scale"] = float(values["guidance_scale"])
-        region = values.pop("region")
-        return GenerationRequest(**values, recipe=self.recipe, speed=self.speed, region=region and tuple(region))
+        generation = Generation(
+            prompts=Prompts(texts, {}, images),
+            seeds=tuple(range(seed, seed + images)),
+            recipe=self.recipe,
+            speed=self.speed,
+            region=region and tuple(region),
+            **values,
+        )
+        return GenerationRequest(generation, **delivery)
 
 
 def parse_request(
@@ -131,15 +141,19 @@ def parse_request(
     can_stream: bool = True,
     request_id: str | None = None,
 ) -> GenerationRequest:
-    """Check a decoded payload and fill in what it leaves out. Raises InvalidInput with every wrong field.
+    """Validate a decoded payload and fill in what it leaves out.
 
     Args:
-        payload: the fields; null means that a field is not set.
-        defaults: the operator's, which override the built-in ones; a None in it means "not set". One that does not
-            fit what the payload says gives way to the built-in one.
-        catalogue: without it the endpoint has no recipes, and `recipe`, `speed` and OF_STITCHING are unknown.
+        payload: The fields; null means that a field is not set.
+        defaults: The operator's, which override the built-in ones; None in it means "not set". One that breaks a
+            rule between fields gives way to the built-in one.
+        limits: The picture sizes of the pair.
+        catalogue: Recipes and strategies; without it `recipe`, `speed` and OF_STITCHING are unknown fields.
         can_stream: False over gRPC, see `request_rules`.
-        request_id: for a payload that names none; random by default.
+        request_id: For a payload that names none; random by default.
+
+    Raises:
+        InvalidInput: Names every wrong field.
     """
     return draft_request(payload, defaults, limits, catalogue, can_stream=can_stream, request_id=request_id).request()
 
@@ -155,11 +169,14 @@ def draft_request(
     can_stream: bool = True,
     request_id: str | None = None,
 ) -> Draft:
-    """As `parse_request`, but wrong fields are listed in the draft. Raises InvalidInput for a payload that has none.
+    """Validate as `parse_request` does, and list wrong fields in the draft.
 
     Args:
-        others: fields that the caller has taken out, known as well; None for one that is not set or wrong.
-        more_rules: between those and the request's own.
+        others: Fields that the caller has taken out and knows; None for one that is not set or wrong.
+        more_rules: Rules between those and the fields of a request.
+
+    Raises:
+        InvalidInput: The payload has no fields at all.
     """
     raise_if_shapeless(payload)
     schemas = request_fields(limits)
@@ -189,20 +206,25 @@ def draft_request(
     problems += settle(rules, beside, wrong, operators.keys() - sent.keys(), built_in)
     values = {name: value for name, value in beside.items() if name not in others}
     values.setdefault("response_format", "image" if is_one_picture(values) else "json")
-    recipe, speed = _chosen(values, catalogue, problems) if catalogue else (None, None)
+    recipe, speed = _chosen(values, wrong, catalogue, problems) if catalogue else (None, None)
     return Draft(values, problems, recipe, speed)
 
 
 def _chosen(
-    values: dict[str, Any], catalogue: Catalogue, problems: list[Problem]
+    values: dict[str, Any], wrong: set[str], catalogue: Catalogue, problems: list[Problem]
 ) -> tuple[Recipe | None, float | None]:
-    """The recipe that is asked for, or the speed; what is wrong with them joins the problems."""
+    """Take recipe and speed out of the values; return the recipe, and the speed if it selected the recipe.
+
+    What is wrong with them joins the problems.
+    """
     is_named = "recipe" in values
     asked, speed = values.pop("recipe", catalogue.default), values.pop("speed", None)
     if speed is not None:
-        problems.extend(catalogue.speed_problems(speed))
+        found = catalogue.speed_problems(speed)
+        problems.extend(found)
         if not is_named:
-            return None, speed
+            known = not found and "guidance_scale" not in wrong
+            return catalogue.at_speed(speed, values["guidance_scale"]).recipe if known else None, speed
     if isinstance(asked, dict):
         asked = {name: each for name, each in asked.items() if each is not None or name not in RECIPE_FIELDS}
     try:
@@ -213,7 +235,7 @@ def _chosen(
 
 
 def raise_if_shapeless(payload: Any) -> None:
-    """Raise InvalidInput for a payload that is no object, or too much of one to look into."""
+    """Raise InvalidInput for a payload that is no object, or has too many fields or levels."""
     if not isinstance(payload, dict):
         raise InvalidInput([Problem("body", "a JSON object", _kind(payload))])
     if len(payload) > MAX_FIELDS:

@@ -14,10 +14,11 @@ from hybridstitch.wire.names import MAX_SEED
 
 @dataclass(frozen=True)
 class Rule:
-    """What fields, each right by itself, must be beside each other.
+    """A condition between fields that are each valid alone.
 
-    fields: their names. Defaults among them give way in this order.
-    problem: what is wrong with the values, if anything. A field that is not set, or wrong by itself, is not in them.
+    Attributes:
+        fields: Their names. Defaults among them give way in this order.
+        problem: Returns what is wrong with the values, or None. Fields that are unset or wrong alone are not in them.
     """
 
     fields: tuple[str, ...]
@@ -25,9 +26,11 @@ class Rule:
 
 
 def request_rules(limits: SizeLimits, can_stream: bool) -> list[Rule]:
-    """The rules of every request.
+    """Return the rules of every request.
 
-    can_stream: False over gRPC, where a streamed answer would leave TorchServe's thread of the worker waiting for ever.
+    Args:
+        limits: The picture sizes of the pair.
+        can_stream: False over gRPC, where a streamed answer would block TorchServe's thread of the worker for ever.
     """
 
     def region(values: Mapping[str, Any]) -> Problem | None:
@@ -57,14 +60,16 @@ def settle(
     defaults: set[str],
     built_in: Mapping[str, Any],
 ) -> list[Problem]:
-    """Let defaults give way in `values` where a rule is broken; what is still wrong between fields.
+    """Drop defaults from `values` where they break a rule, and return what is still wrong between fields.
 
-    Nobody is refused for a field that was not sent.
+    A client is never refused for a field that it did not send.
 
     Args:
-        wrong: fields that are wrong by themselves.
-        defaults: fields whose values are an operator's defaults.
-        built_in: what a field is without them. A field that is absent here is not set.
+        rules: The conditions between fields.
+        values: All fields; changed in place.
+        wrong: Fields that are wrong alone.
+        defaults: Fields whose values are an operator's defaults.
+        built_in: What replaces such a default. A field that is absent here becomes unset.
     """
     left = set(defaults)
     while True:
@@ -80,7 +85,7 @@ def settle(
 
 
 def is_one_picture(values: Mapping[str, Any]) -> bool:
-    """Whether the answer is a single picture, sent as a whole."""
+    """Return whether the answer is a single picture, sent as a whole."""
     return values.get("num_images", 1) == 1 and values.get("stream") is not True
 
 
@@ -98,7 +103,7 @@ def _seed(values: Mapping[str, Any]) -> Problem | None:
     seed, images = values.get("seed"), values.get("num_images", 1)
     if seed is None or seed + images - 1 <= MAX_SEED:
         return None
-    return Problem("seed", f"at most {MAX_SEED + 1 - images} for so many images", seed)
+    return Problem("seed", f"at most {MAX_SEED + 1 - images} with num_images {images}", seed)
 
 
 def _previews(values: Mapping[str, Any]) -> Problem | None:

@@ -40,6 +40,7 @@ def test_an_endpoint_with_itself_is_no_difference(tiny: Path, tmp_path: Path, ca
     assert "identical" in check_page(tmp_path / "out").words
 
 
+@pytest.mark.slow
 def test_the_small_model_is_faster_and_not_close_enough(emoji: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     large, small = (f"{emoji}#recipe={recipe}&num_inference_steps=4" for recipe in ("large", "small"))
     prompts = (emoji / "heldout_prompts.txt").read_text().splitlines()[:6]

@@ -103,6 +103,7 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_report(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"prompt {number}\n" for number in range(6)))

@@ -53,10 +53,10 @@ def test_words_are_what_a_reader_would_call_one(prompt, expected):
 
 
 @pytest.mark.parametrize("method", ["ablation", "integrated_gradients"])
-def test_words_beyond_the_text_encoders_are_marked_and_have_no_part(tiny_pair, method):
+def test_words_beyond_the_text_encoders_are_marked_and_have_no_part(tiny_pipe, method):
     settings = {"target": "image", "recipe": "large", "steps_explained": 1, "method": method}
     whole = "dog on red"  # the tokenizer of this pair has a token a letter, and a window of 16
-    full, longer = (ask(tiny_pair, prompt, **settings) for prompt in (f"{whole} owl", f"{whole} owl pizza zebra"))
+    full, longer = (ask(tiny_pipe, prompt, **settings) for prompt in (f"{whole} owl", f"{whole} owl pizza zebra"))
     assert [word.read for word in longer.words] == [True] * 4 + [False] * 2
     assert all(word.read for word in full.words)
     assert [str(word.score) for word in longer.words[4:]] == ["0.0", "0.0"]
@@ -67,23 +67,23 @@ def test_words_beyond_the_text_encoders_are_marked_and_have_no_part(tiny_pair, m
     assert longer.forwards == full.forwards
 
 
-def test_a_word_longer_than_the_window_is_read_as_far_as_it_goes(tiny_pair):
-    found = ask(tiny_pair, "a" * 40 + " dog", target="image", recipe="large", steps_explained=1)
+def test_a_word_longer_than_the_window_is_read_as_far_as_it_goes(tiny_pipe):
+    found = ask(tiny_pipe, "a" * 40 + " dog", target="image", recipe="large", steps_explained=1)
     assert [word.read for word in found.words] == [True, False]
 
 
-def test_tokens_of_a_region_are_no_choice_of_the_mask(tiny_pair):
-    region, cell = (0, 0, 16, 16), tiny_pair.size_limits.multiple_of
-    found = ask(tiny_pair, "red cat", recipe=HYBRID, region=region)
+def test_tokens_of_a_region_are_no_choice_of_the_mask(tiny_pipe):
+    region, cell = (0, 0, 16, 16), tiny_pipe.size_limits.multiple_of
+    found = ask(tiny_pipe, "red cat", recipe=HYBRID, region=region)
     assert found.mask is not None
     assert not found.mask[: 16 // cell, : 16 // cell].any()
     assert found.mask.any()
     assert all(abs(word.score) < 100 for word in found.words)
 
 
-def test_the_picture_is_the_one_that_a_prediction_gives(tiny_pair):
-    found = ask(tiny_pair, recipe="hybridstitch")
-    drawn = tiny_pair(
+def test_the_picture_is_the_one_that_a_prediction_gives(tiny_pipe):
+    found = ask(tiny_pipe, recipe="hybridstitch")
+    drawn = tiny_pipe(
         "red cat",
         recipe="hybridstitch",
         num_inference_steps=8,
@@ -97,9 +97,9 @@ def test_the_picture_is_the_one_that_a_prediction_gives(tiny_pair):
 
 
 @pytest.mark.parametrize("region", [None, (0, 0, 16, 8)])
-def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pair, region):
+def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pipe, region):
     target = "image" if region is None else "region"
-    found = ask(tiny_pair, "red cat sits", target=target, region=region, recipe="large", steps_explained=2)
+    found = ask(tiny_pipe, "red cat sits", target=target, region=region, recipe="large", steps_explained=2)
     starts = []
 
     def keep(_: Any, step: int, timestep: torch.Tensor, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -107,8 +107,10 @@ def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pair,
         return tensors
 
     generator = torch.Generator().manual_seed(5)
-    noise = tiny_pair.initial_latents(32, 32, [torch.Generator().manual_seed(5)])
-    tiny_pair(
+    side = 32 // tiny_pipe.vae_scale_factor
+    shape = (1, tiny_pipe.large.config.in_channels, side, side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    tiny_pipe(
         "red cat sits",
         recipe="large",
         num_inference_steps=8,
@@ -122,13 +124,13 @@ def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pair,
     points = [(starts[0][0], noise), (starts[7][0], starts[6][1])]
 
     def velocity(prompt: str, point: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        context, pooled = tiny_pair.prompts.alone([prompt])
-        with torch.no_grad(), cached_attention(tiny_pair.large):
-            every = mmdit_forward(tiny_pair.large, point[1], point[0].expand(1), context, pooled)[0]
+        context, pooled = tiny_pipe.prompts.alone([prompt])
+        with torch.no_grad(), cached_attention(tiny_pipe.large):
+            every = mmdit_forward(tiny_pipe.large, point[1], point[0].expand(1), context, pooled)[0]
         if region is None:
             return every
         rows, columns = found.heatmaps.shape[1:]
-        cell = tiny_pair.size_limits.multiple_of
+        cell = tiny_pipe.size_limits.multiple_of
         return every.unflatten(0, (rows, columns))[: 8 // cell, : 16 // cell].flatten(0, 1)
 
     for word, gone in zip(found.words, ("cat sits", "red sits", "red cat"), strict=True):
@@ -143,18 +145,18 @@ def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pair,
         assert torch.allclose(found.heatmaps[0].flatten(), moved, atol=1e-5)
 
 
-def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pair):
-    arguments = {"recipe": HYBRID, "speed": None, "region": None, "width": 32, "height": 32}
-    recording = record(
-        tiny_pair, "red cat", 5, lambda: None, negative_prompt="dog", num_inference_steps=8, guidance_scale=3.0,
-        **arguments,
+def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pipe):
+    generation = tiny_pipe.validate(
+        "red cat", negative_prompt="dog", num_inference_steps=8, guidance_scale=3.0, width=32, height=32,
+        recipe=HYBRID, generator=[torch.Generator().manual_seed(5)],
     )  # fmt: skip
+    recording = record(tiny_pipe, generation, lambda: None)
     assert recording.masked
-    with torch.no_grad(), cached_attention(tiny_pair.large), cached_attention(tiny_pair.small):
-        negative = Texts(*tiny_pair.prompts.alone(["dog"]))
-        choice = Choice(tiny_pair, recording, ForwardCounter(None), recording.masked, negative, 3.0)
+    with torch.no_grad(), cached_attention(tiny_pipe.large), cached_attention(tiny_pipe.small):
+        negative = Texts(*tiny_pipe.prompts.alone(["dog"]))
+        choice = Choice(tiny_pipe, recording, ForwardCounter(None), recording.masked, negative)
         for step in recording.masked:
-            scores = choice.respond(step, Texts(*tiny_pair.prompts.alone(["red cat", "blue dog"])))[..., 0]
+            scores = choice.respond(step, Texts(*tiny_pipe.prompts.alone(["red cat", "blue dog"])))[..., 0]
             tokens = recording.steps[step].tokens
             assert tokens is not None
             again = scores[0].argsort(descending=True, stable=True)[: tokens.shape[1]]
@@ -162,9 +164,9 @@ def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pair):
             assert not torch.equal(scores[0], scores[1])
 
 
-def test_prompts_may_share_a_forward(tiny_pair):
+def test_prompts_may_share_a_forward(tiny_pipe):
     alone, together = (
-        ask(tiny_pair, "a red cat on blue", target="mask", recipe=HYBRID, perturbations_per_eval=rows)
+        ask(tiny_pipe, "a red cat on blue", target="mask", recipe=HYBRID, perturbations_per_eval=rows)
         for rows in (1, 4)
     )
     assert [word.score for word in alone.words] == pytest.approx([word.score for word in together.words], abs=1e-3)
@@ -173,8 +175,8 @@ def test_prompts_may_share_a_forward(tiny_pair):
 
 
 @pytest.mark.parametrize("target", ["mask", "region", "image"])
-def test_integrated_gradients_divide_the_whole_effect(tiny_pair, target):
-    found = ask(tiny_pair, "red cat", target=target, region=(0, 0, 16, 16) if target == "region" else None,
+def test_integrated_gradients_divide_the_whole_effect(tiny_pipe, target):
+    found = ask(tiny_pipe, "red cat", target=target, region=(0, 0, 16, 16) if target == "region" else None,
                 recipe=HYBRID, method="integrated_gradients", steps_explained=1)  # fmt: skip
     assert found.convergence_delta is not None
     assert found.convergence_delta < 0.05
@@ -184,8 +186,8 @@ def test_integrated_gradients_divide_the_whole_effect(tiny_pair, target):
 
 
 @pytest.mark.parametrize("method", ["ablation", "integrated_gradients"])
-def test_forwards_are_counted_and_bounded(tiny_pair, method):
-    few, many = (ask(tiny_pair, target="image", method=method, recipe="large", steps_explained=n) for n in (1, 3))
+def test_forwards_are_counted_and_bounded(tiny_pipe, method):
+    few, many = (ask(tiny_pipe, target="image", method=method, recipe="large", steps_explained=n) for n in (1, 3))
     assert many.forwards == 3 * few.forwards
     if method == "ablation":
         assert few.forwards == 2 + 2  # the prompt, the empty one, and one without each word
@@ -212,15 +214,15 @@ class Patience:
             raise TimeoutError("too late")
 
 
-def test_nothing_is_left_behind_also_after_an_error(tiny_pair):
+def test_nothing_is_left_behind_also_after_an_error(tiny_pipe):
     settings = {"target": "image", "method": "integrated_gradients", "steps_explained": 1}
-    before, endless = traces(tiny_pair), Patience(0)
-    ask(tiny_pair, check=endless, **settings)
-    assert traces(tiny_pair) == before
+    before, endless = traces(tiny_pipe), Patience(0)
+    ask(tiny_pipe, check=endless, **settings)
+    assert traces(tiny_pipe) == before
     for limit in (3, 12, endless.calls - 2):
         with pytest.raises(TimeoutError, match="too late"):
-            ask(tiny_pair, check=Patience(limit), **settings)
-        assert traces(tiny_pair) == before
+            ask(tiny_pipe, check=Patience(limit), **settings)
+        assert traces(tiny_pipe) == before
 
 
 @pytest.mark.parametrize(
@@ -242,15 +244,15 @@ def test_nothing_is_left_behind_also_after_an_error(tiny_pair):
         ({"target": "mask", "recipe": {**HYBRID, "mask": {"type": "box"}}}, {"target"}),
     ],
 )
-def test_every_wrong_argument_is_named(tiny_pair, settings, fields):
+def test_every_wrong_argument_is_named(tiny_pipe, settings, fields):
     with pytest.raises(InvalidInput) as refused:
-        ask(tiny_pair, **settings)
+        ask(tiny_pipe, **settings)
     assert {problem.field for problem in refused.value.problems} == fields
 
 
-def test_the_attribution_mask_is_where_the_prompt_moves_the_small_model(tiny_pair):
+def test_the_attribution_mask_is_where_the_prompt_moves_the_small_model(tiny_pipe):
     recipe = {**HYBRID, "mask": {"type": "attribution"}}
-    found = ask(tiny_pair, target="mask", recipe=recipe)
+    found = ask(tiny_pipe, target="mask", recipe=recipe)
     assert found.mask is not None
     assert 0 < found.mask.sum() < found.mask.numel()
     assert found.report["recipe"]["mask"] == {"type": "attribution"}

@@ -1,7 +1,8 @@
-"""Pipelines of one tiny pair, and diffusers' own on its large model."""
+"""Pipelines of the toy pair, and diffusers' own on its large model."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,31 +10,25 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from hybridstitch import HybridStitchPipeline
-from tests.support.calls import opened
-from tests.support.tiny import make_pair_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return make_pair_folder(tmp_path_factory.mktemp("call"))
 
 
 @pytest.fixture
-def pipe(folder) -> HybridStitchPipeline:
-    """One to change."""
-    return opened(folder)
+def pipe(tiny_pipe: HybridStitchPipeline) -> HybridStitchPipeline:
+    """A copy that the test may change."""
+    return HybridStitchPipeline(deepcopy(tiny_pipe._pipeline), deepcopy(tiny_pipe.small))
 
 
-@pytest.fixture(scope="module")
-def shared(folder) -> HybridStitchPipeline:
-    """One that stays as it is."""
-    return opened(folder)
+@pytest.fixture
+def shared(tiny_pipe: HybridStitchPipeline) -> HybridStitchPipeline:
+    """The pipeline of all tests, which no test changes."""
+    return tiny_pipe
 
 
-@pytest.fixture(scope="module")
-def plain(folder) -> StableDiffusion3Pipeline:
+@pytest.fixture(scope="session")
+def plain(tiny: Path) -> StableDiffusion3Pipeline:
+    """diffusers' own pipeline with the large model."""
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        folder, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
+        tiny, text_encoder_3=None, tokenizer_3=None, dtype=torch.float32
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

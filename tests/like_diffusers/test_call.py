@@ -37,7 +37,7 @@ TAKEN = {
     "negative_prompt_3": lambda pipe: {"negative_prompt_3": "red"},
     "num_images_per_prompt": lambda pipe: {"num_images_per_prompt": 2},
     "generator": lambda pipe: {"generator": [seeded(3)]},
-    "latents": lambda pipe: {"latents": pipe.initial_latents(*pipe.size_limits.default, [seeded(9)])},
+    "latents": lambda pipe: {"latents": noise()},
     "prompt_embeds": lambda pipe: {"prompt": None, **embeds(pipe)},
     "negative_prompt_embeds": lambda pipe: {
         name: value for name, value in embeds(pipe).items() if name.startswith("negative")

@@ -1,4 +1,4 @@
-"""One real TorchServe for all tests of this folder, with both endpoints on the embedded pair."""
+"""One real TorchServe for all tests of this folder, with both endpoints on the embedded pair, and one handler."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
 from tests.support.archives import pack_echo
+from tests.support.handlers import make_handler
 from tests.support.served import Connect
 
 
@@ -28,6 +29,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, emoji: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def server(store: Path) -> Iterator[Server]:
+    """A running server, one in each process. A test that registers a model unregisters it."""
     # As for the other tests: a second thread of the workers would wait for a core that others want.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with Server(store) as server:
@@ -38,6 +40,7 @@ def server(store: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def client(server: Server) -> Client:
+    """A client with the server's credentials."""
     return server.client
 
 
@@ -54,6 +57,12 @@ def connect(server: Server) -> Iterator[Connect]:
             return stack.enter_context(Client(**given, transport=transport))
 
         yield connected
+
+
+@pytest.fixture(scope="session")
+def handler(tiny: Path) -> Any:
+    """The stitching handler on the toy pair, started in this process. No test changes its pipeline."""
+    return make_handler("hybridstitch_handler", tiny)
 
 
 @pytest.fixture(scope="module")

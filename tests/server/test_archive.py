@@ -59,6 +59,7 @@ def test_an_archive_holds_everything_once_and_no_rubbish(tiny: Path, tmp_path: P
     assert list(tmp_path.iterdir()) == [archive]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [False, True])
 def test_an_archive_carries_no_code_that_a_worker_does_not_run(tiny: Path, tmp_path: Path, plain: bool) -> None:
     archive = pack(tiny, out=tmp_path, plain=plain, archive_format="no-archive")

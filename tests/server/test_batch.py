@@ -19,11 +19,6 @@ from tests.support.handlers import HTTP, QUICK, call, make_handler, pixels
 TWO_STEPS = QUICK | {"num_inference_steps": 2}
 
 
-@pytest.fixture(scope="module")
-def handler(tiny: Path) -> Any:
-    return make_handler("hybridstitch_handler", tiny)
-
-
 @pytest.fixture
 def drawn(handler: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many requests each call of the model had; the drawing itself is the real one."""

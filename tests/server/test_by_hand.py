@@ -31,6 +31,7 @@ def commands() -> list[str]:
     return block[0].replace("\\\n", " ").splitlines()
 
 
+@pytest.mark.server
 def test_the_documented_commands_make_an_archive_that_torchserve_serves(tiny: Path) -> None:
     *packing, serving = commands()
     with short_temporary_folder() as home_name:

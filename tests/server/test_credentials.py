@@ -15,7 +15,7 @@ from hybridstitch.cli.main import main
 from hybridstitch.compare.endpoints.headers import read_headers
 from hybridstitch.compare.endpoints.open import open_endpoint, read_token
 from hybridstitch.compare.endpoints.spec import parse_endpoint
-from hybridstitch.serving.client.auth import KEY_FILE_VARIABLE, Token
+from hybridstitch.serving.client.auth import KEY_FILE_VARIABLE, Credential
 from hybridstitch.serving.doctor.examination import examine
 from tests.support.http_server import fixed, serving
 
@@ -168,7 +168,7 @@ def test_white_space_around_a_token_is_not_sent(text: str, tmp_path: Path, monke
         assert Client(url, key_file=path).health()
         monkeypatch.setenv("HYBRIDSTITCH_TOKEN", text)
         assert Client(url).health()
-        for found in (read_token("a", path), Token("inference")._value):
+        for found in (read_token("a", path), Credential("inference")._token):
             assert found == SECRET
     assert sent == [f"Bearer {SECRET}"] * 3
 
@@ -185,7 +185,7 @@ def test_no_object_and_no_failed_call_shows_its_token() -> None:
                     with pytest.raises(RuntimeError) as failed:
                         call()
                     assert says_nothing(failed.value), str(failed.value)
-                assert SECRET not in repr([client, vars(client), Token("inference", SECRET), endpoint])
+                assert SECRET not in repr([client, vars(client), Credential("inference", SECRET), endpoint])
                 assert SECRET not in (endpoint.ask("x", 0).error or "")
 
 

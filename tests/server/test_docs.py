@@ -162,6 +162,7 @@ def test_every_snippet_has_a_label(snippet: Snippet) -> None:
     assert snippet.language in (*RUN, *SHOWN), f"expected a label: {RUN}, or {SHOWN} for what nobody runs"
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("snippet", [each for each in ALL if each.language in RUN], ids=str)
 def test_every_snippet_runs(reader: Reader, snippet: Snippet) -> None:
     reader.read(snippet)

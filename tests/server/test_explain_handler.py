@@ -20,11 +20,6 @@ from tests.support.handlers import HTTP, QUICK, STITCHED, WHY, call, make_handle
 ASKED = {"prompt": "a b", "seed": 1, "num_inference_steps": 4, "recipe": STITCHED, "steps_explained": 1}
 
 
-@pytest.fixture(scope="module")
-def handler(tiny: Path) -> Any:
-    return make_handler("hybridstitch_handler", tiny)
-
-
 def fields(answer: bytes) -> set[str]:
     """The fields that an error names."""
     return {problem["field"] for problem in json.loads(answer)["error"]["problems"]}

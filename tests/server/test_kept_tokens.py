@@ -12,22 +12,23 @@ import pytest
 from hybridstitch import Client
 from hybridstitch.cli.main import main
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.server.key_file import RENEW_SHARE, KeptTokens
+from hybridstitch.serving.server.key_file import RENEW_SHARE, KeptKeyFile
 from hybridstitch.serving.server.server import Server
 
 
+@pytest.mark.server
 def test_tokens_are_kept_renewed_and_removed(tmp_path: Path) -> None:
     store, path = tmp_path / "store", tmp_path / "keys.json"
     store.mkdir()
     with Server(store) as server:
-        with KeptTokens(server, path) as kept, Client(server.url, key_file=path) as client:
+        with KeptKeyFile(server, path) as kept, Client(server.url, key_file=path) as client:
             assert path.stat().st_mode & 0o777 == 0o600
             first = json.loads(path.read_text())
             assert first == json.loads(server.key_file.read_text())
             assert client.health()
             ends = datetime.fromisoformat(first["inference"]["expiration time"])
             life = ends - datetime.now(UTC)
-            with pytest.raises(InvalidInput, match="another server"), KeptTokens(server, path):
+            with pytest.raises(InvalidInput, match="another server"), KeptKeyFile(server, path):
                 pass  # each would overwrite the tokens of the other
             kept.look(ends - 2 * RENEW_SHARE * life)
             assert json.loads(server.key_file.read_text()) == first
@@ -48,7 +49,7 @@ def test_tokens_are_kept_renewed_and_removed(tmp_path: Path) -> None:
             assert json.loads(path.read_text()) == renewed
         assert not path.exists()
         assert not list(tmp_path.glob(".*"))
-        with pytest.raises(OSError, match="nowhere"), KeptTokens(server, tmp_path / "nowhere" / "keys.json"):
+        with pytest.raises(OSError, match="nowhere"), KeptKeyFile(server, tmp_path / "nowhere" / "keys.json"):
             pass
 
 

@@ -28,10 +28,10 @@ def refused(payload: Any, **defaults: Any) -> dict[str, str]:
 
 def test_defaults_come_from_the_operator_then_the_model_then_the_interface() -> None:
     request = parse({"prompt": "x"}, num_inference_steps=9, recipe="small", width=None, height=96)
-    assert (request.num_inference_steps, request.guidance_scale) == (9, 4.5)
-    assert (request.width, request.height) == (128, 96)
-    assert request.recipe is not None
-    assert request.recipe.name == "small"
+    assert (request.generation.num_inference_steps, request.generation.guidance_scale) == (9, 4.5)
+    assert (request.generation.width, request.generation.height) == (128, 96)
+    assert request.generation.recipe is not None
+    assert request.generation.recipe.name == "small"
     assert (request.output_format, request.output_quality, request.response_format) == ("png", 90, "image")
 
 
@@ -72,7 +72,7 @@ def test_its_dictionary_is_a_request_for_the_same_picture() -> None:
 
 def test_without_a_catalogue_there_is_no_recipe() -> None:
     request = parse_request({"prompt": "x"}, {}, LIMITS)
-    assert request.recipe is None
+    assert request.generation.recipe is None
     assert "recipe" not in request.to_dict()
     with pytest.raises(InvalidInput, match="recipe: expected one of the known fields"):
         parse_request({"prompt": "x", "recipe": "large"}, {}, LIMITS)

@@ -91,6 +91,7 @@ def test_no_row_harms_its_neighbours(handler: Any, headers: dict[str, Any]) -> N
     assert_all_are_answered(handler, rows, [headers] * len(rows))
 
 
+@pytest.mark.slow
 def test_no_row_of_any_shape_is_an_exception(handler: Any) -> None:
     """Rows made at random, for a few seconds."""
     generator, ends = random.Random(0), time.monotonic() + 3

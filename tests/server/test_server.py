@@ -16,8 +16,8 @@ import psutil
 import pytest
 import requests
 
+from hybridstitch.base.progress import waiting
 from hybridstitch.cli.main import main
-from hybridstitch.cli.waiting import waiting
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.client.client import ServiceError
 from hybridstitch.serving.server.java_and_ports import is_free, ports_of
@@ -95,16 +95,16 @@ def test_an_unpacked_folder_outside_the_store_is_taken_as_the_readme_warns(
 
 
 def test_a_port_that_is_taken_is_named_with_its_holder_and_a_free_one(
-    store: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         held = f"taken: {port} \\(inference\\) by .*, process {os.getpid()}"
-        with pytest.raises(InvalidInput, match=f"{held}.*got {port}") as refused, Server(store, port=port):
+        with pytest.raises(InvalidInput, match=f"{held}.*got {port}") as refused, Server(tmp_path, port=port):
             pass
-        assert main(["serve", "--store", str(store), "--port", str(port)]) == 2
+        assert main(["serve", "--store", str(tmp_path), "--port", str(port)]) == 2
     free = re.search(r"such as (\d+)", str(refused.value))
     assert free
     assert all(map(is_free, ports_of(int(free[1])).values()))
@@ -151,9 +151,10 @@ def test_one_client_serves_the_server_and_takes_nothing_from_the_environment(
 
 
 def test_a_long_wait_says_every_ten_seconds_how_long_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybridstitch.cli.waiting.LINE_SECONDS", 0.05)
     lines: list[str] = []
-    with waiting("loading", lines.append):
+    monkeypatch.setattr("hybridstitch.base.progress.WAITING_SECONDS", 0.05)
+    monkeypatch.setattr("hybridstitch.base.progress.say", lines.append)
+    with waiting("loading"):
         time.sleep(0.3)
     said = len(lines)
     time.sleep(0.2)
@@ -162,13 +163,15 @@ def test_a_long_wait_says_every_ten_seconds_how_long_it_lasts(monkeypatch: pytes
     assert all(re.fullmatch(r"loading: \d+ s", line) for line in lines[1:])
 
 
-def test_a_server_that_cannot_start_shows_its_log(store: Path) -> None:
-    server = Server(store, host="203.0.113.1")  # an address for documentation, which no machine has
+@pytest.mark.server
+def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
+    server = Server(tmp_path, host="203.0.113.1")  # an address for documentation, which no machine has
     with pytest.raises(RuntimeError, match=r"(?s)TorchServe ended .* log:.*"), server:
         pass
     assert not server.home.exists()
 
 
+@pytest.mark.server
 def test_the_command_serves_what_it_can_until_it_is_told_to_stop(tiny: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     for version in ("10.0", "1.0"):
@@ -211,6 +214,7 @@ def test_the_command_serves_what_it_can_until_it_is_told_to_stop(tiny: Path, tmp
     assert not [child for child in children if child.is_running()]
 
 
+@pytest.mark.server
 def test_stopping_removes_every_file_and_process(tmp_path: Path) -> None:
     started = time.monotonic()
     with Server(tmp_path) as server:

@@ -144,6 +144,7 @@ def test_a_copy_that_does_not_fit_is_refused_with_both_numbers(
     assert leftovers(server) == before
 
 
+@pytest.mark.server
 def test_serve_fails_if_nothing_is_left(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "cut.mar").write_bytes(b"")
     assert main(["serve", "--store", str(tmp_path), "--port", "0", "--no-auth"]) == 1

@@ -21,7 +21,7 @@ from hybridstitch.wire.question import explanation_schema, parse_explanation
 from hybridstitch.wire.request import parse_request
 from hybridstitch.wire.rules import request_rules
 from tests.support.bad_requests import LIMITS
-from tests.support.handlers import call, make_handler
+from tests.support.handlers import call
 
 FORM, PARTS, JSON, TEXT = "application/x-www-form-urlencoded", "multipart/form-data", "application/json", "text/plain"
 REQUEST = {"prompt": "x", "seed": 1, "num_inference_steps": 1, "recipe": "small", "guidance_scale": 2.5}
@@ -51,11 +51,6 @@ PROMPTS: list[tuple[str | None, dict[str, Any]]] = [
     (FORM, {"prompt": "a 🍎".encode()}),
     (None, {"data": "a 🍎".encode()}),
 ]
-
-
-@pytest.fixture(scope="module")
-def handler(tiny: Path) -> Any:
-    return make_handler("hybridstitch_handler", tiny)
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +124,14 @@ def test_null_and_an_empty_value_of_a_form_mean_not_set(catalogue: Catalogue) ->
     assert parse_request(everything, defaults, LIMITS, catalogue).to_dict() == expected
     schema = json.loads(json.dumps(request_schema(LIMITS, {}, catalogue)))
     assert all(Draft202012Validator(schema).is_valid(each) for each in (everything, everything | {"speed": 1.5}))
-    assert parse_request(everything | {"speed": 1.5}, defaults, LIMITS, catalogue).speed == 1.5
+    assert parse_request(everything | {"speed": 1.5}, defaults, LIMITS, catalogue).generation.speed == 1.5
     explained = explanation_schema(LIMITS, {}, catalogue)["properties"].keys() - {"prompt"}
     request, question = parse_explanation({"prompt": "x"}, defaults, LIMITS, catalogue)
     again = parse_explanation({"prompt": "x", **dict.fromkeys(explained)}, defaults, LIMITS, catalogue)
     assert (again[0].to_dict(), again[1]) == (request.to_dict(), question)
     described = {"name": "hybridstitch", "plan": {"share": None}, "mask": None, "fill": None, "step_share": None}
     named = parse_request({"prompt": "x", "recipe": described}, {}, LIMITS, catalogue)
-    assert named.recipe == catalogue.recipes["hybridstitch"]
+    assert named.generation.recipe == catalogue.recipes["hybridstitch"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +150,8 @@ def test_a_default_is_never_blamed_for_what_was_sent(
     catalogue: Catalogue, defaults: dict[str, Any], sent: dict[str, Any], found: dict[str, Any]
 ) -> None:
     request = parse_request({"prompt": "x", **sent}, defaults, LIMITS, catalogue)
-    assert {name: getattr(request, name) for name in found} == found
+    values = {**vars(request), "num_images": request.num_images, **vars(request.generation)}
+    assert {name: values[name] for name in found} == found
 
 
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -229,7 +225,7 @@ def test_defaults_give_way_to_an_explanation(catalogue: Catalogue) -> None:
             continue
         tried += 1
         request, question = parse_explanation(sent, defaults, LIMITS, catalogue)
-        assert question.steps_explained == sent.get("steps_explained", min(4, request.num_inference_steps))
+        assert question.steps_explained == sent.get("steps_explained", min(4, request.generation.num_inference_steps))
     assert tried > 50
 
 

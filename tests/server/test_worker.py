@@ -27,11 +27,6 @@ FOUR_STEPS = QUICK | {"num_inference_steps": 4, "recipe": "hybridstitch"}
 NAN, INFINITE = math.nan, math.inf
 
 
-@pytest.fixture(scope="module")
-def handler(tiny: Path) -> Any:
-    return make_handler("hybridstitch_handler", tiny)
-
-
 @pytest.fixture
 def pieces(handler: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[str, Any]]]:
     """Streamed events in their order, each with the index of its request; the socket to TorchServe is left out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,12 +15,6 @@ CALL = {"num_inference_steps": 3, "guidance_scale": 3.5, "output_type": "latent"
 MASKED = Recipe(Staged(large=0.4, hybrid=0.6, share=0.3))
 THEIRS = inspect.signature(StableDiffusion3Pipeline.__call__).parameters
 OURS = inspect.signature(HybridStitchPipeline.__call__).parameters
-
-
-def opened(folder: Path, **options) -> HybridStitchPipeline:
-    pipe = HybridStitchPipeline.from_pretrained(folder, **options)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -13,6 +13,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from hybridstitch import HybridStitchPipeline
 from hybridstitch.testing.toys import tiny_transformer
 
 
@@ -66,6 +67,13 @@ def make_pair_folder(path: Path, layout: str = "sd35-large", small_layout: str =
         path / "transformer_small", safe_serialization=True
     )
     return path
+
+
+def load_pipeline(folder: Path, **options: Any) -> HybridStitchPipeline:
+    """Return the pipeline of a packed pair, without progress bars."""
+    pipe = HybridStitchPipeline.from_pretrained(folder, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def _tokenizer() -> CLIPTokenizer:

@@ -13,19 +13,15 @@ import urllib3
 
 from hybridstitch.compare.endpoints.formats import ANY, SHAPES, Shape, UnreadableAnswerError, checked, linked
 from hybridstitch.compare.endpoints.spec import NO_FIELDS, NO_HEADERS, UNREACHABLE, Answer, Spec
-from hybridstitch.serving.client.http import root
+from hybridstitch.serving.client.http import CONNECT_SECONDS, LEAST_SECONDS, root
+from hybridstitch.serving.client.http_body import LateBodyError, read_body
+from hybridstitch.serving.client.transport import LOOPBACK
 from hybridstitch.wire.names import HEADER_PREFIX
 
-MAX_BYTES = 2**27
-"""An answer that is longer is a failure."""
 MAX_ERROR = 300
 """Characters that are kept of an error."""
-CHUNK = 2**16
-CONNECT_SECONDS = 10.0
-"""A server that takes no connection within this time is not there, however long its answers may take."""
 SHORTEST_SECRET = 4
 """Characters: a value such as `2` is no secret, and hiding it would hide numbers of every error."""
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class RefusedError(Exception):
@@ -50,7 +46,7 @@ class HttpEndpoint:
         for name in self.spec.left_out:
             arguments.get("json", {}).pop(name, None)
         started = time.perf_counter()
-        deadline = started + self._timeout
+        deadline = time.monotonic() + self._timeout
         try:
             headers, body = self._exchange("POST", self.spec.target, deadline, arguments)
             ended = time.perf_counter()
@@ -99,7 +95,7 @@ class HttpEndpoint:
         self, method: str, address: str, deadline: float, arguments: Mapping[str, Any] = NO_FIELDS
     ) -> tuple[Mapping[str, str], bytes]:
         """Headers and body of an answer. Raises RefusedError if its status is not 200."""
-        left = max(0.001, deadline - time.perf_counter())
+        left = max(LEAST_SECONDS, deadline - time.monotonic())
         with self._session().request(
             method,
             address,
@@ -108,21 +104,13 @@ class HttpEndpoint:
             stream=True,
             allow_redirects=False,  # the token is for this address alone
         ) as response:
-            body = bytearray()
-            # What has arrived, not so many bytes: a server that sends drop by drop must not outlast the deadline.
-            while chunk := response.raw.read1(CHUNK, decode_content=True):
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    raise OSError(f"the answer is longer than {MAX_BYTES} bytes")
-                left = deadline - time.perf_counter()
-                if left <= 0:
-                    raise TimeoutError(f"no whole answer in {self._timeout:g} s")
-                connection = response.raw.connection
-                if connection and connection.sock:
-                    connection.sock.settimeout(left)
+            try:
+                body = read_body(response, deadline)
+            except LateBodyError:
+                raise TimeoutError(f"no whole answer in {self._timeout:g} s") from None
             if response.status_code != 200:
                 raise RefusedError(f"{response.status_code}: {body[: 4 * MAX_ERROR].decode(errors='replace')}")
-            return response.headers, bytes(body)
+            return response.headers, body
 
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):

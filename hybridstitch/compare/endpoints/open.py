@@ -9,7 +9,7 @@ from hybridstitch.compare.endpoints.http import HttpEndpoint
 from hybridstitch.compare.endpoints.pair import PairEndpoint
 from hybridstitch.compare.endpoints.spec import NO_HEADERS, Credentials, Endpoint, Spec
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
-from hybridstitch.serving.client.auth import read_key_file, token_in
+from hybridstitch.serving.client.auth import read_credential
 
 MAX_SECONDS = 3600.0
 
@@ -53,6 +53,5 @@ def read_token(side: str, key_file: Path | None) -> str | None:
 
     Raises InvalidInput, which does not show what the file holds.
     """
-    if key_file is None:
-        return token_in(f"HYBRIDSTITCH_TOKEN_{side.upper()}")
-    return read_key_file(key_file, "inference", field=f"key-file-{side}")["inference"]
+    variable = f"HYBRIDSTITCH_TOKEN_{side.upper()}"
+    return read_credential("inference", variable, key_file, field=f"key-file-{side}")

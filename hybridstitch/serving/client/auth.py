@@ -1,4 +1,4 @@
-"""Credentials: where they come from, and the one way to read them. No message of this module shows one."""
+"""The credentials of a server: where they come from and how they are read. No message of this module shows one."""
 
 from __future__ import annotations
 
@@ -16,66 +16,69 @@ VARIABLES = {"inference": "HYBRIDSTITCH_TOKEN", "management": "HYBRIDSTITCH_MANA
 KEY_FILE_VARIABLE = "HYBRIDSTITCH_KEY_FILE"
 TRIES = 5
 TRY_SECONDS = 0.1
-"""TorchServe writes its key file in place: a reader that comes in between finds part of it, and tries again."""
+"""TorchServe writes its key file in place: a reader may find a part of it, and then tries again."""
 LONGEST_PATH = 300
 """Characters of a path that a message shows."""
 
-Answer = TypeVar("Answer")
+Sent = TypeVar("Sent")
 
 
-class Token:
-    """The credential of one address, and where a newer one is found.
+class Credential:
+    """The token of one address, and where a newer one is found.
 
     Args:
         kind: "inference" or "management".
-        given: the token itself; None or "": that of the key file.
-        key_file: the server's key_file.json; None: the token in the environment, else that of the file that
+        token: The token itself. None or "": the token of the key file.
+        key_file: The server's key_file.json. None: the token in the environment, else the token of the file that
             HYBRIDSTITCH_KEY_FILE names, else none.
-        environment: whether the variables of the environment count.
+        environment: Whether the variables of the environment count.
 
     Raises:
-        InvalidInput: if the token cannot be one, or if the key file is needed and cannot be read.
+        InvalidInput: For a text that can be no token, and for a key file that is needed and cannot be read.
     """
 
     def __init__(
         self,
         kind: str,
-        given: str | None = None,
+        token: str | None = None,
         key_file: str | Path | None = None,
         *,
         environment: bool = True,
     ):
         self._kind = kind
         field = "token" if kind == "inference" else f"{kind}_token"
-        self._value = clean_token(field, given) if given is not None and given != "" else None
-        self._key_file, source = None if self._value else key_file, "key_file"
-        if environment and not (self._value or self._key_file):
-            self._value, source = token_in(VARIABLES[kind]), KEY_FILE_VARIABLE
-            self._key_file = None if self._value else os.environ.get(KEY_FILE_VARIABLE) or None
+        self._token = clean_token(field, token) if token is not None and token != "" else None
+        self._key_file, source = None if self._token else key_file, "key_file"
+        if environment and not (self._token or self._key_file):
+            self._token, source = read_credential(kind, VARIABLES[kind]), KEY_FILE_VARIABLE
+            self._key_file = None if self._token else os.environ.get(KEY_FILE_VARIABLE) or None
         if self._key_file:
-            self._value = read_key_file(self._key_file, kind, field=source)[kind]
+            self._token = read_key_file(self._key_file, kind, field=source)[kind]
 
-    def use(self, send: Callable[[str | None], Answer]) -> Answer:
-        """`send` with the token; if the server refuses it and the key file holds another by now, again with that.
+    def use(self, send: Callable[[str | None], Sent]) -> Sent:
+        """Call `send` with the token and return its result.
 
-        Raises ServiceError for a refused token, with what to do about it behind the server's own words.
+        If the server refuses the token and the key file holds another one by now, `send` is called once more with that.
+
+        Raises:
+            ServiceError: For a refused token. It adds what to do about it to the server's own words.
         """
-        value = self._value
+        token = self._token
         try:
-            return send(value)
+            return send(token)
         except ServiceError as error:
             if error.kind != INVALID_KEY:
                 raise
             refused = error
         fresh = self._renewed()
-        if fresh is None or fresh == value:
-            words = f"{refused.message}; {self._advice(value)}"
+        if fresh is None or fresh == token:
+            words = f"{refused.message}; {self._advice(token)}"
             raise ServiceError(refused.status, refused.kind, words, refused.problems)
-        self._value = fresh
+        self._token = fresh
         return send(fresh)
 
-    def _advice(self, value: str | None) -> str:
-        if value is None:
+    def _advice(self, token: str | None) -> str:
+        if token is None:
             return (
                 "no token was sent: give the server's key_file.json, in Python as key_file= and to a command as "
                 f"--key-file, or set {VARIABLES[self._kind]}"
@@ -86,14 +89,39 @@ class Token:
     def _renewed(self) -> str | None:
         try:
             return read_key_file(self._key_file, self._kind)[self._kind] if self._key_file else None
-        except InvalidInput:  # the server's refusal says more than this
+        except InvalidInput:  # the server's refusal is the better message
             return None
+
+
+def read_credential(
+    kind: str, variable: str, key_file: str | Path | None = None, *, field: str = "key_file"
+) -> str | None:
+    """The token of a key file, else the token in a variable of the environment, else None.
+
+    Args:
+        kind: "inference", "management" or "API".
+        variable: Name of the variable, which counts where no key file is given.
+        key_file: A server's key_file.json.
+        field: Name of the key file in messages.
+
+    Raises:
+        InvalidInput: As `read_key_file` and `clean_token`.
+    """
+    if key_file is not None:
+        return read_key_file(key_file, kind, field=field)[kind]
+    text = os.environ.get(variable)
+    return clean_token(variable, text) if text else None
 
 
 def clean_token(field: str, text: object) -> str:
     """A token without the white space around it, such as the line end of a secret file.
 
-    field: what the message calls it. Raises InvalidInput, without showing it, for what no header can carry.
+    Args:
+        field: Name of the token in messages.
+        text: What was given as a token.
+
+    Raises:
+        InvalidInput: For a text that no header can carry. The message does not show it.
     """
     expected = "a token: visible ASCII characters without spaces, not the word Bearer"
     if not isinstance(text, str):
@@ -106,16 +134,16 @@ def clean_token(field: str, text: object) -> str:
     return token
 
 
-def token_in(variable: str) -> str | None:
-    """The token in a variable of the environment; None if it is not set or empty."""
-    text = os.environ.get(variable)
-    return clean_token(variable, text) if text else None
-
-
 def read_key_file(path: str | Path, *kinds: str, field: str = "key_file") -> dict[str, str]:
-    """The tokens of these kinds ("inference", "management", "API") in a server's key_file.json.
+    """The tokens in a server's key_file.json, by kind.
 
-    field: what the message calls the file. Raises InvalidInput, which shows nothing of the file's content.
+    Args:
+        path: The file.
+        kinds: The wanted ones of "inference", "management" and "API".
+        field: Name of the file in messages.
+
+    Raises:
+        InvalidInput: For a file that cannot be read or lacks a token. The message shows nothing of its content.
     """
     keys, problem = read_keys(path)
     if problem:
@@ -131,7 +159,12 @@ def read_key_file(path: str | Path, *kinds: str, field: str = "key_file") -> dic
 
 
 def read_keys(path: str | Path, tries: int = TRIES) -> tuple[dict[str, Any], str]:
-    """The object in a key file and "", or an empty object and what is wrong with the file."""
+    """The JSON object of a key file and ""; or an empty object and what is wrong with the file.
+
+    Args:
+        path: The file.
+        tries: How often to read a file that is not whole JSON, `TRY_SECONDS` apart.
+    """
     problem = ""
     for attempt in range(tries):
         if attempt:
@@ -150,12 +183,12 @@ def read_keys(path: str | Path, tries: int = TRIES) -> tuple[dict[str, Any], str
 
 
 def without(token: str | None, words: bytes) -> bytes:
-    """What a server said, without the token that it may repeat."""
+    """The words of a server, with a mark in place of a token that it repeats."""
     return words.replace(token.encode(), b"[token]") if token else words
 
 
 def shown_path(path: object) -> str:
-    """A path for a message; a text that can be no path may be the secret itself, and is not shown."""
+    """A path for a message. A text that can be no path is not shown: it may be the token itself."""
     text = str(path)
     is_path = text.isprintable() and len(text) <= LONGEST_PATH and not set(text) & set('{}"')
     return text if is_path else "a text that is no path, not shown"

@@ -1,4 +1,4 @@
-"""Reading the body of an HTTP answer within a limit: what has arrived by then, or an error."""
+"""Reads the body of an HTTP answer within a limit of time and of length."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ import requests
 
 CHUNK = 2**16
 MAX_BYTES = 2**27
-"""An answer that is longer is refused: no server of this project sends one."""
+"""A longer answer is refused: no server of this project sends one."""
 
 
 class LateBodyError(Exception):
-    """The limit passed before the body, or the next line of it, was whole."""
+    """The body, or the next line of it, was not whole within the limit."""
 
 
 def read_body(response: requests.Response, deadline: float) -> bytes:
-    """The whole body. Raises LateBodyError at `deadline` (of time.monotonic()), OSError for one that is too long."""
+    """The whole body.
+
+    Args:
+        response: An answer whose body has not been read.
+        deadline: When reading ends, on the clock of `time.monotonic()`.
+
+    Raises:
+        LateBodyError: At the deadline.
+        OSError: For a body that is longer than `MAX_BYTES`, and for a connection that breaks.
+    """
     body = bytearray()
     with _until(response, deadline):
         while piece := _piece(response, deadline, len(body)):
@@ -28,7 +37,15 @@ def read_body(response: requests.Response, deadline: float) -> bytes:
 
 
 def read_lines(response: requests.Response, seconds: float) -> Iterator[bytes]:
-    """The lines of a body as they come. `seconds` is the limit for each line; errors as of `read_body`."""
+    """The lines of a body as they arrive, without their ends.
+
+    Args:
+        response: An answer whose body has not been read.
+        seconds: The limit for each line.
+
+    Raises:
+        LateBodyError, OSError: As `read_body`, for each line.
+    """
     rest = bytearray()
     while True:
         deadline = time.monotonic() + seconds
@@ -42,7 +59,7 @@ def read_lines(response: requests.Response, seconds: float) -> Iterator[bytes]:
 
 
 def _piece(response: requests.Response, deadline: float, length: int) -> bytes:
-    """What arrived next, b"" at the end. A server that sends drop by drop does not pass the deadline."""
+    """The bytes that arrive next, b"" at the end. A server that sends byte by byte cannot pass the deadline."""
     if time.monotonic() >= deadline:
         raise LateBodyError
     if length > MAX_BYTES:
@@ -52,7 +69,7 @@ def _piece(response: requests.Response, deadline: float, length: int) -> bytes:
 
 @contextmanager
 def _until(response: requests.Response, deadline: float) -> Iterator[None]:
-    """End a read that is still waiting at the deadline: each read of a socket has the whole limit for itself."""
+    """Ends a read that still waits at the deadline. The socket's own limit starts over with each read."""
     watch = Timer(max(0.0, deadline - time.monotonic()), _end_reading, [response])
     watch.daemon = True
     watch.start()

@@ -1,4 +1,4 @@
-"""The examination of a machine before it serves, and of a server while it does."""
+"""Examines a machine before it serves, or a server while it does."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.serving.client.address import parse_address
 from hybridstitch.serving.client.auth import read_key_file, shown_path
 from hybridstitch.serving.client.client import Client
-from hybridstitch.serving.doctor.finding import Finding
-from hybridstitch.serving.doctor.machine import examine_machine
+from hybridstitch.serving.doctor.machine import Finding, examine_machine
 from hybridstitch.serving.doctor.server import examine_server
 from hybridstitch.serving.server.java_and_ports import HIGHEST_PORT, LOWEST_PORT
-
-__all__ = ["Finding", "examine", "read_tokens"]
 
 
 def examine(
@@ -27,13 +24,19 @@ def examine(
     timeout: float = 30,
     heal: bool = False,
 ) -> list[Finding]:
-    """Whether a server could start on this machine or, with `url`, whether every worker of the one there answers.
+    """Examine whether a server could start here or, with `url`, whether every worker of that server answers.
 
-    management_url: by default the host of `url` at the next port.
-    key_file: the server's token file; None for a server without tokens.
-    store, port: the archives to serve and the first of the five ports, where there is no `url`.
-    timeout: seconds for each prediction. heal: see `examine_server`.
-    Raises InvalidInput for an address, port, limit or token file that cannot be one.
+    Args:
+        url: Address of a server's predictions. None: examine this machine.
+        management_url: Its management address. None: the host of `url` at the next port.
+        key_file: Its key_file.json. None: the tokens of the environment, if there are any.
+        store: Without `url`, folder of the archives to serve.
+        port: Without `url`, the first of the server's five ports.
+        timeout: Seconds for each prediction, over 0.
+        heal: With `url`, whether to restart workers that hang, see `examine_server`.
+
+    Raises:
+        InvalidInput: For a bad address, port or limit, and for a key file that cannot be read.
     """
     problems = []
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
@@ -56,11 +59,6 @@ def examine(
     management = management_url or address.next_port()
     if management is None:
         raise InvalidInput([Problem("url", "an address with a port, such as http://127.0.0.1:8080", address.base)])
-    tokens = read_tokens(key_file) if key_file else {}
+    tokens = read_key_file(key_file, "inference", "management", field="key-file") if key_file else {}
     client = Client(url, tokens.get("inference"), timeout, management, tokens.get("management"))
     return examine_server(client, heal)
-
-
-def read_tokens(key_file: str | Path) -> dict[str, str]:
-    """The tokens in a server's key_file.json, by kind: "inference" and "management"."""
-    return read_key_file(key_file, "inference", "management", field="key-file")

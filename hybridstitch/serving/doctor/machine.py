@@ -1,15 +1,15 @@
-"""Whether TorchServe could start on this machine: packages, Java, ports, the temporary folder, disk."""
+"""Examines whether TorchServe could start on this machine: packages, Java, ports, temporary folder and disk."""
 
 from __future__ import annotations
 
 import re
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.doctor.finding import Finding
 from hybridstitch.serving.manifest import archive_paths, read_archive
 from hybridstitch.serving.server.disk import size_text
 from hybridstitch.serving.server.java_and_ports import (
@@ -26,16 +26,38 @@ from hybridstitch.serving.server.java_and_ports import (
 PACKAGES = ("torch", "diffusers", "transformers", "torchserve", "numpy", "grpcio", "PyYAML", "psutil")
 
 
-def examine_machine(store: Path, port: int) -> list[Finding]:
-    """Whether a server for the archives of `store` could start here, at `port` and the four that go with it.
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was examined.
 
-    Raises InvalidInput for a port that no server can have.
+    Attributes:
+        name: What was examined.
+        ok: Whether it is well. None: unknown, or nothing to examine.
+        detail: What was found.
+        advice: What to do about it. Empty if nothing is wrong.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    advice: str = ""
+
+
+def examine_machine(store: Path, port: int) -> list[Finding]:
+    """Examine whether a server could start here.
+
+    Args:
+        store: Folder of the archives to serve.
+        port: The first of its five ports.
+
+    Raises:
+        InvalidInput: For a port that is out of range.
     """
     return [examine_packages(), examine_java(), examine_ports(port), examine_temporary_folder(), examine_disk(store)]
 
 
 def examine_packages(names: tuple[str, ...] = PACKAGES) -> Finding:
-    """Whether what a worker imports is installed; TorchServe itself would start without, and no worker ever."""
+    """Whether the packages of a worker are installed. Without them TorchServe starts, but no worker does."""
     found, missing = [], []
     for name in names:
         try:
@@ -49,7 +71,7 @@ def examine_packages(names: tuple[str, ...] = PACKAGES) -> Finding:
 
 
 def examine_java() -> Finding:
-    """Whether there is a Java that runs TorchServe, and where."""
+    """Whether a Java can run TorchServe, and where it is."""
     try:
         home = find_java_home()
     except FileNotFoundError as error:
@@ -58,7 +80,7 @@ def examine_java() -> Finding:
 
 
 def examine_ports(port: int) -> Finding:
-    """Whether the five ports of a server are free, and who holds those that are not."""
+    """Whether the five ports of a server are free, and which processes hold them."""
     ports = ports_of(port)
     taken = taken_ports(ports)
     if not taken:
@@ -69,7 +91,7 @@ def examine_ports(port: int) -> Finding:
 
 
 def examine_temporary_folder() -> Finding:
-    """Whether a server can write below TMPDIR, and its sockets fit there."""
+    """Whether a server can write below TMPDIR, and whether the path is short enough for its sockets."""
     used, why = temporary_base()
     if why:
         advice = f"set TMPDIR to a folder of yours with a path of at most {LONGEST_FOLDER} characters"
@@ -78,7 +100,7 @@ def examine_temporary_folder() -> Finding:
 
 
 def examine_disk(store: Path) -> Finding:
-    """Whether the copies that registering all archives of the store unpacks fit below the temporary folder."""
+    """Whether the temporary folder has room for the unpacked copies of all archives of the store."""
     needed, count, broken = 0, 0, []
     for path in archive_paths(store):
         try:
@@ -98,7 +120,7 @@ def examine_disk(store: Path) -> Finding:
 
 
 def _requirement(name: str) -> str:
-    """What this project asks of a package, for instance torchserve==0.12.0."""
+    """The requirement of this project for a package, such as torchserve==0.12.0."""
     with suppress(PackageNotFoundError):
         for line in requires("hybridstitch") or ():
             wanted = line.partition(";")[0].strip()

@@ -1,4 +1,4 @@
-"""Whether every worker of a model answers: shown by tiny predictions, since READY and Healthy only say so."""
+"""Proves with tiny predictions that every worker of a model answers. READY and Healthy do not prove it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from PIL import Image, UnidentifiedImageError
 
 from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.client.replies import ServiceError, ServiceTimeout
-from hybridstitch.serving.doctor.activity import Sighting
+from hybridstitch.serving.doctor.activity import Activity
 from hybridstitch.wire.names import WORKER_HEADER
 from hybridstitch.wire.proof import smallest_request
 
 POLL_SECONDS = 0.2
 _HEAL = "--heal scales it to no workers and back"
-SPARE_ROUNDS = 2  # a round may find a worker at the work of somebody else
+SPARE_ROUNDS = 2  # in one round a worker may be busy with the request of another client
 
 
 class NoAnswer(RuntimeError):  # noqa: N818 - named for what was seen, not that it is an error
-    """A model did not do what it should, and what was seen. `curable`: its workers hang, new ones may help."""
+    """A model that does not answer as it should.
+
+    Args:
+        seen: What was observed.
+        advice: What to do about it.
+        curable: Whether its workers hang, so that new ones may help.
+    """
 
     def __init__(self, seen: str, advice: str, curable: bool):
         self.advice = advice
@@ -44,7 +50,7 @@ class Version:
 
     @property
     def wanted(self) -> int:
-        """How many workers it is meant to have."""
+        """The number of workers that it should have."""
         return self.described["minWorkers"]
 
     @property
@@ -53,7 +59,7 @@ class Version:
 
     @property
     def ready(self) -> bool:
-        """Whether TorchServe believes that all of them are."""
+        """Whether TorchServe reports all of them as READY."""
         return sum(worker["status"] == "READY" for worker in self.described["workers"]) >= self.wanted
 
 
@@ -63,7 +69,7 @@ def versions(client: Client, model: str) -> list[Version]:
 
 
 def await_ready(client: Client, version: Version, seconds: float) -> Version:
-    """The version as it is once all its workers are READY. Raises NoAnswer if they are not after so many seconds."""
+    """Wait until all workers are READY and return the version then. Raises NoAnswer after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         now = next((each for each in versions(client, version.model) if each.number == version.number), version)
@@ -77,9 +83,10 @@ def await_ready(client: Client, version: Version, seconds: float) -> Version:
 
 
 def describe(client: Client, version: Version) -> dict[str, Any] | None:
-    """What the endpoint says of itself, through a worker; None if it is not one of ours.
+    """The endpoint's own description, which a worker sends; None for an endpoint of another project.
 
-    Raises NoAnswer if no worker says anything within the client's timeout.
+    Raises:
+        NoAnswer: If no worker answers within the client's timeout.
     """
     try:
         found = _in_time(client, version, lambda: client.describe(f"{version.model}/{version.number}"))
@@ -94,28 +101,30 @@ def describe(client: Client, version: Version) -> dict[str, Any] | None:
     return custom
 
 
-def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -> str:
-    """Let every worker generate the smallest picture with all of its models; returns what that proves, in words.
+def generate_on_all(client: Client, version: Version, description: dict[str, Any]) -> str:
+    """Let every worker generate the smallest picture with all of its models, and return the result in words.
 
-    Idle workers take turns, and the header of an answer names the worker. Raises NoAnswer if a prediction fails or
-    takes longer than the client's timeout, or if a worker answered none.
+    Idle workers take turns, and a header of the answer names the worker.
+
+    Raises:
+        NoAnswer: If a prediction fails or takes longer than the client's timeout, or if a worker answered none.
     """
     side = description["limits"]["minimum"]
     payload = smallest_request(side, recipes=bool(description.get("recipes")))
-    before = Sighting.of(version.pids)
+    before = Activity.of(version.pids)
     silent, sent, slowest, named = set(version.pids), 0, 0.0, True
     for _ in range(version.wanted + SPARE_ROUNDS):
-        drawn = _draw_at_once(client, version, payload)
-        slowest = max(slowest, *(each.seconds for each in drawn))
-        sent += len(drawn)
-        named = all(each.worker is not None for each in drawn)
-        silent -= {each.worker for each in drawn}
+        generated = _generate_at_once(client, version, payload)
+        slowest = max(slowest, *(each.seconds for each in generated))
+        sent += len(generated)
+        named = all(each.worker is not None for each in generated)
+        silent -= {each.worker for each in generated}
         if not (silent and named):
             break
     if silent and named:
         seen = f"READY, but {_processes(silent)} took none of {sent} predictions"
-        if busy := silent & before.active_until(Sighting.of(version.pids)):
-            # New workers would end what these are doing for somebody.
+        if busy := silent & before.active_until(Activity.of(version.pids)):
+            # New workers would end the requests of other clients.
             raise NoAnswer(f"{seen}; busy: {_processes(busy)}", "wait until its request has ended", False)
         raise NoAnswer(seen, _HEAL, True)
     models = "by both models" if "recipe" in payload else "in two steps"
@@ -128,17 +137,17 @@ def draw_on_all(client: Client, version: Version, description: dict[str, Any]) -
 
 
 @dataclass(frozen=True)
-class _Drawn:
-    """A prediction that was answered: the seconds it took, and the process id of the worker if the answer has it."""
+class _Generated:
+    """An answered prediction: its seconds, and the process id of the worker if the answer names it."""
 
     seconds: float
     worker: int | None
 
 
-def _draw_at_once(client: Client, version: Version, payload: dict[str, Any]) -> list[_Drawn]:
-    """As many predictions at once as there are workers."""
+def _generate_at_once(client: Client, version: Version, payload: dict[str, Any]) -> list[_Generated]:
+    """Send as many predictions at once as there are workers."""
 
-    def draw(_: int) -> _Drawn:
+    def generate(_: int) -> _Generated:
         started = time.monotonic()
         try:
             answer = _in_time(client, version, lambda: client.predict(payload, f"{version.model}/{version.number}"))
@@ -148,10 +157,10 @@ def _draw_at_once(client: Client, version: Version, payload: dict[str, Any]) -> 
             raise NoAnswer(str(error), f"model_log.log of the server says why; {_HEAL}", True) from error
         _check_picture(answer.content, payload)
         worker = answer.headers.get(WORKER_HEADER, "")
-        return _Drawn(time.monotonic() - started, int(worker) if worker.isdecimal() else None)
+        return _Generated(time.monotonic() - started, int(worker) if worker.isdecimal() else None)
 
     with ThreadPoolExecutor(version.wanted) as threads:
-        return list(threads.map(draw, range(version.wanted)))
+        return list(threads.map(generate, range(version.wanted)))
 
 
 def _check_picture(content: bytes, payload: dict[str, Any]) -> None:
@@ -165,14 +174,14 @@ def _check_picture(content: bytes, payload: dict[str, Any]) -> None:
 
 
 def _in_time(client: Client, version: Version, call: Callable[[], Any]) -> Any:
-    """What a call returns. Raises NoAnswer if it takes longer than the client's timeout."""
-    before = Sighting.of(version.pids)
+    """The result of a call. Raises NoAnswer if the call takes longer than the client's timeout."""
+    before = Activity.of(version.pids)
     try:
         return call()
     except ServiceTimeout:
         limit = f"no answer within {client.timeout:g} s"
-        if before.active_until(Sighting.of(version.pids)):
-            # New workers would end what these are doing for somebody.
+        if before.active_until(Activity.of(version.pids)):
+            # New workers would end the requests of other clients.
             raise NoAnswer(f"{limit}, but its workers are busy", "wait, or a longer --timeout", False) from None
         raise NoAnswer(f"READY, but {limit}: its workers do nothing", _HEAL, True) from None
 

@@ -1,18 +1,22 @@
-"""Whether a running server does its work, and healing of its models whose workers hang."""
+"""Examines a running server, and heals models whose workers hang."""
 
 from __future__ import annotations
 
 from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.client.replies import INVALID_KEY, ServiceError
-from hybridstitch.serving.doctor.finding import Finding
-from hybridstitch.serving.doctor.probe import NoAnswer, Version, await_ready, describe, draw_on_all, versions
+from hybridstitch.serving.doctor.machine import Finding
+from hybridstitch.serving.doctor.probe import NoAnswer, Version, await_ready, describe, generate_on_all, versions
 
 
 def examine_server(client: Client, heal: bool = False) -> list[Finding]:
-    """What is well and what is not with the server that `client` reaches, at both addresses and with both tokens.
+    """Examine both addresses of a server and every version of its models.
 
-    The client's timeout is the limit for each prediction, in seconds. With `heal`, a model whose workers hang
-    is scaled to no workers and back to as many as it had, and must then answer.
+    Args:
+        client: A client with an address for management and both tokens. Its timeout limits each prediction.
+        heal: Whether to scale a model whose workers hang to no workers and back. It must then answer.
+
+    Returns:
+        One finding for the server, and one for each version.
     """
     try:
         names = client.models()
@@ -32,7 +36,7 @@ def examine_server(client: Client, heal: bool = False) -> list[Finding]:
 
 
 def _examine_health(client: Client) -> Finding:
-    """/ping, asked last: an ailing model makes the whole server Unhealthy until it is healed."""
+    """The answer of /ping. It comes last: one hanging model makes the server Unhealthy until it is healed."""
     if client.health():
         return Finding("server", True, f"{client.url} says that it is healthy")
     advice = "it is down, the token is wrong, or the workers of a model gave up"
@@ -58,14 +62,14 @@ def _examine_version(client: Client, version: Version, heal: bool) -> Finding:
 
 
 def _prove(client: Client, version: Version, name: str, patience: float) -> Finding:
-    """Wait until all workers are READY, then let each draw."""
+    """Wait until all workers are READY, then let each generate a picture."""
     if version.wanted == 0:
         return Finding(name, None, "scaled to no workers")
     version = await_ready(client, version, patience)
     description = describe(client, version)
     if description is None:
         return Finding(name, None, f"{version.wanted} of {version.wanted} workers READY; not ours: nothing was drawn")
-    return Finding(name, True, draw_on_all(client, version, description))
+    return Finding(name, True, generate_on_all(client, version, description))
 
 
 def _restart_workers(client: Client, version: Version) -> None:

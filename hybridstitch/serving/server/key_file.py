@@ -1,6 +1,6 @@
-"""A server's tokens at a path that the operator chooses, renewed before they end.
+"""Keeps a server's tokens in a file that the operator names, and renews them before they expire.
 
-TorchServe's own key file lies in a new folder after every start, and nothing renews its tokens.
+TorchServe writes its own key file into a new folder at every start and renews no token.
 """
 
 from __future__ import annotations
@@ -23,19 +23,23 @@ from hybridstitch.serving.server.server import Server
 
 LOOK_SECONDS = 1.0
 RENEW_SHARE = 0.1
-"""Tokens are renewed when this share of their life is left: a fixed time would be longer than a short life."""
+"""The share of a token's life that is left when it is renewed. A fixed time could exceed a short life."""
 KINDS = ("inference", "management")
 ENDS = "expiration time"
 
 logger = logging.getLogger(__name__)
 
 
-class KeptTokens:
-    """Keeps `path` equal to the server's key file, readable by this user only, and renews tokens about to end.
+class KeptKeyFile:
+    """Keeps a copy of the server's key file, readable by this user only, and renews tokens that expire soon.
 
-    Use it as a context manager inside the server's; leaving it removes the file. Either file is written again if it is
-    lost or overwritten: the keys are in memory, too. A renewed token replaces the old one at once: clients read the
-    file again when theirs is refused, as `hybridstitch.Client` does with a key file.
+    Use it as a context manager inside the server's. At its end the copy is removed. If either file is lost or
+    overwritten, it is written again from memory. A renewed token replaces the old one at once, so clients must read
+    the file again when a token is refused; `hybridstitch.Client` does.
+
+    Args:
+        server: A running server with tokens.
+        path: Where the copy lies.
     """
 
     def __init__(self, server: Server, path: Path):
@@ -50,8 +54,9 @@ class KeptTokens:
     def __enter__(self) -> Self:
         """Write the file.
 
-        Raises OSError where that is not possible, InvalidInput without the server's own file, or if another server
-        keeps its tokens at the same path: each would overwrite those of the other.
+        Raises:
+            OSError: If it cannot be written.
+            InvalidInput: Without the server's own file, and if another server keeps its tokens at the same path.
         """
         read_key_file(self._server.key_file, *KINDS, "API")
         self._claim = _claimed(self._path)
@@ -70,7 +75,7 @@ class KeptTokens:
         _give_up(self._claim)
 
     def look(self, now: datetime) -> None:
-        """Renew what ends soon as of `now`, and write again what is not on the disk."""
+        """Renew the tokens that expire soon after `now`, and write the files again that were lost."""
         self._read_server_file()
         if due := [kind for kind in KINDS if self._is_due(kind, now)]:
             for kind in due:
@@ -90,12 +95,12 @@ class KeptTokens:
                 self.look(datetime.now(UTC))
             except (OSError, ValueError, KeyError, TypeError, requests.RequestException) as error:
                 said = f"tokens are not kept at {shown_path(self._path)}: {error}"
-            if said and said != self._said:  # the next look will do, or says the same
+            if said and said != self._said:  # a repeated failure is reported once
                 logger.warning("%s", said)
             self._said = said
 
     def _read_server_file(self) -> None:
-        """Take the server's file into memory; what is in memory replaces a file that is gone or broken."""
+        """Read the server's file. If it is lost or broken, write it again from memory."""
         keys, problem = read_keys(self._server.key_file)
         if not problem and all(isinstance(keys.get(kind), dict) and "key" in keys[kind] for kind in (*KINDS, "API")):
             self._keys = keys
@@ -107,7 +112,7 @@ class KeptTokens:
             raise InvalidInput([Problem("key_file", expected, shown_path(self._server.key_file))])
 
     def _is_due(self, kind: str, now: datetime) -> bool:
-        """Whether so little is left of a token's life that a new one is due."""
+        """Whether less than `RENEW_SHARE` of a token's life is left."""
         ends = self._keys[kind][ENDS]
         left = datetime.fromisoformat(ends) - now
         if self._lives.get(kind, ("",))[0] != ends:
@@ -116,7 +121,7 @@ class KeptTokens:
 
 
 def _claimed(path: Path) -> TextIO:
-    """A locked file beside a path. The end of the process, however it comes, gives up the claim."""
+    """A locked file beside a path. The lock ends with the process, however it ends."""
     claim = path.with_name(f".{path.name}.lock").open("w")
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -134,7 +139,7 @@ def _give_up(claim: TextIO) -> None:
 
 
 def write_private(path: Path, keys: dict[str, Any]) -> None:
-    """Write a key file, whole at once and readable by this user only."""
+    """Write a key file in one step, readable by this user only."""
     fresh = path.with_name(f".{path.name}.fresh")
     with suppress(FileNotFoundError):
         fresh.unlink()

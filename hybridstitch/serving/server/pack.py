@@ -1,4 +1,4 @@
-"""One archive (MAR) that holds everything an endpoint needs: handler, package, settings and the models once."""
+"""Packs an archive (MAR) with all that an endpoint needs: handler, package, settings and the models once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NOT_FOR_WORKERS = (
 )
 """Folders of the package that an archive does not carry."""
 WORTHWHILE = 1.2
-"""A large model that costs less than so many times the small one leaves nothing to gain."""
+"""The least ratio of the FLOPs of a forward, large to small, that leaves anything to gain."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +58,31 @@ def pack(
     variant: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write the archive of a version into the folder `out` and return its path; an older one of it is replaced.
+    """Write the archive of one version of a model and return its path. An older archive of the version is replaced.
 
-    It is `name`.mar for version 1.0 and `name`-`version`.mar for others; for "no-archive" a folder, without ".mar".
-    It holds the files that the loader reads and no others, under the names without a variant.
+    The file is `name`.mar for version 1.0 and `name`-`version`.mar for others. It holds only files that the loader
+    reads, under their names without a variant.
 
-    The models are a packed `pair` folder, or two diffusers SD3 folders `large` and `small`; `plain` packs the
-    large model alone behind diffusers' own pipeline. `recipes` is what `hybridstitch tune` wrote, by default the
-    file of that name in the pair. `config` replaces handler/model-config.yaml, and `extra_modules` are Python files
-    that its dotted paths name. `name` is "hybridstitch", or "plain", by default. `variant`, such as "fp16", takes
-    the weights of that variant from the parts that have it. `force` replaces what else holds this name and version,
-    or has the archive's file name.
-    Raises InvalidInput, under its name, for everything that a worker could not start with: a bad name, folder,
-    format, setting or file, and weights that are absent, cut off or of other shapes than their configuration says;
-    also for an archive of another kind or model that would be replaced. Raises OSError with both numbers, before
-    anything is written, if the disk is too small.
+    Args:
+        pair: Folder of a packed pair.
+        large: Instead of `pair`, a diffusers SD3 folder: the large model and the shared parts.
+        small: Beside `large`, a diffusers SD3 folder: the small model.
+        plain: Whether to pack the large model alone, in diffusers' own pipeline.
+        out: Folder that the archive is written to, the model store.
+        archive_format: "zip-store", "default" (compressed) or "no-archive" (a folder, without ".mar").
+        name: The model's name. None: "hybridstitch", or "plain" with `plain`.
+        version: The model's version.
+        recipes: File that `hybridstitch tune` wrote. None: the file of that name in the pair, if there is one.
+        config: A model-config.yaml. None: the one of handler/.
+        extra_modules: Python files that dotted paths of `config` name.
+        variant: Variant of the weights, such as "fp16", for the parts that have it.
+        force: Whether to replace an archive of another kind or model with this name, version or file name.
+
+    Raises:
+        InvalidInput: For all that a worker could not start with, each under its name: a bad name, folder, format,
+            setting or file, and weights that are absent, cut off or of another shape than their configuration. Also
+            for an archive of another kind or model that would be replaced.
+        OSError: If the disk is too small. Nothing has been written by then.
     """
     if name is None:
         name = "plain" if plain else "hybridstitch"
@@ -121,10 +131,12 @@ def _out_problems(out: Path, name: str) -> list[Problem]:
 
 
 def _replaced(final: Path, name: str, version: str, handler: str, force: bool) -> list[Path]:
-    """What the archive takes the place of: its file, or the folder of the same name, in which it was packed before.
+    """What the archive replaces: a file of its name, or a folder of that name from another format.
 
-    Raises InvalidInput, without `force`, for an archive of another kind, and of another model: version 2.0 of `a` and
-    version 1.0 of `a-2.0` share a file name.
+    Version 2.0 of `a` and version 1.0 of `a-2.0` share a file name.
+
+    Raises:
+        InvalidInput: Without `force`, for an archive of another kind or another model.
     """
     replaced, problems = [], []
     plain_name = file_name(name, version)
@@ -159,7 +171,7 @@ def _file_problems(config: Path, modules: Sequence[Path]) -> list[Problem]:
 def _find_models(
     pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool, variant: str | None
 ) -> ModelFiles:
-    """What the archive's pair folder shall hold: the parts of the models, and what makes them a pair."""
+    """The files of the archive's pair folder: the parts of the models, and what makes them a pair."""
     raise_problems(source_problems(pair, large, small, plain))
     found = find_files(pair, large, small, variant, plain)
     if pair is not None:
@@ -173,7 +185,7 @@ def _find_models(
 
 
 def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain: bool) -> None:
-    """Raise InvalidInput, by name, for what a worker would not start with; nothing large is read."""
+    """Raise InvalidInput for what a worker would not start with. Weights are not read."""
     pipeline, small = build_skeleton(stage / PAIR_FOLDER, found)
     section = read_config(stage / "model-config.yaml").get(SECTION) or {}
     catalogue = None
@@ -205,12 +217,12 @@ def _warn_of_costs(pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DMo
 
 
 def _needed_space(files: Sequence[Path]) -> int:
-    """Bytes: in every format, a folder too, the archiver gathers a copy of everything and then writes another."""
+    """Bytes that packing takes. In every format the archiver makes a copy of all files and then writes another."""
     return 2 * sum(file.stat().st_size for file in files) + 2**24
 
 
 def _stage(stage: Path, handler: Path, files: Mapping[str, Path], modules: Sequence[Path]) -> None:
-    """Lay out the archive's content; the models as links, which the archiver follows."""
+    """Lay out the content of the archive. The models are links, which the archiver follows."""
     for name, path in files.items():
         link = stage / PAIR_FOLDER / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +239,7 @@ def _not_for_workers(folder: str, names: list[str]) -> set[str]:
 
 
 def _run_archiver(work: Path, handler: str, name: str, version: str, archive_format: str) -> None:
-    """Run the archiver in `work` with its own temporary folder, since it builds under a name that is not unique."""
+    """Run the archiver with a temporary folder below `work`: the name that it builds under is not unique."""
     for folder in ("temporary", "out"):
         (work / folder).mkdir()
     command = [sys.executable, "-m", "model_archiver.model_packaging"]

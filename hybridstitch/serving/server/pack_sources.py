@@ -1,4 +1,4 @@
-"""The folders that `pack` is given. They are checked before torch is imported, so that a mistake shows at once."""
+"""Checks the folders that `pack` gets before torch is imported, so that a mistake shows at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hybridstitch.errors import Problem
 def source_problems(
     pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool
 ) -> list[Problem]:
-    """What is wrong with the folders that the caller names."""
+    """The problems of the folders, see `pack`."""
     given = {"pair": pair, "large": large, "small": small}
     ways = "--pair DIR or --large DIR" if plain else "--pair DIR, or --large DIR and --small DIR"
     if pair is not None and (large is not None or small is not None):
@@ -35,5 +35,5 @@ def source_problems(
 
 
 def _download(name: str) -> str:
-    """What to do about a name that is a hub id."""
+    """How to download a name that is a hub id."""
     return f"; `hf download {name} --local-dir FOLDER` makes one" if HUB_ID.fullmatch(name) else ""

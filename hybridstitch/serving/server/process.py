@@ -1,4 +1,4 @@
-"""The parts of running TorchServe as a child that know about processes: environment, home, and the end."""
+"""The environment, the temporary folder and the end of TorchServe's processes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 def server_environment(home: Path) -> dict[str, str]:
-    """This process's environment with everything the server writes sent below `home`.
+    """The environment of a server that writes only below `home`.
 
-    TS_... variables are left out: they would override the configuration.
+    It is the environment of this process without TS_... variables, which would override the configuration.
+
+    Raises:
+        FileNotFoundError: Without Java.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TS_")}
     logs = str(home / "logs")
@@ -46,7 +49,7 @@ def short_temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def end_process(launcher: subprocess.Popen[Any]) -> None:
-    """End TorchServe, started as the leader of a session: in order first, by force what then is left of it."""
+    """End TorchServe and its session: first in order, then by force what is left after `STOP_SECONDS`."""
     others = [process for process in _session(launcher.pid) if process.pid != launcher.pid]
     if others:
         with suppress(psutil.NoSuchProcess):

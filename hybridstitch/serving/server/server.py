@@ -1,4 +1,4 @@
-"""A TorchServe that this process starts, waits for and stops."""
+"""Starts, watches and stops a TorchServe."""
 
 from __future__ import annotations
 
@@ -38,12 +38,20 @@ class Server:
             server.register("hybridstitch")
             server.client.generate("a red apple on blue")
 
-    host: the address that predictions are served at, over HTTP and gRPC; management stays on this machine.
-    metrics_host: the address for Prometheus, which needs no token.
-    port: inference; management and metrics take the next two, gRPC port-1010 and the one after. 0: any free ones.
-    token_auth: False serves without tokens.
-    Everything it writes, unpacked archives too, lies in a temporary folder (TMPDIR says where) until it stops.
-    Raises FileNotFoundError without Java, RuntimeError with the end of the log if the server does not come up.
+    All that it writes, also unpacked archives, lies in a temporary folder below TMPDIR until it stops.
+
+    Args:
+        store: Folder of the archives.
+        host: Address that predictions are served at, over HTTP and gRPC. Management stays on this machine.
+        metrics_host: Address for Prometheus, which needs no token.
+        port: Port of predictions. Management and metrics take the next two, gRPC `port` - 1010 and the one after.
+            0: free ones.
+        token_auth: Whether requests need a token.
+
+    Raises:
+        InvalidInput: For a store that is no folder, and for a port that is taken or out of range.
+        FileNotFoundError: Without Java.
+        RuntimeError: If the server does not start. The message holds the end of its log.
     """
 
     def __init__(
@@ -79,14 +87,14 @@ class Server:
         self.stop()
 
     def stop(self) -> None:
-        """End the server and every process of it, and remove its temporary folder. Once is enough."""
+        """End the server with all of its processes, and remove its temporary folder. A second call does nothing."""
         self._stack.close()
         if self._client:
             self._client.close()
             self._client = None
 
     def wait(self) -> None:
-        """Return never while the server lives; raise RuntimeError with the end of its log when it dies."""
+        """Wait until the server ends, then raise RuntimeError with the end of its log."""
         self._process.wait()
         raise RuntimeError(self._obituary())
 
@@ -103,7 +111,7 @@ class Server:
 
     @property
     def key_file(self) -> Path:
-        """The file with the tokens, readable by this user only."""
+        """TorchServe's file with the tokens, readable by this user only."""
         return self.home / "key_file.json"
 
     def token(self, kind: str = "inference") -> str | None:
@@ -112,7 +120,7 @@ class Server:
 
     @property
     def client(self) -> Client:
-        """The client with the tokens of this server, one for all. It takes none from the environment."""
+        """The one client of this server, with its tokens. It uses none of the environment."""
         with self._connecting:
             if self._client is None:
                 self._client = Client(
@@ -125,12 +133,20 @@ class Server:
             return self._client
 
     def register(self, model: str, archive: str | None = None) -> None:
-        """Load an archive of the store and wait until its worker is ready; the first version is the default one.
+        """Load an archive of the store and wait until its worker is ready.
 
-        archive: its file name, `model`.mar or the unpacked folder `model` by default. Its manifest says the version.
-        Raises InvalidInput for a bad name, an archive that is not there or not whole, and a version that is registered
-        already; OSError, with both numbers, if the unpacked copy does not fit; RuntimeError with the worker's own
-        words if it does not start. After any of them, nothing stays registered and no copy of the archive is left.
+        The first version of a model becomes its default. After an error nothing stays registered, and no copy of the
+        archive is left.
+
+        Args:
+            model: The model's name.
+            archive: File name of the archive, whose manifest holds the version. None: `model`.mar, or the unpacked
+                folder `model`.
+
+        Raises:
+            InvalidInput: For a bad name, an archive that is absent or not whole, and a version that is registered.
+            OSError: If the disk is too small for the unpacked copy.
+            RuntimeError: If the worker does not start. The message holds the worker's own error.
         """
         raise_problems(name_problems("model", model))
         found = self._find(model, archive)
@@ -148,7 +164,7 @@ class Server:
         logger.info("registered %s %s", model, found.version)
 
     def versions(self, model: str) -> list[str]:
-        """The registered versions of a model; none of a model that is not registered."""
+        """The registered versions of a model. Empty for a model that is not registered."""
         try:
             return [each["modelVersion"] for each in self.client.describe(f"{model}/all", customized=False)]
         except ServiceError as error:
@@ -157,7 +173,7 @@ class Server:
             raise
 
     def _find(self, model: str, archive: str | None) -> Archive:
-        """The archive of the store with a file name, or the one named after the model."""
+        """The archive with this file name in the store, by default the one that is named after the model."""
         names = [archive] if archive else [f"{model}.mar", model]
         for name in names:
             path = self.store / name
@@ -176,7 +192,7 @@ class Server:
         self._write_config()
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
         command += ["--ts-config", "config.properties", "--model-store", str(self.store)]
-        # In a session of its own: Ctrl-C reaches this process only, which then stops the server in order.
+        # A new session: Ctrl-C reaches this process alone, which then stops the server in order.
         self._process = subprocess.Popen(
             command,
             cwd=self.home,

@@ -1,4 +1,4 @@
-"""A batch from TorchServe: which requests share a forward, and what happens to each of them on the way."""
+"""A batch from TorchServe: which requests share a forward, and the events and deadlines of each."""
 
 from __future__ import annotations
 
@@ -30,14 +30,19 @@ logger = logging.getLogger(__name__)
 class Job:
     """One valid request on its way through the worker.
 
-    index: its place in the batch. sent_at: seconds since 1970, its deadline counts from there.
-    queued: seconds that it waited before; None if the client does not say when it sent it.
-    send_piece: sends a part of a streamed answer at once.
-    question: what to explain of the generation; None for a prediction.
-    started: when its generation began, on the clock of `time.perf_counter`.
-    sent_steps, sent_tokens: for each of its pictures, how many steps the stream has reported and the last mask. They
-        outlive a batch that fails, so that a request that is retried alone reports no step twice.
-    warnings: for the report, about what its stream left out.
+    Attributes:
+        index: Its place in the batch.
+        request: What to generate and how to deliver it.
+        sent_at: Seconds since 1970; the deadline counts from there.
+        queued: Seconds that it waited before the worker got it; None if the client does not send its start time.
+        send_piece: Sends a part of a streamed answer at once.
+        question: What to explain of the generation; None for a prediction.
+        has_begun: Whether its stream has begun.
+        has_expired: Whether its deadline has passed.
+        started: When its generation began, on the clock of `time.perf_counter`.
+        sent_steps, sent_tokens: For each of its pictures, the number of steps that the stream has reported, and the
+            last mask. A request that is retried alone keeps them, so it reports no step twice.
+        warnings: For the report, about what its stream left out.
     """
 
     index: int
@@ -58,7 +63,7 @@ class Job:
         return self.request.request_id
 
     def check_deadline(self) -> None:
-        """Notice if the deadline has passed."""
+        """Set `has_expired` if the deadline has passed."""
         limit = self.request.deadline_ms or math.inf
         self.has_expired = self.has_expired or 1000 * (time.time() - self.sent_at) > limit
 
@@ -72,7 +77,7 @@ class Job:
             raise self.expired_error()
 
     def with_warnings(self, result: Rendering | Answer) -> Rendering | Answer:
-        """The rendering with this job's warnings in its report."""
+        """Return the rendering with this job's warnings in its report."""
         if isinstance(result, Answer) or not self.warnings:
             return result
         return replace(result, report=result.report | {"warnings": [*result.report["warnings"], *self.warnings]})
@@ -84,11 +89,16 @@ class Job:
 
 
 def groups(jobs: Sequence[Job], pictures: int) -> list[list[Job]]:
-    """The jobs by what can share a forward, at most so many pictures in each; more only for a request by itself."""
+    """Group the jobs that can share a forward.
+
+    Args:
+        jobs: Predictions.
+        pictures: The most pictures in a group; a single request with more is a group of its own.
+    """
     found: list[list[Job]] = []
     open_groups: dict[str, list[Job]] = {}
     for job in jobs:
-        key = job.request.batch_key
+        key = job.request.generation.batch_key
         group = open_groups.get(key, [])
         if not group or sum(each.request.num_images for each in [*group, job]) > pictures:
             group = open_groups[key] = []
@@ -98,48 +108,45 @@ def groups(jobs: Sequence[Job], pictures: int) -> list[list[Job]]:
 
 
 class Progress:
-    """Watches a group being drawn: sends the events of those that stream, and gives up when nobody waits any more.
+    """Watches the generation of a group: sends the events of streams, and ends it when every deadline has passed."""
 
-    cell: width and height of a token in pixels. preview: None where no request can ask for one.
-    """
-
-    def __init__(self, jobs: Sequence[Job], cell: int, preview: Preview | None):
+    def __init__(self, jobs: Sequence[Job], preview: Preview | None):
+        """preview: Turns latents into pictures; None where no request can have previews."""
         ends = accumulate(job.request.num_images for job in jobs)
         self._jobs = [(job, range(end - job.request.num_images, end)) for job, end in zip(jobs, ends, strict=True)]
-        self._cell = cell
         self._preview = preview
         for job in jobs:
             job.started = job.started or time.perf_counter()
 
     def __call__(self, pictures: range, step: Step) -> None:
-        """After a step of these pictures of the group. Raises DeadlineExceeded if every job's deadline has passed."""
+        """Handle a step of these pictures of the group. Raises DeadlineExceeded if every deadline has passed."""
         for job, own in self._jobs:
             job.check_deadline()
-            drawn = [picture for picture in pictures if picture in own]
-            news = [each for each in drawn if job.sent_steps.get(each - own.start, 0) <= step.index]
+            present = [picture for picture in pictures if picture in own]
+            news = [each for each in present if job.sent_steps.get(each - own.start, 0) <= step.index]
             if news and job.request.stream and not job.has_expired:
                 rows = [picture - pictures.start for picture in news]
-                self._tell(job, step, [picture - own.start for picture in news], rows)
+                self._report(job, step, [picture - own.start for picture in news], rows)
         if all(job.has_expired for job, _ in self._jobs):
             raise DeadlineExceeded
 
-    def _tell(self, job: Job, step: Step, images: list[int], rows: list[int]) -> None:
-        """images: numbers of the pictures within their request. rows: their places in the step's tensors."""
+    def _report(self, job: Job, step: Step, images: list[int], rows: list[int]) -> None:
+        """Send the events of a step. images: Numbers within their request. rows: Places in the step's tensors."""
         request, done = job.request, step.index + 1
         elapsed = round(1000 * (time.perf_counter() - (job.started or 0)), 1)
         job.sent_steps.update(dict.fromkeys(images, done))
         job.emit(
             "progress", step=done, steps=step.steps, images=images, large_share=round(step.share, 6), elapsed_ms=elapsed
         )
-        if step.tokens is not None:
-            self._tell_masks(job, step.tokens, done, images, rows)
+        if step.tokens is not None and step.trajectory is not None:
+            self._report_masks(job, step.tokens, step.trajectory.grid, images, rows, done)
         is_due = done * (request.previews + 1) // step.steps > step.index * (request.previews + 1) // step.steps
         if self._preview and is_due and done < step.steps:
             for image, row in zip(images, rows, strict=True):
                 self._send_preview(job, done, image, step.denoised[row : row + 1])
 
     def _send_preview(self, job: Job, done: int, image: int, denoised: Tensor) -> None:
-        """A preview that is not finite is left out: an early estimate may overflow where the picture does not."""
+        """Send a preview, unless it is not finite: an early estimate may overflow where the picture does not."""
         assert self._preview is not None
         try:
             (picture,) = self._preview(denoised)
@@ -150,10 +157,11 @@ class Progress:
         content = base64_text(encode_image(picture, "jpeg", quality=PREVIEW_QUALITY))
         job.emit("preview", step=done, image=image, format="jpeg", b64_json=content)
 
-    def _tell_masks(self, job: Job, tokens: Tensor, done: int, images: list[int], rows: list[int]) -> None:
-        grid = [job.request.height // self._cell, job.request.width // self._cell]
+    def _report_masks(
+        self, job: Job, tokens: Tensor, grid: tuple[int, int], images: list[int], rows: list[int], done: int
+    ) -> None:
         for image, row in zip(images, rows, strict=True):
-            chosen = tokens[row].tolist()
-            if chosen != job.sent_tokens.get(image):
-                job.sent_tokens[image] = chosen
-                job.emit("mask", step=done, image=image, grid=grid, tokens=chosen)
+            rendered = tokens[row].tolist()
+            if rendered != job.sent_tokens.get(image):
+                job.sent_tokens[image] = rendered
+                job.emit("mask", step=done, image=image, grid=list(grid), tokens=rendered)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hybridstitch.explain import Explanation, Word
 
 OVERLAY_PIXELS = 512
-"""The longer side of the overlay, at most: it is there to be looked at, and answers stay small."""
+"""The longer side of the overlay, at most, so that answers stay small."""
 
 
 @dataclass(frozen=True)
@@ -33,53 +33,38 @@ class Explained:
 
 
 Explainer = Callable[[GenerationRequest, Question, Callable[[], None]], Explained]
-"""Answers a question about what a request draws; the last argument is called before every forward and may raise."""
+"""Answers a question about the picture of a request. The last argument is called before every forward and may raise."""
 
 
 def explain_request(
     pipeline: HybridStitchPipeline, request: GenerationRequest, question: Question, check: Callable[[], None]
 ) -> Explained:
-    """Draw a request that was parsed with the pipeline's own catalogue and size limits, and explain the picture."""
-    from hybridstitch.explain import explain
+    """Generate the picture of a request that was parsed with the pipeline's catalogue and limits, and explain it.
 
-    found = explain(
-        pipeline,
-        request.prompt,
-        target=question.target,
-        method=question.method,
-        region=request.region,
-        steps_explained=question.steps_explained,
-        gradient_steps=question.gradient_steps,
-        seed=request.seed,
-        negative_prompt=request.negative_prompt,
-        num_inference_steps=request.num_inference_steps,
-        guidance_scale=request.guidance_scale,
-        width=request.width,
-        height=request.height,
-        recipe=request.recipe,
-        speed=request.speed,
-        check=check,
-    )
-    recipe = pipeline.catalogue.resolve(found.report["recipe"])
-    made = replace(request, recipe=recipe, speed=None)  # a speed may mean another recipe tomorrow
-    return Explained(Rendering(made, [found.image], found.report), question, found)
+    Args:
+        pipeline: The pair.
+        request: A request for one picture.
+        question: What to explain of it.
+        check: Called before every forward; an exception in it ends the work.
+    """
+    from hybridstitch.explain.explain import explain_generation
+
+    found = explain_generation(pipeline, request.generation, **vars(question), check=check)
+    return Explained(Rendering(request.reproducible(), [found.image], found.report), question, found)
 
 
 def encode_explanation(explained: Explained) -> Answer:
-    """The answer, with the headers that a picture's answer has."""
+    """Encode the answer, with the headers of a picture's answer."""
     return json_answer(explanation_document(explained), headers_of(explained.rendering))
 
 
 def explanation_document(explained: Explained) -> dict[str, Any]:
-    """The json answer of the picture, and beside it what was found; see docs/interface.md."""
+    """Return the json answer of the picture together with the explanation; see docs/interface.md."""
     rendering, found = explained.rendering, explained.found
     heat = found.heatmaps.cpu().numpy()
-    # To target region, the region is a question about the picture and had no part in it.
-    asked_only = explained.question.target == "region"
-    drawn = replace(rendering, request=replace(rendering.request, region=None)) if asked_only else rendering
     delta = found.convergence_delta
     return {
-        **document_of(drawn),
+        **document_of(rendering),
         "words": [_word(word, each) for word, each in zip(found.words, heat, strict=True)],
         "heatmap_png_b64": _png(_overlay(found.image, heat.sum(axis=0))),
         "mask": None if found.mask is None else _mask(found.mask.cpu().numpy()),
@@ -94,7 +79,7 @@ def explanation_document(explained: Explained) -> dict[str, Any]:
 
 
 def _word(word: Word, heat: np.ndarray) -> dict[str, Any]:
-    """heat: `(rows, columns)`; the picture of it has a grey pixel for each token, white for the hottest one."""
+    """Describe a word. heat: `(rows, columns)`; its picture has a grey pixel for each token, white for the hottest."""
     hottest = float(heat.max())
     grey = np.rint(255 * heat / (hottest or 1)).astype(np.uint8)
     return {
@@ -110,9 +95,9 @@ def _mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def _request(request: GenerationRequest, question: Question) -> dict[str, Any]:
-    """The request that makes this explanation again."""
+    """Return the request that makes this explanation again."""
     fields = {name: value for name, value in request.to_dict().items() if name not in FIXED}
-    return fields | asdict(question)
+    return fields | question.to_dict()
 
 
 def _overlay(image: Image.Image, heat: np.ndarray) -> Image.Image:
@@ -126,5 +111,5 @@ def _png(image: Image.Image) -> str:
 
 
 def _short(value: float) -> float:
-    """Six digits: more would be noise."""
+    """Round to six digits: more would be noise."""
     return float(f"{value:.6g}")

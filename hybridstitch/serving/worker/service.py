@@ -1,4 +1,4 @@
-"""What both handlers share: the way of a batch from TorchServe's rows to its answers, and the description."""
+"""What both handlers share: the path of a batch from TorchServe's rows to its answers, and the description."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from ts.torch_handler.base_handler import BaseHandler
 
 from hybridstitch._version import __version__
 from hybridstitch.errors import InvalidInput, Problem
-from hybridstitch.model.pair import SizeLimits, describe_pair
+from hybridstitch.model.pair import describe_pair
+from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.serving.settings import Settings, check_defaults, read_settings
@@ -45,10 +46,10 @@ logger = logging.getLogger(__name__)
 
 
 class Endpoint(BaseHandler):
-    """Parse, draw, encode. Every item of a batch is a row, a job and then an answer; one that goes wrong becomes its
-    answer at once, and its neighbours go on. Jobs that can share a forward are drawn as one tensor.
+    """Parse, generate, encode. Every item of a batch is a row, then a job, then an answer.
 
-    A handler says how to `load` its models, which must set `size_limits`, and how to `generate` requests.
+    An item that fails becomes its answer at once, and its neighbours continue. Jobs that can share a forward are
+    generated as one tensor. A handler implements `load`, which must set `size_limits`, and `generate`.
     """
 
     settings: Settings
@@ -58,21 +59,22 @@ class Endpoint(BaseHandler):
     preview: Preview | None = None
     """Turns the latents of a step into pictures; endpoints with a catalogue have it."""
     explainer: Explainer | None = None
-    """Draws a picture and says which words made it so; None on an endpoint that explains nothing."""
+    """Generates a picture and scores the words of its prompt; None on an endpoint without explanations."""
 
     @abstractmethod
     def load(self) -> None:
-        """Load the models as `self.settings` say and set `self.size_limits`."""
+        """Load the models by `self.settings` and set `self.size_limits`."""
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
-        """The pictures of requests that are alike in all that `batch_key` compares; `progress` watches each step."""
+        """Generate the pictures of requests with one `batch_key`; `progress` is called after every step."""
 
     def initialize(self, context: Context) -> None:
         """Load everything and generate one picture: READY means that all models work.
 
-        Wrong settings, wrong defaults, models that do not fit and models whose output is not finite end the start by
-        name.
+        Raises:
+            InvalidInput: A setting or a default is wrong, or the models do not fit together.
+            FloatingPointError: The output of a model is not finite.
         """
         self.context = context
         self.settings = read_settings(context)
@@ -83,27 +85,27 @@ class Endpoint(BaseHandler):
         with logged_step("generate a first picture by all models"):
             warm_up(self.generate, self.size_limits, self.catalogue)
         if self.explainer is not None:
-            with logged_step("import what explains"):
-                question_fields()  # imports Captum: seconds that the first explanation would lack
+            with logged_step("import the libraries of explanations"):
+                question_fields()  # imports Captum, which takes seconds
         self.pair = describe_pair(self.settings.folder)
         self.limit = TimeLimit(response_timeout(context.model_yaml_config))
         self.limit.watch(self.models())
         self.initialized = True
 
     def models(self) -> Sequence[nn.Module]:
-        """What computes the pictures: the time limit of a batch is checked after each of their blocks."""
+        """Return the parts that compute pictures: the time limit of a batch is checked after each of their blocks."""
         pipeline = getattr(self, "pipeline", None)
         parts = [*getattr(pipeline, "components", {}).values(), getattr(pipeline, "small", None)]
         return [part for part in parts if isinstance(part, nn.Module)]
 
     def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Answer]:
-        """TorchServe's rows to jobs."""
+        """Turn TorchServe's rows into jobs."""
         self.limit.begin()
         read = [attempt(partial(read_row, context=self.context), numbered) for numbered in enumerate(rows)]
         return [attempt(self.read, attempt(decode_row, row)) for row in read]
 
     def inference(self, items: list[Job | Answer]) -> list[Answer]:
-        """Jobs to answers, in the order that they came in."""
+        """Turn jobs into answers, in the order of the rows."""
         metrics = Metrics(self.context)
         answers = {index: item for index, item in enumerate(items) if isinstance(item, Answer)}
         for answer in answers.values():
@@ -120,14 +122,14 @@ class Endpoint(BaseHandler):
         return [answers[index] for index in range(len(items))]
 
     def postprocess(self, answers: list[Answer]) -> list[bytes]:
-        """Answers to what goes over the wire."""
+        """Turn answers into the bodies that TorchServe sends."""
         worker = {WORKER_HEADER: str(os.getpid())}
         answers = [replace(answer, headers=answer.headers | worker) for answer in answers]
         self.limit.end()
         return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
 
     def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Answer]]:
-        """Each job with its answer. Explanations come last, one by one: they take long."""
+        """Yield each job with its answer. Explanations come last, one by one, because they take long."""
         for group in groups([job for job in jobs if job.question is None], self.settings.pictures_per_forward):
             yield from zip(group, self.answer_group(group, metrics), strict=True)
         for job in jobs:
@@ -135,25 +137,25 @@ class Endpoint(BaseHandler):
                 yield job, attempt(self.answer_question, job)
 
     def answer_question(self, job: Job) -> Answer:
-        """The answer to a job with a question."""
+        """Return the answer to a job with a question."""
         assert job.question is not None
         assert self.explainer is not None
         return encode_explanation(self.explainer(job.request, job.question, job.check))
 
     def _is_explain(self) -> bool:
-        # TorchServe would answer a whole batch by what its first request is; here each row says it for itself.
+        # TorchServe decides for a whole batch by its first request; here each row decides for itself.
         return False
 
     def answer_group(self, group: Sequence[Job], metrics: Metrics) -> list[Answer]:
-        """The answers of jobs that are drawn together. If that fails, each is tried alone, so that none suffers."""
+        """Return the answers of jobs that share a tensor. If they fail together, each is retried alone."""
         for job in group:
             job.check_deadline()
         alive = [job for job in group if not job.has_expired]
         results: dict[int, Rendering | Answer] = {}
         if alive:
-            drawn = self.generate_group(alive)
-            results = {job.index: result for job, result in zip(alive, drawn, strict=True)}
-            reports = [result.report for result in drawn if isinstance(result, Rendering)]
+            rendered = self.generate_group(alive)
+            results = {job.index: result for job, result in zip(alive, rendered, strict=True)}
+            reports = [result.report for result in rendered if isinstance(result, Rendering)]
             if reports:
                 metrics.generated(max(report["batch_size"] for report in reports), reports)
         return [
@@ -164,8 +166,8 @@ class Endpoint(BaseHandler):
         ]
 
     def generate_group(self, jobs: Sequence[Job]) -> Sequence[Rendering | Answer]:
-        """A rendering for each job, or the answer that says why there is none."""
-        progress = Progress(jobs, self.size_limits.multiple_of, self.preview)
+        """Return a rendering for each job, or the answer that reports its error."""
+        progress = Progress(jobs, self.preview)
         try:
             self.limit.check()
             return self.generate([job.request for job in jobs], progress)
@@ -174,11 +176,11 @@ class Endpoint(BaseHandler):
                 return [error_answer(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
             # As text: a log record that kept the exception would keep the tensors of its frames.
             logger.error("%d requests failed together, each is retried alone:\n%s", len(jobs), traceback.format_exc())
-        # Outside of the handler the exception is gone, and the failed batch's memory with it.
+        # Outside of the except clause, the exception no longer holds the memory of the failed batch.
         return [result for job in jobs for result in self.generate_group([job])]
 
     def read(self, row: Row) -> Job:
-        """The job of one row. Raises InvalidInput that names everything wrong with it."""
+        """Return the job of one row. Raises InvalidInput that names every wrong field."""
         fields = explanation_in(row.payload, row.is_explanation)
         if fields is None:
             request, question = self.parse(row.payload, can_stream=row.is_http, request_id=row.request_id), None
@@ -189,23 +191,22 @@ class Endpoint(BaseHandler):
         return Job(row.index, request, row.sent_at, row.queued, piece, question)
 
     def parse(self, payload: Any, **about: Any) -> GenerationRequest:
-        """The request in a decoded payload, with this endpoint's defaults; `about`: see `parse_request`."""
+        """Return the request in a decoded payload, with this endpoint's defaults; `about`: see `parse_request`."""
         return parse_request(payload, self.settings.defaults, self.size_limits, self.catalogue, **about)
 
     def parse_explanation(self, payload: Any, request_id: str | None = None) -> tuple[GenerationRequest, Question]:
-        """The request and the question in a decoded payload. Raises InvalidInput where nothing is explained."""
+        """Return request and question of a decoded payload. Raises InvalidInput on endpoints without explanations."""
         if self.explainer is None or self.catalogue is None:
             raise InvalidInput([Problem(IN_BAND, "a prediction: this endpoint explains nothing", "an explanation")])
         return parse_explanation(payload, self.settings.defaults, self.size_limits, self.catalogue, request_id)
 
     def recipe_name(self, request: GenerationRequest) -> str:
-        """The name in the report of the request's picture: few enough names for a label of a metric."""
-        if request.speed is not None and self.catalogue is not None:
-            return self.catalogue.at_speed(request.speed, request.guidance_scale).recipe.name
-        return request.recipe.name if request.recipe else "plain"
+        """Return the recipe's name in the report: there are few enough names for a label of a metric."""
+        recipe = request.generation.recipe
+        return recipe.name if recipe else "plain"
 
     def describe_handle(self) -> dict[str, Any]:
-        """What this endpoint is and takes: the answer to `GET /models/<model>?customized=true`."""
+        """Describe this endpoint and its requests: the answer to `GET /models/<model>?customized=true`."""
         packages = ("torch", "diffusers", "transformers", "torchserve")
         defaults = self.parse({"prompt": "any", "seed": 0}).to_dict()
         schemas = {"request_schema": request_schema(self.size_limits, defaults, self.catalogue)}
