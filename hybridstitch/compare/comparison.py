@@ -99,6 +99,6 @@ class Comparison:
             raise InvalidInput([Problem("folder", "one of a comparison by this version", str(error))]) from error
 
     def progress(self, samples: Sequence[MeasuredSample]) -> Progress:
-        """Where a run until it is decided stands."""
+        """The state of a run that stops once it is decided."""
         order = list(dict.fromkeys(prompt for prompt, _ in self.cells))
         return follow([sample.judged() for sample in samples], order, len(self.seeds), self.margins)

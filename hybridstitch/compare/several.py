@@ -138,7 +138,7 @@ def main() -> int:
         for name, own in fields.items():
             url = f"{server.url}/predictions/{PLAIN if name == PLAIN else STITCHED}"
             endpoints[name] = open_endpoint(parse_endpoint(f"{url}#{urlencode(common | own)}"), server.token())
-        warm_up(endpoints, prompts[0], 0, WARM_UP)
+            warm_up({name: endpoints[name]}, prompts[0], 0, WARM_UP)
         rows = summarise(interleaved(endpoints, prompts, PAUSE_SECONDS))
     settings = f"{len(prompts)} prompts, {options.steps} steps, guidance {options.guidance_scale}"
     text = f"{settings}; {machine()}\n\n{table(rows)}"

@@ -26,7 +26,7 @@ Groups = list[tuple[str, list[MeasuredSample]]]
 
 
 def shown(samples: Sequence[MeasuredSample]) -> Groups:
-    """Worst, median and best samples by PSNR, all that were answered if there are few; a sample stands in one group."""
+    """The worst, median and best samples by PSNR, each in one group; all answered samples if there are few."""
     answered = [sample for sample in samples if sample.answered]
     ordered = sorted(answered, key=_nearness)
     if len(ordered) <= 3:

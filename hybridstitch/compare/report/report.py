@@ -94,13 +94,13 @@ def pairs_csv(samples: Sequence[MeasuredSample]) -> str:
 def rerun(comparison: Comparison, out: str, described: Mapping[str, Mapping[str, Any]]) -> str:
     """The command that makes the same comparison, as a line for a shell.
 
-    described: what each endpoint said of itself. Of tokens and headers the command has the options, without the values.
+    described: what each endpoint reports about itself. Tokens and headers appear without values.
     """
     load, measures = comparison.load, comparison.measures
     words = ["hybridstitch", "compare", "--a", comparison.a, "--b", comparison.b, "--prompts", comparison.prompts_from]
-    for side, told in described.items():
-        words += [f"--key-file-{side}", "KEY_FILE"] if told.get("token") else []
-        for name in told.get("headers", ()):
+    for side, known in described.items():
+        words += [f"--key-file-{side}", "KEY_FILE"] if known.get("token") else []
+        for name in known.get("headers", ()):
             words += [f"--header-{side}", f"{name}: @FILE"]
     words += ["--count", str(len(comparison.prompts)), "--seeds", ",".join(map(str, comparison.seeds)), "--out", out]
     words += ["--rate", f"{load.rate:g}"] if load.rate else ["--concurrency", str(load.concurrency)]
@@ -120,9 +120,9 @@ def rerun(comparison: Comparison, out: str, described: Mapping[str, Mapping[str,
 def _endpoint(
     comparison: Comparison, side: str, sessions: list[dict[str, Any]], samples: Sequence[MeasuredSample]
 ) -> dict[str, Any]:
-    """What was asked, what the endpoint is, and what its first report says of how it draws."""
-    told: Mapping[str, Any] = next((row.report for sample in samples if (row := getattr(sample, side)).report), {})
-    made = {name: told[name] for name in MADE if name in told}
+    """The declared endpoint, its description, and the settings that its first report names."""
+    first: Mapping[str, Any] = next((row.report for sample in samples if (row := getattr(sample, side)).report), {})
+    made = {name: first[name] for name in MADE if name in first}
     described = sessions[-1]["endpoints"][side] if sessions else {}
     return {"endpoint": getattr(comparison, side), **asdict(comparison.specs[side]), **described, "made": made}
 

@@ -1,4 +1,4 @@
-"""Asking both sides as the plan says, under a closed loop or at a fixed arrival rate, and keeping what comes."""
+"""Sends the requests in their order, in a closed loop or at a fixed arrival rate, and keeps the answers."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Run:
                 yield futures[future], *future.result()
 
     def _ask(self, side: str, cell: Cell, due: float | None = None) -> tuple[Answer, float]:
-        """The answer and when it was asked for. due: by the clock `perf_counter`; what it came late counts."""
+        """The answer and when its request was sent. due: by the clock `perf_counter`; a delay counts as latency."""
         late = 0.0
         if due is not None:
             time.sleep(max(0.0, due - time.perf_counter()))

@@ -31,7 +31,7 @@ Request = Mapping[str, Any]
 
 
 class Shadow:
-    """Use it as a context manager, and `offer` it every request; a thread of its own asks, one sample at a time.
+    """A context manager that is offered every request. Its own thread sends them, one sample at a time.
 
     endpoints: by side. out: its folder; prompts and pictures lie there afterwards, and an interrupted run goes on.
     share: of the requests, 0..1, chosen by a hash of the request and `seed`, so that the same request is always chosen
@@ -73,7 +73,7 @@ class Shadow:
 
     @property
     def sentence(self) -> str:
-        """What the report says, once it is closed."""
+        """The result in one sentence, after the `with` block."""
         return sentence(self.report)
 
     def __enter__(self) -> Self:

@@ -88,7 +88,7 @@ class Failures:
         return self.too_often()
 
     def too_often(self, unmeasured: int = 0) -> bool:
-        """Whether B fails more often than allowed, if so many samples count as failed by it, too."""
+        """Whether B fails more often than allowed, with `unmeasured` more failures."""
         return self.samples > 0 and (self.b + unmeasured - self.a) / self.samples > self.allowed
 
 

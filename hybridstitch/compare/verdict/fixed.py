@@ -81,7 +81,7 @@ def decide(samples: Sequence[Sample], margins: Margins, draws: int = DRAWS) -> V
 
 
 def _speed(table: Table, margins: Margins, draws: int) -> Speed:
-    """Faster only if the interval lies above the speed-up asked for, not faster only if it lies below."""
+    """Faster if the interval lies above the declared speed-up, not faster if it lies below."""
     ratio = ratio_of_medians(table.seconds_a, table.seconds_b, margins.level, draws)
     gains = prompt_means(table.log_ratios) - math.log(margins.min_speedup)
     p = wilcoxon(gains, "greater")

@@ -1,4 +1,4 @@
-"""A verdict that may be asked for after every prompt, and stops the run when it is decided.
+"""A verdict that can be computed after every prompt, and stops the run when it is decided.
 
 Each claim is a bet. Someone who holds that B is not better than the limit offers fair odds; we stake a share of our
 wealth on every prompt, and if they are right, our wealth ever reaches 1 / alpha with a chance of at most alpha, however
@@ -13,8 +13,8 @@ What is claimed, of prompts such as these, which must come in random order:
   `bound`. For a measure that cannot be further this is the mean itself.
 
 Decided for B: the wealth of every claim has reached 1 / alpha. If only one claim is false, its wealth has done so with
-a chance of at most alpha, so all claims together need no correction. Decided against B: of one of m claims the opposite
-bet has reached m / alpha; that any of them does although all claims are true has a chance of at most alpha. Failures of
+a chance of at most alpha, so all claims together need no correction. Decided against B: the opposite bet of one of the
+m claims has reached m / alpha. The family-wise error of the m rejections is at most alpha (union bound). Failures of
 B, and of the measures of its pictures, are counted, not betted on: too many of them only keep a run from being decided
 for B, and decide against it at the end.
 """

@@ -32,7 +32,7 @@ class Verdict:
 
     @property
     def faster(self) -> bool | None:
-        """Whether B is shown to be faster than asked for (True), shown not to be (False), or neither."""
+        """True: B is shown to be faster than declared. False: it is shown not to be. None: neither."""
         return self.speed.faster
 
     @property
