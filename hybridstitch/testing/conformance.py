@@ -157,7 +157,7 @@ class FillConformance(StrategyConformance[Fill]):
     def test_needs_no_more_dense_steps_than_it_declares(self, pair: TinyPair, share: float) -> None:
         """Also checks masks of every size."""
         mask = masks.All() if share == 1 else masks.Random()
-        plan = plans.Staged(large=0, hybrid=1, share=share or 0.3) if share else plans.NoSteps()
+        plan = plans.Staged(large=0, hybrid=1, share=0.3) if share else plans.NoSteps()
         done = pair.generate(Recipe(plan, mask, self.make()), (3, 4), [0, 1])
         needed = max(self.make().dense_steps, mask.dense_steps if share else 0)
         assert sum(step.tokens is None and step.share == 1 for step in done) == needed
