@@ -77,6 +77,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    folders = [ROOT, *(ROOT / "hybridstitch" / each for each in (".", "serving"))]
+    named = set(re.findall(r"`([\w./-]+/[\w-]+\.py)`", page.read_text(encoding="utf-8")))
+    assert {path for path in named if not any((folder / path).exists() for folder in folders)} == set()
+
+
 def test_the_glossary_is_complete() -> None:
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     entries = {word for row in re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE) for word in row.split(", ")}

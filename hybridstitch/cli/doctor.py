@@ -1,4 +1,4 @@
-"""`hybridstitch doctor`: the truth about a machine or a server, one line for each thing looked at."""
+"""`hybridstitch doctor`: examines a machine or a server and prints a line for each finding."""
 
 from __future__ import annotations
 

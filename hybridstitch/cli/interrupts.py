@@ -1,4 +1,4 @@
-"""The end of a command by Ctrl-C or SIGTERM, also where it surfaces as another error."""
+"""Ends a command by Ctrl-C or SIGTERM, also where the interrupt surfaces as another error."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def interruptible(message: str = "") -> Iterator[None]:
-    """Raise KeyboardInterrupt with a message for any interrupt of what is done inside.
+    """Raise KeyboardInterrupt for any interrupt inside the `with` block.
 
-    An interrupt in the middle of an import or of a library's lock makes the cleanup there raise an error of its own,
-    such as "cannot release un-acquired lock", which has the interrupt as its context.
+    An interrupt during an import or while a library holds a lock makes the cleanup there raise another error, such as
+    "cannot release un-acquired lock". Its context is the interrupt.
+
+    Args:
+        message: Text of the KeyboardInterrupt. "": the text of the original one.
     """
     try:
         yield
@@ -23,7 +26,7 @@ def interruptible(message: str = "") -> Iterator[None]:
 
 
 def _interrupt_in(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The interrupt that an error is, or came up in the handling of."""
+    """The interrupt that an error is, or that it was raised in the handling of; None if there is none."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error

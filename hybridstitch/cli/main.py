@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(options: argparse.Namespace) -> None:
-    """Pack, serve, ask, and show the report."""
+    """Pack a pair, serve it, generate a picture and show its report."""
     from hybridstitch.cli.demo import run_demo
 
     run_demo(print, options.out, options.pair)
@@ -77,7 +77,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _absent_pair(options: argparse.Namespace) -> list[Problem]:
-    """The embedded pair, for a command that would take it where the package is installed without it."""
+    """The problem of a command that would use the embedded pair where the installed package lacks it."""
     names_another = any(getattr(options, name, None) for name in ("url", "large", "small"))
     pair = getattr(options, "pair", None) or getattr(options, "own_pair", None)
     if names_another or pair != EMBEDDED_PAIR or (EMBEDDED_PAIR / INDEX).is_file():
@@ -87,7 +87,7 @@ def _absent_pair(options: argparse.Namespace) -> list[Problem]:
 
 
 def _named(problem: Problem, options: argparse.Namespace) -> Problem:
-    """The problem under the name of the option that it is about, where it is about one."""
+    """The problem under the name of its option, if it has one."""
     head = re.match(r"[\w-]*", problem.field)[0]  # type: ignore[index]  # it matches every text
     name = head.replace("_", "-")
     is_option = head.replace("-", "_") in vars(options) and name not in POSITIONAL

@@ -1,4 +1,4 @@
-"""`hybridstitch pack`: both models, handler and package in one archive."""
+"""`hybridstitch pack`: writes both models, the handler and the package into one archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pack(options: argparse.Namespace) -> None:
     """Write one archive."""
     from hybridstitch.serving.server import pack as archive
 
-    archive.logger.setLevel(logging.INFO)  # what it needs is said without -v, on stderr
+    archive.logger.setLevel(logging.INFO)  # reports on stderr what packing takes, also without -v
     path = archive.pack(
         options.pair,
         large=options.large,

@@ -1,4 +1,4 @@
-"""Options of commands that load a pair into this process: which one, on which device, in which dtype."""
+"""Options of commands that load a pair into this process: which pair, on which device, in which dtype."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
 
 
 def add_pair_options(command: argparse.ArgumentParser, pair: Path) -> None:
-    """Declare the options. pair: the one that is loaded where none is named."""
+    """Declare the options. pair: the default."""
     command.set_defaults(own_pair=pair)
     command.add_argument("--pair", type=packed_pair, help=f"the folder of a packed pair ({pair})")
     command.add_argument("--large", type=folder_or_hub_id, help="instead of a pair: the large model, folder or hub id")
@@ -32,7 +32,7 @@ def add_pair_options(command: argparse.ArgumentParser, pair: Path) -> None:
 
 
 def pair_problems(options: argparse.Namespace) -> list[Problem]:
-    """What is wrong with these options beside each other."""
+    """The problems of these options together."""
     two = options.large is not None or options.small is not None
     if two and options.pair is not None:
         return [Problem("pair", "either --pair, or --large and --small", str(options.pair))]
@@ -46,7 +46,7 @@ def pair_folder(options: argparse.Namespace) -> Path | None:
 
 
 def open_pair(options: argparse.Namespace, catalogue: Catalogue | None = None) -> HybridStitchPipeline:
-    """Load the pair that the options name. Raises InvalidInput for a device that is not there, before it loads."""
+    """Load the pair that the options name. Raises InvalidInput for an absent device before it loads anything."""
     import torch
 
     from hybridstitch.base.quiet import hide_loading

@@ -1,4 +1,4 @@
-"""The parser of commands: an error is one line that names the option, and every help has an example."""
+"""The parser of commands: an error is one line that names the option, and each help has an example."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ EXAMPLES = {
     "recipes": "recipes --pair models/emoji",
     "demo": "demo --out demo",
 }
-"""One for each command, without the program's name."""
+"""An example of each command, without the program's name."""
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Ends with exit code 2 and one line for a wrong option; its help ends with the command's example."""
+    """Exits with code 2 and one line for a wrong option. The help ends with the command's example."""
 
     def __init__(self, **given: Any) -> None:
         program, _, command = given["prog"].partition(" ")
@@ -40,7 +40,7 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(**given)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As the base's, but an unknown option is an error of the command that it was given to."""
+        """As in the base class, but an unknown option is an error of its command."""
         args = [*(sys.argv[1:] if args is None else args)]
         before_end = args[: args.index("--")] if "--" in args else args
         if empty := [each for each in before_end if re.fullmatch(r"--[\w-]+=--", each)]:
@@ -53,7 +53,7 @@ class CommandParser(argparse.ArgumentParser):
         return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Print what is wrong and exit with 2."""
+        """Print the error and exit with code 2."""
         line = re.sub(r"^argument (-[\w-]+/)?", "", message)
         self.exit(2, f"error: {line} (usage: {self.prog} --help)\n")
 

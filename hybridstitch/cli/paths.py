@@ -1,4 +1,4 @@
-"""Types of command-line options that are paths, checked before any work: inputs are there, outputs can be written."""
+"""Types of options that are paths. Before any work, inputs must exist and outputs must be writable."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hybridstitch.cli.values import Reader, Unreadable
 from hybridstitch.errors import Problem
 
 PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-"""Endings of pictures, and the formats that requests name."""
+"""Endings of pictures, and the formats of requests."""
 
 
 def _for_paths(read: Reader) -> Reader:
-    """A reader that also refuses what can be no path: a name that is too long, or a character that no name can have."""
+    """A reader that also refuses what can be no path, such as a name that is too long."""
 
     @functools.wraps(read)
     def checked(text: str) -> Any:
@@ -32,7 +32,7 @@ def _for_paths(read: Reader) -> Reader:
 
 
 def file_to_read(what: str) -> Reader:
-    """A file that is there. what: in words, such as `a Python file`."""
+    """An existing file. what: its description in messages, such as `a Python file`."""
 
     @_for_paths
     def read(text: str) -> Path | Unreadable:
@@ -45,7 +45,7 @@ def file_to_read(what: str) -> Reader:
 
 
 def folder_to_read(what: str, *holding: str) -> Reader:
-    """A folder that is there and holds one of these names. what: in words."""
+    """An existing folder that holds one of these names. what: its description in messages."""
 
     @_for_paths
     def read(text: str) -> Path | Unreadable:
@@ -79,7 +79,7 @@ def folder_or_hub_id(text: str) -> str | Unreadable:
 
 
 def file_to_write(*endings: str) -> Reader:
-    """A file that can be written, with one of these endings, if there are any. Its folder need not be there yet."""
+    """A writable file with one of these endings, if there are any. Its folder may be absent."""
 
     @_for_paths
     def read(text: str) -> Path | Unreadable:
@@ -97,13 +97,13 @@ def file_to_write(*endings: str) -> Reader:
 
 @_for_paths
 def folder_to_write(text: str) -> Path | Unreadable:
-    """A folder that can be written. It need not be there yet."""
+    """A writable folder. It may be absent."""
     path = Path(text)
     return path if _can_be_made(path) else Unreadable("a folder that can be written", text)
 
 
 def clashes(options: argparse.Namespace, names: Sequence[str]) -> list[Problem]:
-    """One problem for each of these output files that is the same file as one before it."""
+    """One problem for each output file that is the same as an earlier one."""
     taken: dict[Path, str] = {}
     problems = []
     for name in names:
@@ -121,7 +121,7 @@ def make_folders(*files: Path | None) -> None:
 
 
 def _can_be_made(folder: Path) -> bool:
-    """Whether a folder is there and can be written, or can be created."""
+    """Whether a folder can be written or created."""
     nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 

@@ -1,4 +1,4 @@
-"""`hybridstitch serve`: every archive of a store behind one TorchServe."""
+"""`hybridstitch serve`: serves every archive of a store with one TorchServe."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def _key_file_expectation(options: argparse.Namespace) -> str:
-    """What was expected instead of the key file that was named; "" if nothing is wrong with it."""
+    """What was expected in place of the named key file; "" if nothing is wrong with it."""
     folder = options.key_file.absolute().parent
     if options.no_auth:
         return "nothing: a server without tokens has none to keep"
@@ -78,7 +78,7 @@ def _key_file_expectation(options: argparse.Namespace) -> str:
 
 
 def _archives(store: Path) -> list[Archive]:
-    """The archives of a store, oldest version first, since the first one of a model becomes its default."""
+    """The archives of a store, the lowest version first: the first one of a model becomes its default."""
     from hybridstitch.serving.manifest import archive_paths, by_version, read_archive
 
     paths = archive_paths(store)
@@ -95,8 +95,7 @@ def _archives(store: Path) -> list[Archive]:
 
 
 def _register(server: Server, archive: Archive) -> bool:
-    """Whether it is served now; one that is not leaves the others alone."""
-
+    """Register an archive. Returns False for one that cannot be served: the others still are."""
     try:
         with waiting(f"registering {archive}: its worker loads the models"):
             server.register(archive.name, archive.path.name)
@@ -126,11 +125,11 @@ def _welcome(url: str, served: Sequence[Archive], key_file: Path | None) -> str:
 
 
 def _paths(served: Sequence[Archive]) -> list[str]:
-    """How predictions name each archive; a model with several versions answers to its bare name, too."""
+    """The path of each archive in the URL of predictions. A model with several versions has its bare name, too."""
     count = Counter(archive.name for archive in served)
     paths = []
     for archive in served:
-        if archive.name not in paths:  # the first of its versions, and its default
+        if archive.name not in paths:  # the first version is the default
             paths.append(archive.name)
         if count[archive.name] > 1:
             paths.append(f"{archive.name}/{archive.version}")

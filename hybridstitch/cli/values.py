@@ -1,4 +1,4 @@
-"""Types of command-line options. A value that cannot be read is kept, so that all wrong options are named at once."""
+"""Types of command-line options. A wrong value is kept, so that one message names all wrong options."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Reader = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands in for a value that is wrong, until all options are checked together."""
+    """Stands for a wrong value until all options are checked together."""
 
     expected: str
     got: Any
 
 
 def unreadable(options: argparse.Namespace) -> list[Problem]:
-    """One problem for every option whose value could not be read."""
+    """One problem for each wrong value."""
     return [
         Problem(name, each.expected, each.got)
         for name, value in vars(options).items()
@@ -34,14 +34,14 @@ def unreadable(options: argparse.Namespace) -> list[Problem]:
 
 
 def readable(value: Any) -> Any:
-    """The value of an option, None if it could not be read; of several values those that could."""
+    """The value of an option; None for a wrong one. Of several values, the right ones."""
     if isinstance(value, list):
         return [each for each in value if not isinstance(each, Unreadable)]
     return None if isinstance(value, Unreadable) else value
 
 
 def whole(low: float = -math.inf, high: int | None = None) -> Reader:
-    """A whole number within a range, ends included."""
+    """A whole number from `low` to `high`, both included."""
 
     def read(text: str) -> int | Unreadable:
         try:
@@ -54,7 +54,7 @@ def whole(low: float = -math.inf, high: int | None = None) -> Reader:
 
 
 def number(low: float = -math.inf, high: float | None = None) -> Reader:
-    """A finite number within a range, ends included."""
+    """A finite number from `low` to `high`, both included."""
 
     def read(text: str) -> float | Unreadable:
         try:
@@ -73,7 +73,7 @@ def one_of(*names: str) -> Reader:
 
 
 def several(kind: Callable[[str], float], low: float = -math.inf, high: float = math.inf) -> Reader:
-    """A comma-separated list of different numbers within a range, ends included. kind: `int` or `float`."""
+    """Different numbers from `low` to `high`, separated by commas. kind: `int` or `float`."""
     words = "whole numbers" if kind is int else "numbers"
     limits = "" if low == -math.inf else f", each{_range(low, None if high == math.inf else high)}"
 
@@ -101,7 +101,7 @@ def corners(text: str) -> list[int] | Unreadable:
 
 
 def name_or_object(text: str) -> Any:
-    """A recipe's name, or a JSON object that describes one."""
+    """The name of a recipe, or a JSON object that describes one."""
     if not text.lstrip().startswith(("{", "[", '"')):
         return text
     try:

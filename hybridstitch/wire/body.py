@@ -1,4 +1,4 @@
-"""What a client may send: JSON, a form, or plain text. All become the fields of a request."""
+"""Decodes a body that a client sends, JSON, a form or plain text, into the fields of a request."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 JSON, TEXT = "application/json", "text/plain"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 TEXT_FIELDS = ("prompt", "negative_prompt", "output_format", "response_format", "request_id")
-"""Fields of a form that are taken as they stand; the values of all others are JSON."""
+"""Fields of a form that are texts. The values of all others are JSON."""
 WHOLE = ("data", "body")
-"""Fields of a form, and keys over gRPC, that hold a whole body."""
+"""Fields of a form, and keys over gRPC, whose value is a complete body."""
 MODEL_NAME = "model_name"
-"""What TorchServe's route /invocations has in its query."""
+"""The field that TorchServe's route /invocations has in its query."""
 
 
 def decode_body(values: Mapping[str, Any], content_type: str, types: Mapping[str, str]) -> Any:
     """The fields in a body over HTTP.
 
     Args:
-        values: by key, as TorchServe gives them: a body under `body`, the fields of a form under their names.
-        content_type: what the client says of the body; without it, and for text, see `_decode_whole`.
-        types: the content types of a form's parts.
+        values: By key, as TorchServe passes them: a body under `body`, the fields of a form under their names.
+        content_type: The header of the request. Without it, and for text, a body may be JSON or a prompt.
+        types: The content types of a form's parts.
 
     Raises:
-        InvalidInput: for another content type, broken JSON, text that is not UTF-8, and a form without fields.
+        InvalidInput: For another content type, broken JSON, text that is not UTF-8, and a form without fields.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind in FORMS:
         if not values or any(name.lstrip().startswith("{") for name in values):
-            # JSON that is labelled as a form, as curl does: nothing is left of it, or a part of it as a name.
+            # JSON that is labelled as a form, as curl does: TorchServe keeps nothing of it, or a part as a name.
             expected = f"fields in a form; JSON needs the header Content-Type: {JSON}"
             raise InvalidInput([Problem("body", expected, "a form without fields")])
         return decode_fields(values, types)
@@ -52,7 +52,7 @@ def decode_body(values: Mapping[str, Any], content_type: str, types: Mapping[str
 
 
 def decode_fields(values: Mapping[str, Any], types: Mapping[str, str]) -> Any:
-    """The fields in a form, or in the input of a gRPC call: one of WHOLE, or each field by itself."""
+    """The fields in a form or in the input of a gRPC call: one value of `WHOLE`, or one value for each field."""
     holder = next((name for name in WHOLE if name in values), None)
     if holder is None:
         return _form_fields(values, types)
@@ -67,7 +67,7 @@ def decode_fields(values: Mapping[str, Any], types: Mapping[str, str]) -> Any:
 
 
 def parse_json(value: Any, field: str = "body") -> Any:
-    """A JSON value that may still be text. Raises InvalidInput if it is none."""
+    """Decode bytes as JSON; other values are returned. Raises InvalidInput for bytes that are not JSON."""
     if not isinstance(value, bytes | bytearray):
         return value
     try:
@@ -77,7 +77,7 @@ def parse_json(value: Any, field: str = "body") -> Any:
 
 
 def _decode_whole(field: str, value: Any) -> Any:
-    """A body that may be JSON: it is if it starts with `{`, or with `[{`, which is refused later; else the prompt."""
+    """Decode a body that starts with `{` or `[{` as JSON; any other text is the prompt."""
     if not isinstance(value, bytes | bytearray | str):
         return value  # TorchServe has parsed it
     text = _text(field, value)
@@ -86,7 +86,7 @@ def _decode_whole(field: str, value: Any) -> Any:
 
 
 def _form_fields(values: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
-    """A request from one value for each field. An empty value is null: not set."""
+    """The fields of a request, one value for each. An empty value means null."""
     problems: list[Problem] = []
     found = {}
     for name, value in values.items():
@@ -99,7 +99,7 @@ def _form_fields(values: Mapping[str, Any], types: Mapping[str, str]) -> dict[st
             except InvalidInput as error:
                 problems.extend(error.problems)
         else:
-            found[name] = value  # a part that says that it is JSON
+            found[name] = value  # a part whose content type is JSON
     raise_problems(problems)
     return found
 
@@ -113,7 +113,7 @@ def _text(name: str, value: Any) -> str:
 
 
 def _value(name: str, text: str) -> Any:
-    """The JSON value of a form's text; text that is none stays what it is, and the field's own check refuses it."""
+    """The JSON value of a form's text. Other text is returned, and the check of the field refuses it."""
     if not text:
         return None
     if name in TEXT_FIELDS or (name == "recipe" and not text.lstrip().startswith("{")):
@@ -126,7 +126,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _shown(value: Any) -> Any:
-    """A value for a message: bytes that are no text as their number."""
+    """A value for a message. Bytes that are no text become their number."""
     try:
         return value.decode() if isinstance(value, bytes | bytearray) else value
     except UnicodeDecodeError:

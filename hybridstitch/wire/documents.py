@@ -1,4 +1,4 @@
-"""What a client gets back: a picture, a JSON document, or an error that says what to change."""
+"""Encodes what a client receives: a picture, a JSON document, an event of a stream, or an error."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ from hybridstitch.errors import InvalidInput
 from hybridstitch.wire.names import HEADER_PREFIX, METADATA_KEY, STREAM_TYPE
 from hybridstitch.wire.request import GenerationRequest
 
-MAX_PROBLEMS = 50  # bounds the error answer: one larger than TorchServe's limit would end the worker
-ENVELOPE_BYTES = 2**16  # headers and framing around a body count, too
+MAX_PROBLEMS = 50  # limits the error answer: one over TorchServe's limit would end the worker
+ENVELOPE_BYTES = 2**16  # headers and framing count towards the limit
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """The pictures of a request, which is the one that makes them again, and the report of what was computed (JSON)."""
+    """The pictures of a request.
+
+    Attributes:
+        request: The request with all defaults filled in, so that it generates the same pictures again.
+        images: The pictures in the order of their seeds.
+        report: What was computed, as JSON values.
+    """
 
     request: GenerationRequest
     images: Sequence[Image.Image]
@@ -39,7 +45,15 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes over the wire: body, type, extra headers and HTTP status. outcome: "ok", or the error's type."""
+    """One HTTP answer.
+
+    Attributes:
+        body: The body.
+        content_type: Its type.
+        headers: The other headers.
+        status: HTTP's status.
+        outcome: "ok", or the error's type. Metrics count it.
+    """
 
     body: bytes
     content_type: str
@@ -49,13 +63,13 @@ class Answer:
 
 
 class DeadlineExceeded(Exception):  # noqa: N818 - the name that clients read
-    """A request's own `deadline_ms`, or the server's limit, passed before its picture was done."""
+    """The `deadline_ms` of a request, or the server's limit, passed before its picture was complete."""
 
 
 def attempt(step: Callable[[Any], Any], item: Any) -> Any:
-    """Apply `step` to `item`; an error becomes its Answer, and an item that is one already passes through.
+    """Apply `step` to `item`; an error becomes its Answer, and an item that is one already is returned.
 
-    So one wrong request of a batch ends early while its neighbours go on, and nothing ends the worker.
+    So one wrong request of a batch ends early, the others go on, and no error ends the worker.
     """
     if isinstance(item, Answer):
         return item
@@ -66,7 +80,7 @@ def attempt(step: Callable[[Any], Any], item: Any) -> Any:
 
 
 def encode(rendering: Rendering) -> Answer:
-    """The answer in the format that the request asks for."""
+    """The answer in the format that the request names."""
     request = rendering.request
     if request.response_format == "image":
         picture = encode_picture(rendering.images[0], request)
@@ -75,7 +89,7 @@ def encode(rendering: Rendering) -> Answer:
 
 
 def document_of(rendering: Rendering) -> dict[str, Any]:
-    """The json answer."""
+    """The document of a JSON answer."""
     request, report = rendering.request, rendering.report
     pictures = [encode_picture(image, request.of_image(index)) for index, image in enumerate(rendering.images)]
     return {
@@ -90,7 +104,7 @@ def document_of(rendering: Rendering) -> dict[str, Any]:
 
 
 def fitting(answer: Answer, limit: int) -> Answer:
-    """The answer, or an error instead if it is larger than `limit` bytes: it would end the worker."""
+    """The answer; an error instead if it exceeds `limit` bytes, since that would end the worker."""
     if len(answer.body) <= limit - ENVELOPE_BYTES:
         return answer
     message = f"the answer has {len(answer.body)} bytes, the server allows {limit}; ask for fewer or smaller pictures"
@@ -104,13 +118,13 @@ def event(name: str, **content: Any) -> Answer:
 
 
 def last_event(answer: Answer) -> Answer:
-    """The answer as the last line of a stream that has begun: its status is out already, so an error is in the line."""
+    """The answer as the last line of a stream. The status is sent already, so the line also carries an error."""
     name = "result" if answer.outcome == "ok" else "error"
     return replace(event(name, **json.loads(answer.body)), outcome=answer.outcome)
 
 
 def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
-    """The picture as PNG, JPEG or WebP bytes; a PNG carries its request, as a file: any picture can be made again."""
+    """The picture as PNG, JPEG or WebP. A PNG carries its request, which generates the same picture again."""
     options: dict[str, Any] = {"quality": request.output_quality}
     if request.output_format == "png":
         metadata = PngInfo()
@@ -139,7 +153,7 @@ def error_answer(error: Exception, request_id: str | None = None) -> Answer:
 
 
 def headers_of(rendering: Rendering) -> dict[str, str]:
-    """What the headers of an answer say of its picture."""
+    """The headers of an answer that describe its picture."""
     report = rendering.report
     values = {
         "seed": rendering.request.seed,

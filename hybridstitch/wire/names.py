@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 HEADER_PREFIX = "x-hybridstitch-"
-"""Of the headers of an image answer."""
+"""Begins the headers of an image answer that describe its picture."""
 WORKER_HEADER = f"{HEADER_PREFIX}worker"
 """The header of every answer with the process id of the worker that sent it."""
 REQUEST_START = "x-request-start"
-"""The header, over gRPC the input, that says when the client or its proxy sent the request.
+"""The header, over gRPC the input, with the time when the client or its proxy sent the request.
 
 `t=` and seconds since 1970, as nginx writes it, or milliseconds. It shows how long the request waited in the queue.
 """
@@ -22,6 +22,6 @@ IN_BAND = "explain"
 MAX_SEED = 2**53 - 1
 """The largest integer that every JSON reader keeps exact."""
 MAX_IMAGES = 8
-"""Pictures of one request."""
+"""The most pictures of one request."""
 REQUEST_ID = "[ -~]{1,128}"
-"""Regular expression of a request's id: what a header can echo."""
+"""Regular expression of a request's id. A header repeats it."""

@@ -1,4 +1,4 @@
-"""What proves that a worker works: a request that uses every model, and a header that names the worker."""
+"""The request that proves that a worker answers: it uses every model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ BOTH_MODELS = {"plan": {"type": "listed", "shares": [1, 0]}, "fill": {"type": "s
 
 
 def smallest_request(side: int, recipes: bool) -> dict[str, Any]:
-    """The cheapest request that every model takes part in.
+    """The cheapest request that uses every model.
 
     Args:
         side: The least width and height that the models can generate, in pixels.
-        recipes: Whether the endpoint takes recipes, and so has two models.
+        recipes: Whether the endpoint accepts recipes, and so has two models.
     """
     size = {"width": side, "height": side}
     request = {"prompt": "x", "seed": 0, "num_inference_steps": 2, **size}

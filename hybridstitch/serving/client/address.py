@@ -1,4 +1,4 @@
-"""Addresses of servers, as `hybridstitch serve` prints them or shorter."""
+"""Parses addresses of servers: what `hybridstitch serve` prints, or without the path."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ EXAMPLE = "http://HOST:PORT or https://HOST:PORT"
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, and which of its models the address names.
+    """The address of a server, and the model that it names.
 
-    base: "http://HOST:PORT", with the path of a proxy behind it if there is one. model: "NAME" or "NAME/VERSION".
+    Attributes:
+        base: "http://HOST:PORT", with the path of a proxy if there is one.
+        scheme: "http" or "https".
+        host: Name or IP address.
+        port: None: the scheme's own.
+        model: "NAME" or "NAME/VERSION". None: the address names none.
     """
 
     base: str
@@ -27,16 +32,21 @@ class Address:
     model: str | None = None
 
     def next_port(self) -> str | None:
-        """The address one port up, where `serve` has its management; None without a port."""
+        """The address of the next port, where `serve` has its management; None without a port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port + 1}" if self.port else None
 
 
 def parse_address(field: str, url: object) -> Address:
-    """The parts of an address; /predictions/NAME or /explanations/NAME at its end names the model.
+    """The parts of an address. /predictions/NAME or /explanations/NAME at its end names the model.
 
-    field: what a message calls it. Raises InvalidInput for what is no address, and for user names, passwords and
-    queries, which may be secrets: no message shows them.
+    Args:
+        field: Name of the address in messages.
+        url: The address.
+
+    Raises:
+        InvalidInput: For a text that is no address, and for a user, a password or a query: these may be secrets. No
+            message shows them.
     """
     text = url if isinstance(url, str) else ""
     wrong = ""
@@ -63,7 +73,7 @@ def parse_address(field: str, url: object) -> Address:
 
 
 def parse_target(field: str, url: object) -> Address:
-    """An address of gRPC: HOST:PORT, or the same behind http:// or https://. Raises as `parse_address`."""
+    """An address for gRPC: HOST:PORT, with or without http:// or https://. Raises as `parse_address`."""
     expected = "HOST:PORT, http://HOST:PORT or https://HOST:PORT"
     address = None
     with suppress(InvalidInput):

@@ -1,4 +1,4 @@
-"""A client for the endpoints and for TorchServe's management address, over HTTP or gRPC."""
+"""The client of the endpoints and of TorchServe's management address, over HTTP or gRPC."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ DRAIN_SECONDS = 600.0
 
 
 class Client:
-    """Talks to one server. Every wait ends: TorchServe itself never gives up.
+    """A client of one server. Every call has a limit of time: TorchServe itself has none.
 
-    A client may be used by several threads. `model` may name a version, "hybridstitch/1.0"; by default it is the one
-    that `url` names, else "hybridstitch".
+    Several threads may use one client. `model` may name a version, "hybridstitch/1.0"; by default it is the one that
+    `url` names, else "hybridstitch".
 
     Args:
-        url: where predictions are served, "http://127.0.0.1:8080" or what `serve` prints, with
-            /predictions/MODEL at its end; for gRPC "127.0.0.1:7070", or with http:// or https:// before it.
-        token: the "inference" token of the server's key_file.json. Without it `key_file`, then HYBRIDSTITCH_TOKEN of
-            the environment, then the file that HYBRIDSTITCH_KEY_FILE names; without all these none is sent.
-        timeout: seconds for a whole call, over 0; of a stream, for each event. Connecting takes 10 s of it at most.
-        management_url: the same for describe, models, register, unregister, scale and set_default.
-        management_token: as `token`, with HYBRIDSTITCH_MANAGEMENT_TOKEN.
+        url: Address of predictions: "http://127.0.0.1:8080", or with /predictions/MODEL at its end as `serve` prints
+            it. For gRPC "127.0.0.1:7070", with or without http:// or https://.
+        token: The "inference" token of the server's key_file.json. None: the token of `key_file`, else of
+            HYBRIDSTITCH_TOKEN in the environment, else of the file that HYBRIDSTITCH_KEY_FILE names, else none.
+        timeout: Seconds for a whole call, over 0; of a stream, for each event. Connecting may take 10 s of it.
+        management_url: Address of describe, models, register, unregister, scale and set_default.
+        management_token: As `token`, with HYBRIDSTITCH_MANAGEMENT_TOKEN.
         transport: "http", or "grpc", which needs the extra `serve`.
-        key_file: the server's key_file.json, which is read again when the server refuses a token.
-        environment: False: no credentials of the environment are used.
+        key_file: The server's key_file.json. It is read again when the server refuses a token.
+        environment: Whether credentials of the environment count.
 
     Raises:
-        InvalidInput: for arguments that cannot be sent, here and by each call. Calls also raise ServiceError for an
-            error answer and for one that is no answer of such a server, ServiceTimeout and ServiceUnreachable, kinds
-            of it, for none.
+        InvalidInput: For arguments that cannot be sent, here and by each call.
+        ServiceError: By each call, for an error answer, and for an answer that this client cannot read. Its kinds
+            ServiceTimeout and ServiceUnreachable mean that there was no answer.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connections up. Without it they end with the client."""
+        """Close the connections. Otherwise they end with the client."""
         self._transport.close()
 
     def generate(self, prompt: str, model: str | None = None, **fields: Any) -> Result:
-        """Draw what `prompt` says; `fields` are those of the request."""
-        return self._draw({"prompt": prompt, **fields}, model)
+        """Generate a picture, or several. `fields` are the other fields of the request."""
+        return self._generate({"prompt": prompt, **fields}, model)
 
     def generate_many(
         self,
@@ -106,10 +106,16 @@ class Client:
         concurrency: int = 4,
         **common: Any,
     ) -> list[Result | Exception]:
-        """Draw several requests, each a prompt or a dict of its fields, `concurrency` (1 to 64) at a time.
+        """Send several requests at once and return one element for each, in their order.
 
-        `common` are fields for all that do not have them themselves. Nothing is lost: in the order of `requests`,
-        each element is the Result or the exception that this request ended with.
+        Args:
+            requests: Each a prompt, or a dict of its fields.
+            model: As in the other calls.
+            concurrency: The number of requests at a time, 1 to 64.
+            common: Fields of all requests that do not have them.
+
+        Returns:
+            For each request its Result, or the exception that it ended with.
         """
         raise_problems(_range_problems(concurrency=(concurrency, 1, MOST_AT_ONCE)))
         filled = [{**common, **({"prompt": each} if isinstance(each, str) else each)} for each in requests]
@@ -117,10 +123,10 @@ class Client:
             return list(pool.map(partial(self._attempt, model=model), filled))
 
     def stream(self, prompt: str, model: str | None = None, **fields: Any) -> Iterator[dict[str, Any]]:
-        """Draw, and hear of it on the way: events as dicts, over HTTP only.
+        """Generate a picture and yield its events as dicts, over HTTP only.
 
-        The last is {"event": "result", …}, which Result.from_document reads; the event "error" is raised as
-        ServiceError. Leaving the iterator (`break`, then nothing holds it, or its `close()`) closes the connection.
+        The last event is {"event": "result", …}, which Result.from_document reads. The event "error" is raised as
+        ServiceError. When the iterator is closed or no longer referenced, the connection closes.
         """
         payload = {"prompt": prompt, **fields, "stream": True, "response_format": "json"}
         return self._transport.stream(model or self.model, payload)
@@ -138,20 +144,21 @@ class Client:
         timeout: float = EXPLANATION_SECONDS,
         **fields: Any,
     ) -> dict[str, Any]:
-        """Which words made the picture what it is: the answer of /explanations/`model`, see docs/interface.md.
+        """Explain which words had which effect on a picture: the answer of /explanations, see docs/interface.md.
 
-        An explanation lasts as long as several pictures, so it has a limit of its own. The request says it to the
-        server as `deadline_ms`, unless `fields` have one: the worker gives up when nobody waits any more.
+        An explanation takes as long as several pictures, so its limit is separate. The request carries the limit as
+        `deadline_ms`, unless `fields` have one, so that the worker stops when nobody waits.
 
         Args:
-            prompt: what the picture shows.
-            model: as of the other calls.
-            target, method: None: the server's choice.
-            region: left, top, right, bottom in pixels; with target "region" the part in question.
-            steps_explained: 1 to num_inference_steps.
-            gradient_steps: of integrated gradients, 1 to 256.
-            timeout: seconds for the whole call, over 0.
-            fields: the other fields of a prediction.
+            prompt: The prompt of the picture.
+            model: As in the other calls.
+            target: What is explained. None: the server's choice.
+            method: How. None: the server's choice.
+            region: Left, top, right and bottom in pixels. With target "region" the part that is explained.
+            steps_explained: The number of steps that are explained, 1 to num_inference_steps.
+            gradient_steps: Of integrated gradients, 1 to 256.
+            timeout: Seconds for the whole call, over 0.
+            fields: The other fields of a prediction.
         """
         if problem := _limit_problem("timeout", timeout):
             raise InvalidInput([problem])
@@ -164,20 +171,22 @@ class Client:
         return object_of(self._transport.explain(model or self.model, payload, timeout).json())
 
     def predict(self, payload: Any, model: str | None = None) -> Reply:
-        """Send a request as it is and return the answer as it comes."""
+        """Send a request unchanged and return the answer unchanged."""
         return self._transport.predict(model or self.model, payload)
 
     def health(self) -> bool:
-        """Whether the server answers. It may do so before a model is ready to draw."""
+        """Whether the server answers. It may answer before a model is ready."""
         try:
             return self._transport.status() == "Healthy"
         except ServiceError:
             return False
 
     def describe(self, model: str | None = None, *, customized: bool = True) -> list[dict[str, Any]]:
-        """TorchServe's description of the default version, the one named, or all of them for "NAME/all".
+        """TorchServe's description of a model: of the default version, of the one named, or of all for "NAME/all".
 
-        With `customized`, also what the endpoint says of itself.
+        Args:
+            model: As in the other calls.
+            customized: Whether to include the endpoint's own description, which a worker sends.
         """
         return self._transport.describe(model or self.model, customized)
 
@@ -195,18 +204,17 @@ class Client:
         initial_workers: int | None = None,
         timeout: float = LOADING_SECONDS,
     ) -> None:
-        """Load an archive of the server's model store under a name and wait until its workers are ready to draw.
+        """Load an archive of the server's model store and wait until its workers are ready.
 
-        A registration that fails leaves nothing behind.
+        After a failure nothing stays registered.
 
         Args:
-            archive: its file name in the store.
-            model: the name it gets.
-            batch_size: at least 1; None: the archive's own.
-            max_batch_delay_ms: at least 1; None: the archive's own.
-            initial_workers: at least 1, even if the archive's `minWorkers` says another number; None: the archive's
-                own, 1 if it has none.
-            timeout: seconds until the workers are ready.
+            archive: File name in the store.
+            model: The name that the model gets.
+            batch_size: At least 1. None: the archive's own.
+            max_batch_delay_ms: At least 1. None: the archive's own.
+            initial_workers: At least 1; it replaces the archive's `minWorkers`. None: the archive's own, or 1.
+            timeout: Seconds until the workers are ready.
         """
         fields = {"batch_size": batch_size, "max_batch_delay": max_batch_delay_ms, "initial_workers": initial_workers}
         given = {name: value for name, value in fields.items() if value is not None}
@@ -227,18 +235,18 @@ class Client:
             raise
 
     def unregister(self, model: str, version: str | None = None, *, timeout: float = DRAIN_SECONDS) -> None:
-        """Unload a model: one version of it, or the default one, which must be the last.
+        """Unload one version of a model. The default version must be the last.
 
-        It waits until the version has answered every request that it accepted. Requests that arrive meanwhile are
-        waited for, too: make another version the default first (`set_default`), and send none to this one by number.
+        The call waits until the version has answered every request that it accepted, also those that arrive
+        meanwhile. So make another version the default first (`set_default`), and send this one no requests by number.
 
         Args:
-            model: the model's name.
-            version: the version to unload; None: the default one.
-            timeout: seconds to wait. 0: unload at once and drop what is waiting, without an answer.
+            model: The model's name.
+            version: The version to unload. None: the default one.
+            timeout: Seconds to wait. 0: unload at once and drop the waiting requests, without an answer.
 
         Raises:
-            ServiceError: of kind "still_at_work" when the timeout passes; the version then stays registered.
+            ServiceError: Of kind "still_at_work" when the timeout passes. The version then stays registered.
         """
         if timeout == 0:
             self._transport.unregister(_named(model, version))
@@ -248,21 +256,21 @@ class Client:
         unregister_drained(self._transport, model, version, timeout)
 
     def scale(self, model: str, workers: int, version: str | None = None, *, timeout: float = LOADING_SECONDS) -> None:
-        """Give a version, or the default one, so many workers, and wait until they are ready. 0 only over HTTP."""
+        """Set the number of workers of a version, and wait until they are ready. 0 works over HTTP only."""
         raise_problems(_range_problems(workers=(workers, 0, None)))
         self._transport.scale(_named(model, version), workers, timeout)
 
     def set_default(self, model: str, version: str) -> None:
-        """Let requests that name no version have this one."""
+        """Make this version the one that answers requests without a version."""
         self._transport.set_default(_named(model, version))
 
-    def _draw(self, fields: Mapping[str, Any], model: str | None) -> Result:
+    def _generate(self, fields: Mapping[str, Any], model: str | None) -> Result:
         reply = self.predict({**fields, "response_format": "json"}, model)
         return Result.from_document(reply.json(), reply.headers)
 
     def _attempt(self, fields: Mapping[str, Any], model: str | None) -> Result | Exception:
         try:
-            return self._draw(fields, model)
+            return self._generate(fields, model)
         except Exception as error:
             return error
 
@@ -311,7 +319,7 @@ def _limit_problem(name: str, seconds: float) -> Problem | None:
 
 
 def _range_problems(**values: tuple[Any, int, int | None]) -> list[Problem]:
-    """What is wrong with whole numbers given as (value, lowest, highest or None)."""
+    """The problems of whole numbers, each given as (value, lowest, highest or None)."""
     return [
         Problem(name, f"an integer, at least {low}" + (f", at most {high}" if high else ""), value)
         for name, (value, low, high) in values.items()

@@ -1,4 +1,4 @@
-"""Unloading a version of a model without losing a request that it accepted.
+"""Unloads a version of a model without losing a request that it accepted.
 
 TorchServe drops the queue of a version that it unregisters: the requests in it never get an answer. So the version is
 unregistered only when its queue is empty and each of its workers is idle.
@@ -22,19 +22,19 @@ def unregister_drained(transport: Transport, model: str, version: str | None, li
     """Wait until a version has answered what it accepted, then unregister it.
 
     Args:
-        transport: the way to the server.
-        model: the model's name.
-        version: the version to unload; None: the default one.
-        limit: seconds to wait, over 0.
+        transport: The transport to the server.
+        model: The model's name.
+        version: The version to unload. None: the default one.
+        limit: Seconds to wait, over 0.
 
     Raises:
-        ServiceError: of kind "still_at_work" when the limit passes. The version then stays as it was.
+        ServiceError: Of kind "still_at_work" when the limit passes. The version then stays as it was.
     """
     ends = time.monotonic() + limit
     described = transport.describe(f"{model}/{version}" if version else model, False)[0]
     name = f"{model}/{described['modelVersion']}"
     if _is_refused(transport, model, described):
-        transport.unregister(name)  # raises TorchServe's refusal now, not after a wait
+        transport.unregister(name)  # raises TorchServe's refusal without a wait
         return
     while True:
         _await_idle(transport, name, limit, ends)
@@ -52,10 +52,10 @@ def _is_refused(transport: Transport, model: str, described: dict[str, Any]) -> 
 
 
 def _await_idle(transport: Transport, name: str, limit: float, ends: float) -> None:
-    """Return when the queue is empty and every worker has answered a call that was made after that.
+    """Wait until the queue is empty and every worker has answered a call that was made after that.
 
-    A worker takes one thing at a time, in the order of the queue. So its answer to such a call shows that it has
-    finished what it took before.
+    A worker handles one call at a time, in the order of the queue. Its answer to such a call shows that it has
+    finished the earlier ones.
     """
     idle: set[int] = set()
     while True:
@@ -79,15 +79,15 @@ def _await_idle(transport: Transport, name: str, limit: float, ends: float) -> N
             continue
         answered = _ask_workers(transport, name, len(ready - idle), left)
         if all(each == 0 for each in answered):
-            return  # a handler that does not name its process: as many answers as workers are the best sign
+            return  # the handler does not name its process: as many answers as workers are the best sign
         fresh = {each for each in answered if each} - idle
         idle |= fresh
         if not fresh:
-            time.sleep(POLL_SECONDS)  # the idle workers answer for those that are at work
+            time.sleep(POLL_SECONDS)  # idle workers answered in place of busy ones
 
 
 def _ask_workers(transport: Transport, name: str, count: int, seconds: float) -> list[int | None]:
-    """The process ids of the workers that answered `count` calls at once; 0: it has none, None: no answer."""
+    """Make `count` calls at once and return the process id of each answer. 0: it names none. None: no answer."""
 
     def ask(_: int) -> int | None:
         try:
@@ -104,7 +104,7 @@ def _ask_workers(transport: Transport, name: str, count: int, seconds: float) ->
 
 
 def _unregister_closed(transport: Transport, name: str, workers: int, ends: float) -> bool:
-    """Unregister a version while it takes no requests. False: one came at the last moment, and is being served.
+    """Unregister a version while it takes no requests. Returns False if a request came at the last moment.
 
     Without workers TorchServe refuses new requests at once with status 503, so none can be lost in between.
     """

@@ -1,4 +1,4 @@
-"""The client's way over gRPC. Importing this needs grpcio and grpcio-tools: the extra `serve`."""
+"""The transport over gRPC. Importing this needs grpcio and grpcio-tools: the extra `serve`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ with extra("serve"):
     import grpc
 
 MESSAGE_BYTES = 128 * 2**20
-"""The largest message either way; gRPC's own limit, 4 MiB, is less than one large picture as base64."""
+"""The largest message in either direction. gRPC's default, 4 MiB, is less than one large picture in base64."""
 
 DETAILS_BYTES = 2**20
-"""The longest text of an error; gRPC's own limit, 8 KiB, is less than fifty problems with a request."""
+"""The longest text of an error. gRPC's default, 8 KiB, is less than fifty problems of a request."""
 
 RECONNECT_MS = 2000
-"""The longest pause before the next try to connect; gRPC's own, 2 minutes, would outlast the restart of a server."""
+"""The longest pause between two tries to connect. gRPC's default, 2 minutes, exceeds the restart of a server."""
 
 STATUS_OF_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -49,13 +49,13 @@ STATUS_OF_CODE = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
-"""HTTP's statuses. CANCELLED: so TorchServe ends a request over its max_request_size."""
+"""HTTP's statuses. TorchServe ends a request over its max_request_size with CANCELLED."""
 
 SILENT = {
     "RegisterModel": (409, "ConflictStatusException", "this version of the model is registered already"),
     "UnregisterModel": (403, "InvalidModelVersionException", "the default version goes last"),
 }
-"""What TorchServe refuses without a word: code UNKNOWN, no text. Over HTTP it says this."""
+"""What TorchServe refuses with code UNKNOWN and no text, and its error over HTTP."""
 
 JAVA_CLASS = re.compile(r"\n(?:\w+\.)+(\w+)$")
 OUR_ERROR = re.compile(rb'\s*{\s*"error"\s*:')
@@ -84,7 +84,7 @@ class Service:
         self._methods = methods(service)
 
     def call(self, method: str, *, timeout: float | None = None, **fields: Any) -> Any:
-        """The answer to one call; fields that are None are left out."""
+        """The answer to one call. Fields that are None are not sent."""
         seconds = timeout or self._timeout
         return self._credential.use(lambda token: self._send(method, fields, token, seconds))
 
@@ -126,7 +126,7 @@ class Service:
 
 
 class GrpcTransport:
-    """TorchServe's InferenceAPIsService, and its ManagementAPIsService if there is an address for it."""
+    """TorchServe's InferenceAPIsService, and its ManagementAPIsService if it has an address."""
 
     closes = False
 
@@ -139,7 +139,7 @@ class GrpcTransport:
         data = {"data": encode(payload), REQUEST_START: request_start().encode()}
         fields = {"model_name": name, "model_version": version, "input": data}
         answer = self._inference.call("Predictions", timeout=timeout, **fields)
-        # In a batch, an error of one request cannot be raised: its neighbours would fail with it.
+        # In a batch the worker cannot raise the error of one request: the others would fail with it.
         if OUR_ERROR.match(answer.prediction):
             raise error_from(decode(answer.prediction))
         return Reply(answer.prediction)
@@ -171,7 +171,7 @@ class GrpcTransport:
 
     def scale(self, model: str, workers: int, timeout: float) -> None:
         if workers == 0:
-            # Zero is what a field is that was not sent, and TorchServe then takes one.
+            # Protobuf does not tell zero from a field that was not sent, for which TorchServe takes one.
             raise InvalidInput([Problem("workers", "at least 1 over gRPC; 0 only over http", workers)])
         name, version = _split(model)
         numbers = {"min_worker": workers, "max_worker": workers}

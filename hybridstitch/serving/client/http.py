@@ -1,4 +1,4 @@
-"""The client's way over HTTP."""
+"""The transport over HTTP."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from hybridstitch.serving.client.transport import LOOPBACK, MOST_MODELS, encode,
 from hybridstitch.wire.names import REQUEST_START
 
 CONNECT_SECONDS = 10.0
-"""The longest wait for a connection; waiting for the answer has the client's own limit."""
+"""The longest wait for a connection. The client's timeout limits the whole call."""
 
 LEAST_SECONDS = 0.001
-"""A limit that has passed already, in the form that a socket takes."""
+"""The limit of a socket after the deadline: it takes no 0."""
 
 KEPT_CONNECTIONS = 64
-"""As many as threads may use one client at a time without a new connection."""
+"""The number of threads that can use one client at a time without a new connection."""
 
 
 class Site:
@@ -54,7 +54,7 @@ class Site:
         self._session.trust_env = address.host not in LOOPBACK
 
     def call(self, method: str, path: str, *, timeout: float | None = None, **options: Any) -> Reply:
-        """A good answer, whole; every other is raised."""
+        """The complete answer of a call. Raises ServiceError for an error answer, and for none."""
         seconds = timeout or self._timeout
         deadline = time.monotonic() + seconds
         with self._no_answer_raised(seconds):
@@ -63,11 +63,11 @@ class Site:
                 return Reply(read_body(response, deadline), response.headers)
 
     def post(self, path: str, payload: Any, timeout: float | None = None) -> Reply:
-        """A good answer to a request in JSON."""
+        """The complete answer to a request in JSON, see `call`."""
         return self.call("POST", path, timeout=timeout, **_json(payload))
 
     def lines(self, path: str, payload: Any) -> Iterator[bytes]:
-        """The lines of a good answer to a request in JSON, as they come; the limit holds for each of them."""
+        """The lines of the answer to a request in JSON as they arrive. The timeout limits each of them."""
         deadline = time.monotonic() + self._timeout
         with self._no_answer_raised(self._timeout):
             options = _json(payload)
@@ -81,7 +81,7 @@ class Site:
 
     @contextmanager
     def _no_answer_raised(self, seconds: float) -> Iterator[None]:
-        """What goes wrong on the line, as the errors of this package. Their causes would add no words but theirs."""
+        """Raise errors of the connection as ServiceTimeout or ServiceUnreachable."""
         failed: ServiceError
         try:
             yield
@@ -113,7 +113,7 @@ class Site:
 
 
 class _Bearer(AuthBase):
-    """The token as a header; not as an option of the session, which a .netrc file would replace."""
+    """Sends the token as a header. A header of the session would be replaced by a .netrc file."""
 
     def __init__(self, token: str | None):
         self._token = token
@@ -125,7 +125,7 @@ class _Bearer(AuthBase):
 
 
 class HttpTransport:
-    """Predictions at one address, and management at another if there is one."""
+    """Predictions at one address, and management at another one if it is given."""
 
     closes = True
 
@@ -205,7 +205,7 @@ def _error_of(response: requests.Response, body: bytes) -> ServiceError:
 
 
 def root(error: BaseException) -> str:
-    """What happened at the bottom of a chain of errors that wrap each other."""
+    """The message of the innermost error of a chain."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return str(error) or type(error).__name__

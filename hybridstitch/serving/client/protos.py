@@ -1,4 +1,4 @@
-"""TorchServe's gRPC services, read from the .proto files that its own jar holds. Nothing generated is kept.
+"""Reads TorchServe's gRPC services from the .proto files in its jar. Nothing generated is kept.
 
 Importing this needs grpcio-tools, using it torchserve: the extra `serve`.
 """
@@ -49,7 +49,7 @@ def methods(service: str) -> dict[str, Method]:
 
 @cache
 def _pool() -> DescriptorPool:
-    # A pool of its own: in the common one the same messages could be there from elsewhere.
+    # A separate pool: the default one may hold messages of the same names.
     pool = DescriptorPool()
     for file in _compile(_jar()).file:
         pool.Add(file)

@@ -1,4 +1,4 @@
-"""What comes back from a server: a raw reply, a picture with its report, or an error; alike for every transport."""
+"""What a server sends back over any transport: a raw reply, a picture with its report, or an error."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ STATUS_OF_KIND = {
     "ModelNotFoundException": 404,
     "ModelVersionNotFoundException": 404,
 }
-"""HTTP's status for the kinds of errors that also arrive where no status is sent along."""
+"""HTTP's status of errors that also arrive without a status, such as over gRPC."""
 
 
 class ServiceError(RuntimeError):
-    """The server refused or failed. `status` is HTTP's (0: no answer to go by), `kind` the error's type.
+    """The server refused a request or failed.
 
-    `problems` lists every wrong field as {"field", "expected", "got"}; empty if the request was not the cause.
-    `message` is the server's own.
+    Attributes:
+        status: HTTP's status. 0: there is no answer of the server.
+        kind: The error's type.
+        message: The server's own message.
+        problems: Every wrong field as {"field", "expected", "got"}. Empty if the request was not the cause.
     """
 
     def __init__(self, status: int, kind: str, message: str, problems: list[dict[str, Any]] | None = None):
@@ -41,14 +44,14 @@ class ServiceError(RuntimeError):
 
 
 class ServiceTimeout(ServiceError):  # noqa: N818 - named for what happened, as InvalidInput is
-    """No answer in time. The server may still be at work: it does not learn that nobody waits. `status` is 0."""
+    """No answer within the limit. The server may go on: it does not learn that nobody waits. `status` is 0."""
 
     def __init__(self, address: str, seconds: float):
         super().__init__(0, "timeout", f"no answer from {address} within {seconds:g} s")
 
 
 class ServiceUnreachable(ServiceError):  # noqa: N818
-    """No connection, or one that broke before the answer was whole. `status` is 0."""
+    """No connection, or one that broke before the answer was complete. `status` is 0."""
 
     def __init__(self, address: str, reason: object):
         super().__init__(0, "unreachable", f"{address}: {reason}")
@@ -56,7 +59,7 @@ class ServiceUnreachable(ServiceError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer as it came. Over gRPC no headers arrive."""
+    """An answer unchanged. Over gRPC it has no headers."""
 
     content: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -68,9 +71,15 @@ class Reply:
 
 @dataclass(frozen=True)
 class Result:
-    """What one request drew, with the report of how: one picture, or several for `num_images` over 1.
+    """The pictures of one request, and the report of what was computed.
 
-    `image_bytes`, `image` and `seed` are those of the first picture; picture i was drawn with `seed` + i.
+    Attributes:
+        image_bytes: The first picture, encoded.
+        report: The report, see docs/interface.md.
+        seed: Seed of the first picture. Picture i has `seed` + i.
+        headers: Of the answer. Empty over gRPC.
+        other_bytes: The other pictures, for `num_images` over 1.
+        warnings: What the server warns of.
     """
 
     image_bytes: bytes
@@ -82,7 +91,7 @@ class Result:
 
     @classmethod
     def from_document(cls, document: Any, headers: Mapping[str, str] | None = None) -> Self:
-        """From a JSON answer, or from the last event of a stream. Raises ServiceError if it is neither."""
+        """The result in a JSON answer or in the last event of a stream. Raises ServiceError for anything else."""
         try:
             first, *others = [base64.b64decode(each["b64_json"]) for each in document["data"]]
             seed, report, warnings = document["data"][0]["seed"], document["report"], document["warnings"]
@@ -99,7 +108,7 @@ class Result:
 
     @property
     def images(self) -> list[Image.Image]:
-        """All pictures, in the order of their seeds. Raises ServiceError if the server sent something else."""
+        """All pictures in the order of their seeds. Raises ServiceError if the server sent something else."""
         try:
             return [Image.open(io.BytesIO(content)) for content in (self.image_bytes, *self.other_bytes)]
         except (OSError, ValueError, Image.DecompressionBombError):
@@ -140,7 +149,7 @@ def models_of(document: Any) -> list[dict[str, Any]]:
 
 
 def versions_of(document: Any) -> list[dict[str, Any]]:
-    """TorchServe's description of versions, at least one. Raises ServiceError if it is something else."""
+    """TorchServe's description of at least one version. Raises ServiceError if it is something else."""
     if not isinstance(document, list) or not document or not all(_is_version(each) for each in document):
         raise unexpected(f"the answer describes no versions of a model: {_short(document)}")
     return document
@@ -161,9 +170,12 @@ def _is_version(described: Any) -> bool:
 
 
 def error_from(document: Any, status: int | None = None, message: str = "") -> ServiceError:
-    """The error in a decoded answer: ours has the form of the interface, TorchServe's own has `type` and `message`.
+    """The error in a decoded answer. This project's has the form of docs/interface.md, TorchServe's a type and message.
 
-    `status` and `message` are for an answer that does not say them itself.
+    Args:
+        document: The decoded answer.
+        status: HTTP's status. None: the usual one of the error's kind.
+        message: The message of an answer without one.
     """
     document = document if isinstance(document, dict) else {}
     error = document.get("error", document)

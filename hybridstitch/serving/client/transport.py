@@ -1,4 +1,4 @@
-"""What a transport does for the client, and what both of them need for it."""
+"""The calls of a transport, and what HTTP and gRPC share."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.client.replies import Reply
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Hosts that no proxy of the environment can reach for us."""
-
+"""Hosts of this machine, which no proxy of the environment can reach."""
 
 MOST_MODELS = 1000
-"""As many as TorchServe lists at once."""
+"""The most models that TorchServe lists at once."""
 
 
 class Transport(Protocol):
-    """One way to a server. `model` may name a version, "hybridstitch/1.0"; `payload` is what JSON can hold.
+    """One way to a server.
 
-    Every call raises ServiceError for an error answer, ServiceTimeout and ServiceUnreachable for none, and those
-    from `describe` on InvalidInput without an address for management. `timeout` is in seconds.
+    `model` may name a version, "hybridstitch/1.0". `payload` holds what JSON can hold. `timeout` is in seconds.
+
+    Raises:
+        ServiceError: For an error answer. Its kinds ServiceTimeout and ServiceUnreachable: there was no answer.
+        InvalidInput: By `describe` and the calls after it, without an address for management.
     """
 
     closes: bool
-    """Whether `scale` can take all workers of a model away, which closes it for new requests."""
+    """Whether `scale` can set no workers, which closes a model for new requests."""
 
     def predict(self, model: str, payload: Any) -> Reply: ...
     def explain(self, model: str, payload: Any, timeout: float) -> Reply: ...
@@ -50,10 +52,10 @@ def encode(payload: Any) -> bytes:
 
 
 def request_start() -> str:
-    """Now, in the form that proxies use for this header: seconds since 1970 after "t="."""
+    """The current time in the form that proxies use: "t=" and the seconds since 1970."""
     return f"t={time.time():.6f}"
 
 
 def no_management() -> InvalidInput:
-    """The error of a call that needs the address for management."""
+    """The error of a call that needs a management address."""
     return InvalidInput([Problem("management_url", "the server's management address", None)])
