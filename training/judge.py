@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from hybridstitch.base.markdown import markdown_table
-from hybridstitch.bench.folder import BenchFolder
+from hybridstitch.bench.folder import QUALITY, BenchFolder
 from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.measure.intervals import Interval, without_nan
 from training.data import load_library
@@ -42,7 +42,7 @@ def judge(folder: Path, library: Library, scenes: list[Scene]) -> dict[str, dict
         pictures = np.stack([np.asarray(Image.open(kept.picture_path(contender, *case))) for case in key])
         figures[contender] = judges[key].intervals(pictures, np.array([prompt for prompt, _ in key]))
     known = {name: {figure: vars(each) for figure, each in found.items()} for name, found in figures.items()}
-    (folder / "quality.json").write_text(json.dumps(without_nan(known), indent=1))
+    (folder / QUALITY).write_text(json.dumps(without_nan(known), indent=1))
     return figures
 
 

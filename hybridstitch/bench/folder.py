@@ -14,6 +14,10 @@ from PIL import Image
 
 from hybridstitch.base.journal import SETTINGS, append_entries, read_entries, read_settings, write_whole
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.measure.intervals import Interval
+
+QUALITY = "quality.json"
+"""File in the folder of a bench: measures of each contender's pictures alone."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,15 @@ class BenchFolder:
     def add(self, results: Iterable[Result]) -> None:
         """Append results. Their pictures must be saved before, so that every result has its picture."""
         append_entries(self._lines, *map(asdict, results))
+
+    def quality(self) -> dict[str, dict[str, Interval]]:
+        """Return the measures of quality.json by contender, none without the file. `training.judge` writes it."""
+        path = self.path / QUALITY
+        judged = json.loads(path.read_text()) if path.exists() else {}
+        return {
+            name: {measure: Interval(**value) for measure, value in figures.items() if value["value"] is not None}
+            for name, figures in judged.items()
+        }
 
     def picture_path(self, contender: str, prompt: int, seed: int) -> Path:
         """Return the path of a picture."""

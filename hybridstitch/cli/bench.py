@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from hybridstitch.bench.contenders import Contender, Match
     from hybridstitch.bench.folder import BenchFolder
     from hybridstitch.bench.run import Bench
-    from hybridstitch.measure.intervals import Interval
     from hybridstitch.pipeline import HybridStitchPipeline
     from hybridstitch.recipe.recipe import Recipe
 
@@ -92,7 +91,7 @@ def _bench(options: argparse.Namespace) -> None:
             _generate_in_processes(options, folder, progress)
         results = opened.run(progress.update)
     origins = {name: each["origin"] for name, each in folder.contenders.items()}
-    found = rows(results, options.against, _quality(folder), origins)
+    found = rows(results, options.against, folder.quality(), origins)
     described = as_json(found, folder.settings | {"texts": len(opened.prompts)}, folder.contenders)
     (folder.path / "bench.json").write_text(json.dumps(described, indent=1))
     setup = f"{described['machine']}; {json.dumps(described['settings'])}"
@@ -100,18 +99,6 @@ def _bench(options: argparse.Namespace) -> None:
     plot(found, folder.path / "pareto.png")
     write_page(found, opened.prompts, opened.seeds, folder, described["machine"])
     print(json.dumps(described, indent=1) if options.json else markdown(found))
-
-
-def _quality(folder: BenchFolder) -> dict[str, dict[str, Interval]]:
-    """Return the measures in quality.json by contender, none without the file. `training.judge` writes it."""
-    from hybridstitch.measure.intervals import Interval
-
-    path = folder.path / "quality.json"
-    judged = json.loads(path.read_text()) if path.exists() else {}
-    return {
-        name: {measure: Interval(**value) for measure, value in figures.items() if value["value"] is not None}
-        for name, figures in judged.items()
-    }
 
 
 def _given_settings(options: argparse.Namespace) -> dict[str, Any]:

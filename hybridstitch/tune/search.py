@@ -102,7 +102,7 @@ class Tuner:
         trials: Journal of all measurements. A search that is continued does not repeat them.
         seed: Seed of the random candidates.
         pool: Processes that measure, None for this process.
-        bar: Whether a progress bar is measured.
+        bar: Whether a progress bar is shown.
     """
 
     def __init__(
