@@ -56,7 +56,7 @@ class HybridStitchPipeline(Parts):
         large, small: The two transformers; `transformer` is another name of the large one.
         catalogue: The recipes and strategies that calls may name.
         size_limits: The picture sizes that the pair can generate.
-        description: What the folder of the pair says about it; empty if it has no such file.
+        description: The content of the pair's own description file; empty without one.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class HybridStitchPipeline(Parts):
         """Load a packed pair, or two SD3 pipelines (folders or hub ids).
 
         Args:
-            folder: a packed pair.
-            large, small: instead of it, two SD3 pipelines; see `hybridstitch.model.pair.load_pair`.
-            dtype: of the weights, a torch type or its name, such as "float16"; float32 by default.
-            torch_dtype: the same under diffusers' older name.
-            variant: part of the names of the weight files, such as "fp16", as in diffusers.
-            catalogue: recipes and strategies; by default the built-in ones, and what the pair was tuned to.
+            folder: A packed pair.
+            large, small: Instead of it, two SD3 pipelines; see `hybridstitch.model.pair.load_pair`.
+            dtype: Of the weights, a torch dtype or its name, such as "float16"; float32 by default.
+            torch_dtype: The same under diffusers' older name.
+            variant: Part of the names of the weight files, such as "fp16", as in diffusers.
+            catalogue: Recipes and strategies; by default the built-in ones, and those that the pair was tuned to.
 
         Raises:
-            InvalidInput: for a type that is none, or models that do not fit together.
+            InvalidInput: The dtype is unknown, or the models do not fit together.
         """
         models = load_pair(folder, large, small, dtype_of(dtype, torch_dtype), variant)
         pipeline = cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder))
@@ -115,8 +115,8 @@ class HybridStitchPipeline(Parts):
         """Write the pair as a folder that `from_pretrained` opens again, with the recipes it was tuned to.
 
         Args:
-            save_directory: the folder; it is made.
-            variant, max_shard_size: as in diffusers. Weights are safetensors.
+            save_directory: The folder; it is created.
+            variant, max_shard_size: As in diffusers. Weights are safetensors.
         """
         folder = Path(save_directory)
         options = {"variant": variant, "max_shard_size": max_shard_size}

@@ -72,7 +72,9 @@ def test_the_page_shows_what_was_compared_and_loads_nothing(found: list[Row], tm
     assert "60.0" not in page.words
     assert "<b>mine" not in text
     assert "<i>two" not in text
-    assert all(value.startswith("data:image/") for name, value in page.attributes if name in ("src", "href"))
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert sources
+    assert all(value.startswith("data:image/") for value in sources)
 
 
 def test_the_table_names_equal_pictures_identical(found: list[Row]):

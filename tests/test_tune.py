@@ -98,7 +98,7 @@ def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
     assert (tmp_path / "trials.jsonl").read_text() == lines
     for regions in (False, True):
         kind = [trial for trial in found if trial.stitched == regions]
-        assert kind
+        assert kind, "a kind without a candidate proves nothing"
         for trial in kind:
             assert any(
                 all(other.fidelity(s) < trial.fidelity(s) for other in kind if other.cost(s) < trial.cost(s))
@@ -112,6 +112,7 @@ def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
     pipe = HybridStitchPipeline.from_pretrained(tuned)
     pipe.set_progress_bar_config(disable=True)
     assert pipe.catalogue.recipes["track"].plan == routed.plan
+    assert pipe.catalogue.tuned
     assert all(set(each.costs) == {*scales} for each in pipe.catalogue.tuned)
     speed = 0.9 / min(max(trial.costs.values()) for trial in found)
     report = pipe("one", speed=speed, num_inference_steps=8, output_type="np").report
@@ -174,10 +175,11 @@ def test_the_command_tunes_a_pair_and_keeps_to_its_rules(tiny, tmp_path, capsys)
     # What was found before takes part again: a shorter search of another seed loses none of it.
     again = [*command, "--recipe-file", str(out), "--candidates", "0", "--seed", "1"]
     assert main([part for part in again if part not in ("--define", str(tmp_path / "more.json"))]) == 0
-    assert [each["recipe"]["step_share"] for each in json.loads(out.read_text())["points"]].count(0.2) >= 1
+    assert 0.2 in [each["recipe"]["step_share"] for each in json.loads(out.read_text())["points"]]
     fast = [*again, "--speed", "4"]
     assert main(fast) == 0
-    assert all(max(each["costs"].values()) <= 0.25 for each in json.loads(out.read_text())["points"])
+    costs = [max(each["costs"].values()) for each in json.loads(out.read_text())["points"]]
+    assert 0 < max(costs) <= 0.25
     assert main([*command, "--floor", "98"]) == 1
     assert "98 dB" in capsys.readouterr().err
     (tmp_path / "held-out.txt").write_text("two\n")

@@ -1,1 +1,1 @@
-"""The arguments of the pipeline's call, which has the shape of diffusers' own."""
+"""The arguments of the pipeline's call, which has the signature of diffusers' own."""

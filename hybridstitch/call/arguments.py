@@ -28,7 +28,7 @@ from hybridstitch.region import Region, region_problems
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 MOST_SIGMAS = 1000
 TENSOR_INPUTS = ("latents", *EMBEDS)
-"""What a callback after a step may see and replace."""
+"""Tensors that a callback after a step may receive and replace."""
 _WITHOUT = {
     "ip_adapter_image": "IP-Adapter",
     "ip_adapter_image_embeds": "IP-Adapter",

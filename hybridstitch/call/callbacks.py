@@ -1,4 +1,4 @@
-"""What a caller's function sees after a step, and what it may replace."""
+"""The caller's `callback_on_step_end`: the tensors that it receives and may replace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIELD = "callback_on_step_end"
 
 
 class AfterStep:
-    """Calls `callback_on_step_end`, if there is one, and gives the models what it returns."""
+    """Calls `callback_on_step_end`, if there is one, and passes what it returns to the models."""
 
     def __init__(
         self,
@@ -28,17 +28,24 @@ class AfterStep:
         large: GuidedModel,
         small: GuidedModel,
     ):
-        """names: the tensors that the callback sees."""
+        """Prepare the calls of one generation.
+
+        Args:
+            pipeline: First argument of the callback.
+            callback: The caller's function; None for none.
+            names: Tensors that the callback receives, of `TENSOR_INPUTS`.
+            large, small: The models whose prompt embeddings it may replace.
+        """
         self._pipeline = pipeline
         self._callback = callback
         self._names = names
         self._large, self._small = large, small
 
     def __call__(self, step: Step) -> Tensor | None:
-        """Latents that replace those of the step, if any.
+        """Return latents that replace those of the step, if any.
 
         Raises:
-            InvalidInput: for an answer that cannot be used.
+            InvalidInput: The callback returned something other than tensors of the same shapes.
         """
         if self._callback is None:
             return None

@@ -1,4 +1,4 @@
-"""Prompts of a call, as texts or as embeddings, checked against each other."""
+"""Validation of the prompts of a call, which are texts or embeddings."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def prompts_of(
     """Read the arguments under diffusers' names; adds to `problems`.
 
     Args:
-        length: tokens of the third text encoder; None if that is wrong.
-        guided: whether the negative half is used.
+        pair: The models that the prompts are for.
+        given: The arguments of the call by name.
+        length: Tokens of the third text encoder; None if that is wrong.
+        guided: Whether guidance uses the negative half.
+        problems: Collects what is wrong.
     """
     texts = {name: _text_list(name, given[name], problems) for name in TEXTS + NEGATIVE_TEXTS}
     embeds = {name: given[name] for name in EMBEDS + NEGATIVE_EMBEDS if given[name] is not None}
@@ -57,7 +60,7 @@ def prompts_of(
 
 
 def text_length(pair: Parts, value: Any, problems: list[Problem]) -> int | None:
-    """`max_sequence_length`, or the pair's own; None if it is wrong."""
+    """Return `max_sequence_length`, or the default of the pair; None if it is wrong."""
     if value is None:
         return pair.prompts.text_length
     lowest = 1 if pair.prompts.text_length else 0
@@ -68,7 +71,7 @@ def text_length(pair: Parts, value: Any, problems: list[Problem]) -> int | None:
 
 
 def clip_skip_problems(pair: Parts, value: Any) -> list[Problem]:
-    """`clip_skip` counts layers of both CLIP text encoders from the last but one."""
+    """Return what is wrong with `clip_skip`, which counts layers of both CLIP encoders from the last but one."""
     encoders = (pair.text_encoder, pair.text_encoder_2)
     highest = min(encoder.config.num_hidden_layers for encoder in encoders) - 1
     if value is None or (type(value) is int and 0 <= value <= highest):
@@ -92,14 +95,14 @@ def _text_list(name: str, value: Any, problems: list[Problem]) -> list[str] | No
 
 
 def _blank_prompts(texts: list[str]) -> list[Problem]:
-    """The prompts that show nothing. Longer ones than a request may have are read as far as the encoders read."""
+    """Return the prompts that show nothing. Longer ones than a request may have are read in part."""
     names = ["prompt"] if len(texts) == 1 else [f"prompt[{at}]" for at in range(len(texts))]
     found = (text_problem(name, text[:MOST_CHARACTERS]) for name, text in zip(names, texts, strict=True))
     return [problem for problem in found if problem]
 
 
 def _conflicts(given: Mapping[str, Any], texts: tuple[str, ...], embeds: tuple[str, ...]) -> list[Problem]:
-    """Texts beside embeddings, and embeddings without their companion."""
+    """Return texts beside embeddings, and embeddings without their companion."""
     present = [name for name in embeds if given[name] is not None]
     found = []
     if present and any(given[name] is not None for name in texts):
@@ -135,5 +138,5 @@ def _shape_problems(name: str, value: Tensor, count: int, rows: int | None, lead
 
 
 def described(value: Any) -> Any:
-    """A value for an error: of a tensor its dtype and shape."""
+    """Return a value for an error: of a tensor its dtype and shape."""
     return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else value

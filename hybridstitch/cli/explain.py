@@ -1,4 +1,4 @@
-"""`hybridstitch explain`: which words made a picture what it is, as a page."""
+"""`hybridstitch explain`: the effect of each word of a prompt on a picture, as a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hybridstitch.base.extras import require
 from hybridstitch.base.words import word_problem
 from hybridstitch.cli.paths import file_to_write, make_folders
 from hybridstitch.cli.request import (
-    FIELDS,
     add_request_options,
     add_server_options,
     given_fields,
@@ -37,15 +36,15 @@ def explain(options: argparse.Namespace) -> None:
     from hybridstitch.html.explanation import render
 
     make_folders(options.out)
-    fields = given_fields(options, (*FIELDS, *QUESTION))
-    document = _ask_server(fields, options) if options.url else _explain_here(fields, options)
+    fields = given_fields(options, QUESTION)
+    document = _request_server(fields, options) if options.url else _explain_here(fields, options)
     options.out.write_text(render(document))
     print(json.dumps(document) if options.json else "\n".join([*word_lines(document), str(options.out)]))
 
 
 def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every option that is wrong."""
-    problems = request_problems(options, FIELDS)
+    problems = request_problems(options)
     if options.target == "region" and options.region is None:
         problems.append(Problem("region", "X0,Y0,X1,Y1 with --target region", None))
     if not any(problem.field == "prompt" for problem in problems) and (wrong := word_problem(options.prompt)):
@@ -54,7 +53,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def word_lines(document: dict[str, Any]) -> list[str]:
-    """A line for each word, with a bar as long as its score is large."""
+    """Return a line for each word, with a bar of a length proportional to its score."""
     words = document["words"]
     widest = max(len(word["text"]) for word in words)
     largest = max(abs(word["score"]) for word in words) or 1
@@ -68,7 +67,7 @@ def _score(word: dict[str, Any]) -> str:
     return f"{word['score']:.3g}" if word.get("read", True) else "not read"
 
 
-def _ask_server(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def _request_server(fields: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     from hybridstitch.html.explanation_check import explanation_problems
     from hybridstitch.serving.client.replies import unexpected
 

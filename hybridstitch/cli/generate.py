@@ -11,7 +11,6 @@ from typing import Any
 from hybridstitch.cli.paths import PICTURES, clashes, file_to_write, make_folders
 from hybridstitch.cli.report_lines import report_lines
 from hybridstitch.cli.request import (
-    FIELDS,
     add_request_options,
     add_server_options,
     given_fields,
@@ -22,15 +21,13 @@ from hybridstitch.cli.request import (
 from hybridstitch.cli.values import whole
 from hybridstitch.errors import raise_problems
 
-GENERATED = (*FIELDS, "num_images")
-
 
 def generate(options: argparse.Namespace) -> None:
     """Generate pictures of one prompt, in this process or by a server."""
     make_folders(options.out, options.report, options.mask_overlay)
-    payload = given_fields(options, GENERATED)
+    payload = given_fields(options)
     payload["output_format"] = PICTURES[options.out.suffix.lower()]
-    pictures, report = _ask_server(payload, options) if options.url else _draw_here(payload, options)
+    pictures, report = _request_server(payload, options) if options.url else _generate_here(payload, options)
     for path, picture in zip(_numbered(options.out, len(pictures)), pictures, strict=True):
         path.write_bytes(picture)
     if options.report:
@@ -42,17 +39,17 @@ def generate(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every option that is wrong."""
-    raise_problems(request_problems(options, GENERATED) + clashes(options, ("out", "report", "mask_overlay")))
+    raise_problems(request_problems(options) + clashes(options, ("out", "report", "mask_overlay")))
 
 
 def _numbered(path: Path, count: int) -> list[Path]:
-    """The path for one picture; for several, path-1, path-2 and so on, with its ending."""
+    """Return the path for one picture; for several, path-1, path-2 and so on, with the same suffix."""
     if count == 1:
         return [path]
     return [path.with_stem(f"{path.stem}-{number}") for number in range(1, count + 1)]
 
 
-def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
+def _request_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
     from hybridstitch.serving.client.replies import Result
 
     reply = open_client(options).predict(payload | {"response_format": "json"}, options.model)
@@ -60,16 +57,18 @@ def _ask_server(payload: dict[str, Any], options: argparse.Namespace) -> tuple[l
     return [result.image_bytes, *result.other_bytes], result.report
 
 
-def _draw_here(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
+def _generate_here(payload: dict[str, Any], options: argparse.Namespace) -> tuple[list[bytes], dict[str, Any]]:
     from hybridstitch.serving.worker.render import generate
     from hybridstitch.wire.documents import encode_picture
     from hybridstitch.wire.request import parse_request
 
     pipeline = open_for(options, payload)
     request = parse_request(payload, {}, pipeline.size_limits, pipeline.catalogue)
-    drawn = generate(pipeline, request)
-    pictures = [encode_picture(image, drawn.request.of_image(index)) for index, image in enumerate(drawn.images)]
-    return pictures, drawn.report
+    rendering = generate(pipeline, request)
+    pictures = [
+        encode_picture(image, rendering.request.of_image(index)) for index, image in enumerate(rendering.images)
+    ]
+    return pictures, rendering.report
 
 
 def _write_overlays(pictures: list[bytes], report: dict[str, Any], path: Path) -> None:
@@ -96,7 +95,9 @@ def add_command(commands: Any, pair: Path) -> None:
     )
     command.add_argument("--report", type=file_to_write(), help="write the report as JSON")
     command.add_argument(
-        "--mask-overlay", type=file_to_write(*PICTURES), help="write the picture with the large model's share of it"
+        "--mask-overlay",
+        type=file_to_write(*PICTURES),
+        help="write the picture with the tokens of the large model marked",
     )
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     add_server_options(command, pair)

@@ -23,16 +23,13 @@ if TYPE_CHECKING:
     from hybridstitch.serving.client.client import Client
 
 _UNKNOWN_LIMITS = SizeLimits(1, 1, 1_000_000, (1, 1))
-"""Of models that are elsewhere: whoever has them checks the size."""
-FIELDS = (
-    *("prompt", "negative_prompt", "seed", "recipe", "speed", "num_inference_steps", "guidance_scale"),
-    *("width", "height", "region", "deadline_ms"),
-)
-"""The options that are passed on as fields of the request."""
+"""Limits for models on a server, which validates the size itself."""
+FIELDS = (*request_fields(_UNKNOWN_LIMITS), "recipe", "speed")
+"""The fields of a request. A command sends those that it has an option for."""
 
 
 def add_request_options(command: argparse.ArgumentParser, seed: str, region: str) -> None:
-    """Declare the options in FIELDS. seed, region: help texts of those two."""
+    """Declare an option for each field that commands share. seed, region: Help texts of those two."""
     command.add_argument("prompt", help="what the picture shows, 1 to 2000 characters")
     command.add_argument("--negative-prompt", help="what it must not show")
     command.add_argument("--seed", type=whole(), help=seed)
@@ -49,7 +46,7 @@ def add_request_options(command: argparse.ArgumentParser, seed: str, region: str
 
 
 def add_server_options(command: argparse.ArgumentParser, pair: Path) -> None:
-    """Declare the options that say who answers: a pair in this process, or a server."""
+    """Declare the options that select a pair in this process or a server."""
     add_pair_options(command, pair)
     command.add_argument("--url", type=_address, help="a server answers instead, such as http://127.0.0.1:8080")
     command.add_argument("--model", help="with --url: the model's name (the one in the address, else hybridstitch)")
@@ -60,14 +57,14 @@ def add_server_options(command: argparse.ArgumentParser, pair: Path) -> None:
     )
 
 
-def given_fields(options: argparse.Namespace, names: Sequence[str] = FIELDS) -> dict[str, Any]:
-    """The fields of the request that were given."""
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+def given_fields(options: argparse.Namespace, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the fields of the request that were given, and those of `more`."""
+    return {name: value for name in (*FIELDS, *more) if (value := getattr(options, name, None)) is not None}
 
 
-def request_problems(options: argparse.Namespace, names: Sequence[str]) -> list[Problem]:
-    """What is wrong with the fields of a request and with who answers it, as far as that is known without torch."""
-    fields = given_fields(options, names)
+def request_problems(options: argparse.Namespace) -> list[Problem]:
+    """Return what is wrong with the fields, the pair and the server, as far as that is known without torch."""
+    fields = given_fields(options)
     if options.url:
         return _field_problems(fields, _UNKNOWN_LIMITS) + [
             Problem(name, "nothing beside --url: the server has its own models", str(value))
@@ -86,7 +83,7 @@ def request_problems(options: argparse.Namespace, names: Sequence[str]) -> list[
 
 
 def open_for(options: argparse.Namespace, fields: Mapping[str, Any]) -> HybridStitchPipeline:
-    """The pair of this process. Raises InvalidInput, before it loads, for a recipe or speed that it does not have."""
+    """Load the pair. Raises InvalidInput, before it loads, for a recipe or speed that it does not have."""
     from hybridstitch.recipe.catalogue import Catalogue
 
     catalogue = Catalogue.load().of_pair(pair_folder(options))
@@ -101,7 +98,7 @@ def open_for(options: argparse.Namespace, fields: Mapping[str, Any]) -> HybridSt
 
 
 def open_client(options: argparse.Namespace) -> Client:
-    """A client of the server that the options name."""
+    """Return a client of the server that the options name."""
     from hybridstitch.serving.client.client import Client
 
     return Client(options.url, timeout=600, key_file=options.key_file)

@@ -1,7 +1,7 @@
-"""Why the picture is as it is: which words chose the large model's tokens, and where in the picture each word acts."""
+"""Explanations: which words selected the tokens of the large model, and where in the picture each word acts."""
 
 from hybridstitch.base.words import MAX_WORDS, Word
-from hybridstitch.explain.explain import METHODS, TARGETS, explain
+from hybridstitch.explain.explain import METHODS, TARGETS, explain, explain_generation
 from hybridstitch.explain.explanation import Explanation
 
-__all__ = ["MAX_WORDS", "METHODS", "TARGETS", "Explanation", "Word", "explain"]
+__all__ = ["MAX_WORDS", "METHODS", "TARGETS", "Explanation", "Word", "explain", "explain_generation"]

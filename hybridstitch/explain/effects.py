@@ -1,4 +1,4 @@
-"""The scores of the words: what is lost without each, or what flows through each."""
+"""The scores of the words, by ablation or by integrated gradients."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ RESTS = {
 
 
 class Effects:
-    """What one target does as words come and go. The whole prompt and the baseline are asked about once."""
+    """The effect of words on one target. The responses to the whole prompt and to the baseline are computed once."""
 
     def __init__(self, target: Target, readings: Readings, rows: int):
-        """rows: how many prompts share a forward."""
+        """rows: Prompts in one forward; more are faster and take more memory."""
         self.target = target
         self.readings = readings
         self.words = readings.words
@@ -38,7 +38,7 @@ class Effects:
 
     @cached_property
     def whole(self) -> dict[int, Tensor]:
-        """The responses to the prompt as it is, by step."""
+        """The responses to the whole prompt, by step."""
         return self._responses(self._encode([()]))
 
     @cached_property
@@ -47,7 +47,7 @@ class Effects:
         return self._responses(self._encode([range(len(self.words))]))
 
     def ablation(self) -> list[float]:
-        """For each word, how much strength is lost without it. Fills `heat` on the way."""
+        """Return for each word the strength that is lost without it, and fill `heat`."""
         present = torch.ones(1, len(self.words))
         lost = FeatureAblation(self._strength_of_present).attribute(
             present, baselines=0, perturbations_per_eval=self.rows
@@ -55,8 +55,11 @@ class Effects:
         return lost[0].tolist()
 
     def integrated_gradients(self, n_steps: int) -> tuple[list[float], float]:
-        """For each word, what flows through its embeddings on a straight way from padding; and
-        by how much their sum misses the whole effect."""
+        """Return a score for each word, and the difference between their sum and the whole effect.
+
+        Args:
+            n_steps: Points on the straight path from padding to the embeddings of the prompt.
+        """
         embedded = Embedded.of(self.target.pipeline, self.readings, self.words)
         nothing = self._responses(embedded.encode(embedded.baselines))
 
@@ -83,7 +86,7 @@ class Effects:
         return scores, abs(sum(scores) - effect)
 
     def _strength_of_present(self, present: Tensor) -> Tensor:
-        """The strength of prompts that have the words which are 1 in `present` `(prompts, words)`."""
+        """Return the strength of prompts with the words that are 1 in `present` `(prompts, words)`."""
         absent = [(row == 0).nonzero().flatten().tolist() for row in present]
         if not any(absent):
             return self._mean(self.whole, self.nothing).repeat(len(absent))
@@ -95,7 +98,7 @@ class Effects:
         return self._mean(responses, self.nothing)
 
     def _mean(self, responses: dict[int, Tensor], nothing: dict[int, Tensor]) -> Tensor:
-        """Their strength `(prompts,)`, mean over the steps."""
+        """Return the strength of responses `(prompts,)`, mean over the steps."""
         strengths = [
             self.target.strength(step, response, self.whole[step], nothing[step])
             for step, response in responses.items()
@@ -109,6 +112,6 @@ class Effects:
         return self.target.respond(step, texts)
 
     def _encode(self, left_out: Sequence[Collection[int]]) -> Texts:
-        """The prompt without the words of these numbers, once for each."""
+        """Encode the prompt without the words of these numbers, one prompt for each collection."""
         texts = zip(*(self.readings.without(gone) if gone else self.readings.texts for gone in left_out), strict=True)
         return Texts(*self.target.pipeline.prompts.alone(*texts))

@@ -1,4 +1,4 @@
-"""A prompt as the embeddings that the text encoders begin with, where every word has its own."""
+"""A prompt as token embeddings, the input of the text encoders, with the word that each token belongs to."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ from hybridstitch.pipeline import HybridStitchPipeline
 class Embedded:
     """A prompt in each text encoder of a pipeline.
 
-    inputs: the embeddings `(1, tokens, width)` of its tokens, one tensor for each encoder.
-    baselines: the same with padding in the place of words.
-    owners: for each encoder, the number of the word that each token belongs to, -1 for none.
+    Attributes:
+        pipeline: The pair.
+        readings: The texts that the encoders read.
+        words: The number of words.
+        inputs: Embeddings `(1, tokens, width)` of the tokens, one tensor for each encoder.
+        baselines: The same with padding in the place of words.
+        owners: For each encoder, the number of the word that each token belongs to, -1 for none.
     """
 
     pipeline: HybridStitchPipeline
@@ -38,7 +42,9 @@ class Embedded:
     def of(cls, pipeline: HybridStitchPipeline, readings: Readings, words: Sequence[Word]) -> Self:
         """Embed a prompt as each encoder reads it.
 
-        Raises InvalidInput where a tokenizer does not say which characters a token stands for."""
+        Raises:
+            InvalidInput: A tokenizer does not report the characters of a token.
+        """
         inputs, baselines, owners = [], [], []
         for (tokenizer, encoder), text in zip(_encoders(pipeline), readings.texts, strict=False):
             if not tokenizer.is_fast:
@@ -63,13 +69,13 @@ class Embedded:
         return cls(pipeline, readings, len(words), tuple(inputs), tuple(baselines), tuple(owners))
 
     def encode(self, embeddings: Sequence[Tensor]) -> Texts:
-        """The prompt as the transformers read it, if its tokens were embedded so; `(prompts, tokens, width)` each."""
+        """Encode embeddings `(prompts, tokens, width)` of the prompt, one tensor for each encoder."""
         with _embedded_as(self.pipeline, embeddings):
             texts = [[text] * embeddings[0].shape[0] for text in self.readings.texts]
             return Texts(*self.pipeline.prompts.alone(*texts))
 
     def by_word(self, attributed: Sequence[Tensor]) -> list[float]:
-        """The sum of what was attributed to each word's embeddings, over tokens, width and encoders."""
+        """Return the sum of attributions for each word, over tokens, width and encoders."""
         scores = torch.zeros(self.words + 1, dtype=torch.float64)
         for owner, each in zip(self.owners, attributed, strict=True):
             scores.index_add_(0, owner % (self.words + 1), each[0].double().sum(dim=-1).cpu())
@@ -78,7 +84,7 @@ class Embedded:
 
 @contextmanager
 def _embedded_as(pipeline: HybridStitchPipeline, embeddings: Sequence[Tensor]) -> Iterator[None]:
-    """While it is open, the encoders begin with these embeddings, whatever tokens they are given."""
+    """Replace the token embeddings of the encoders by these while the context is open."""
     with ExitStack() as stack:
         for (_, encoder), given in zip(_encoders(pipeline), embeddings, strict=True):
             for table in _tables(encoder):
@@ -93,7 +99,7 @@ def _encoders(pipeline: HybridStitchPipeline) -> list[tuple[Any, nn.Module]]:
 
 
 def _tables(encoder: Any) -> list[nn.Embedding]:
-    """The encoder's embedding of its vocabulary; T5 has it under two names."""
+    """Return the encoder's embedding of its vocabulary; T5 has it under two names."""
     size = encoder.config.vocab_size
     return [each for each in encoder.modules() if isinstance(each, nn.Embedding) and each.num_embeddings == size]
 

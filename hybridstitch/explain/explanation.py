@@ -1,4 +1,4 @@
-"""What an explanation says."""
+"""The result of an explanation."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hybridstitch.base.words import Word
 
 @dataclass(frozen=True)
 class Explanation:
-    """What each word of a prompt did to one picture.
+    """The effect of each word of a prompt on one picture.
 
-    words: in the prompt's order, with their scores.
-    heatmaps: `(words, rows, columns)` of the token grid, float32 from 0: how far the large model's prediction (target
-        mask: the mask's score) of a token moves when the word is left out, mean over the explained steps.
-    image: the picture explained, the one that a prediction of the same request gives.
-    mask: bool `(rows, columns)`, the tokens that are explained: those that the large model rendered in a step that
-        made a mask (any of the explained ones), those of the region, or None for the whole image.
-    baseline: what "without the word" means.
-    steps_explained: the steps, from 0, at which the models were asked.
-    forwards: of a transformer, beyond the generation's own; a picture of a batch counts as one, as does each half of
-        guidance.
-    convergence_delta: integrated gradients only: how far the sum of the scores is from the whole effect, in
-        their own units.
-    report: the generation's, as in a prediction.
+    Attributes:
+        words: In the prompt's order, with their scores.
+        heatmaps: `(words, rows, columns)` of the token grid, float32 from 0: how far the large model's prediction of a
+            token moves without the word, mean over the explained steps. For target mask, the score of the mask.
+        image: The picture, the same as a prediction of the request gives.
+        mask: The tokens that are explained, bool `(rows, columns)`: those that the large model rendered in an
+            explained step with a mask, or those of the region; None for the whole image.
+        target, method: As requested.
+        baseline: What replaces a word, in words.
+        steps_explained: The explained steps, from 0.
+        forwards: Forwards of a transformer beyond the generation's own, for one picture and one half of the guidance.
+        convergence_delta: Integrated gradients only: the sum of the scores minus the whole effect, in its units.
+        report: The report of the generation, as JSON.
     """
 
     words: tuple[Word, ...]

@@ -1,4 +1,4 @@
-"""What each text encoder reads of a prompt: its first tokens, which may not be all words."""
+"""The part of a prompt that each text encoder reads: its first tokens, which may not hold all words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class Readings:
     Each text ends with the last word that its encoder reads whole, so a word that is deleted moves no other word
     into the encoder's window.
 
-    texts: one for each encoder. words: those that one of them reads.
+    Attributes:
+        texts: One for each encoder.
+        words: Those that at least one encoder reads.
     """
 
     texts: tuple[str, ...]
@@ -26,7 +28,7 @@ class Readings:
 
     @classmethod
     def of(cls, pipeline: HybridStitchPipeline, prompt: str, words: Sequence[Word]) -> Self:
-        """Ask the tokenizers where the windows end."""
+        """Cut a prompt where the window of each tokenizer ends."""
         prompts = pipeline.prompts
         windows = (prompts.clip_length, prompts.clip_length, prompts.text_length)
         ends = []
@@ -37,20 +39,20 @@ class Readings:
         return cls(texts, tuple(word for word in words if word.end <= max(ends)))
 
     def without(self, left_out: Collection[int]) -> tuple[str, ...]:
-        """The texts without the words of these numbers."""
+        """Return the texts without the words of these numbers."""
         return tuple(
             without(text, self.words, [number for number in left_out if self.words[number].end <= len(text)])
             for text in self.texts
         )
 
     def marked(self, words: Sequence[Word], scores: Sequence[float]) -> tuple[Word, ...]:
-        """All words of the prompt with the scores of those that are read."""
+        """Return all words of the prompt, with the scores of those that are read."""
         found = {word.start: score for word, score in zip(self.words, scores, strict=True)}
         return tuple(replace(word, score=found.get(word.start, 0.0), read=word.start in found) for word in words)
 
 
 def _end(tokenizer: object, prompt: str, window: int, words: Sequence[Word]) -> int:
-    """Where the text ends that fits into a window; all of it if the tokenizer knows no characters."""
+    """Return the end of the text that fits into a window, or of all of it if the tokenizer reports no characters."""
     if not tokenizer.is_fast:  # type: ignore[attr-defined]
         return len(prompt)
     tokens = tokenizer(prompt, truncation=True, max_length=window, return_offsets_mapping=True)  # type: ignore[operator]
@@ -59,5 +61,5 @@ def _end(tokenizer: object, prompt: str, window: int, words: Sequence[Word]) -> 
         return len(prompt)
     last = max(end for _, end in tokens["offset_mapping"])
     fitting = [word.end for word in words if word.end <= last]
-    # A first word that is longer than the window is read as far as it goes: nothing can move in its place.
+    # A first word longer than the window is read in part: no other word can move into its place.
     return max(fitting) if fitting else last if not words else max(last, words[0].end)

@@ -211,7 +211,6 @@ def test_what_cannot_be_is_refused_with_every_field():
     assert len(refused.value.problems) == 7
 
 
-@pytest.mark.slow
 def test_false_alarms_at_the_margin_of_quality():
     rng = np.random.default_rng(10)
     verdicts = [decide(run(rng, quality=-0.05, within=0.05), QUALITY, draws=200) for _ in range(RUNS)]
@@ -219,7 +218,6 @@ def test_false_alarms_at_the_margin_of_quality():
     assert at_most(0.05, sum(each.non_inferior is False for each in verdicts), RUNS)
 
 
-@pytest.mark.slow
 def test_false_alarms_of_speed():
     rng = np.random.default_rng(11)
     verdicts = [decide(run(rng, speedup=1.0), QUALITY, draws=200) for _ in range(RUNS)]
@@ -227,7 +225,6 @@ def test_false_alarms_of_speed():
     assert at_most(0.05, sum(each.faster is False for each in verdicts), RUNS)
 
 
-@pytest.mark.slow
 def test_any_of_many_metrics_at_their_margins_is_claimed_no_more_often():
     rng = np.random.default_rng(12)
     margins = Margins({f"m{n}": Quality(0.05) for n in range(3)})
@@ -239,7 +236,6 @@ def test_any_of_many_metrics_at_their_margins_is_claimed_no_more_often():
     assert at_most(0.05, alarms, 500)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("prompts", "effect"), [(16, 0.0), (24, -0.01)])
 def test_power_is_what_the_report_says(prompts, effect):
     rng = np.random.default_rng(13)

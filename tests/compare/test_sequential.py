@@ -150,7 +150,6 @@ def test_bounds_hold_at_every_look_and_close_in():
     assert lower_bound(scores[0, :20], 0.05) <= lower_bound(scores[0], 0.05)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("truth", [{"quality": -0.1}, {"speedup": 1.0}, {"quality": -0.1, "speedup": 1.0}])
 def test_false_alarms_over_all_looks(truth):
     """Claims at their limits are neither shown nor refuted more often than alpha.

@@ -120,7 +120,8 @@ def test_drift_is_told_from_noise():
     steady = [pair(number, 0.5 * rng.lognormal(0, 0.1), 30 + rng.normal()) for number in range(80)]
     report = summarise(steady, 20, {}, {})
     assert len(report["windows"]) == 4
-    assert not any(each["drifted"] for each in report["drift"].values())
+    assert {name: each["drifted"] for name, each in report["drift"].items()} == dict.fromkeys(report["drift"], False)
+    assert set(report["drift"]) == {"speedup", "psnr_db", "ssim"}
     assert report["windows"][0]["speedup"] == pytest.approx(2, rel=0.1)
     slower = [pair(number, (0.5 if number < 40 else 0.6) * rng.lognormal(0, 0.1), 30) for number in range(80)]
     moved = summarise(slower, 20, {}, {})["drift"]["speedup"]

@@ -29,7 +29,7 @@ def test_one_wrong_request_of_a_batch_leaves_the_others_alone(handler: Any) -> N
 
 def test_an_unexpected_error_is_that_requests_500(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(requests: Any, _progress: Any) -> None:
-        raise KeyError(f"secret of {requests[0].prompt}")
+        raise KeyError(f"secret of {requests[0].generation.prompts}")
 
     monkeypatch.setattr(handler, "generate", fail)
     answers, context = call(handler, [{"body": QUICK | {"request_id": "r-1"}}])

@@ -1,4 +1,4 @@
-"""A pair folder as an endpoint in this process: the same fields and pictures as the server's, without the wire."""
+"""A pair folder as an endpoint in this process, with the same fields and pictures as a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybridstitch.errors import InvalidInput, Problem
 
 
 class PairEndpoint:
-    """Draws with `HybridStitchPipeline`, one picture at a time; both sides share the models of one folder.
+    """Generates with `HybridStitchPipeline`, one picture at a time. Both sides share the models of one folder.
 
     Raises InvalidInput for fields that the pair does not take.
     """
@@ -32,7 +32,7 @@ class PairEndpoint:
             raise InvalidInput(found) from error
 
     def ask(self, prompt: str, seed: int, fields: Mapping[str, Any] = NO_FIELDS) -> Answer:
-        """Draw one picture. The wait for another that is being drawn counts, as in the queue of a server."""
+        """Generate one picture. Waiting for another one counts as time, as in the queue of a server."""
         from hybridstitch.serving.worker.render import generate
 
         started = time.perf_counter()
@@ -46,7 +46,7 @@ class PairEndpoint:
         return Answer(seconds, encode_image(rendering.images[0], "png"), "png", rendering.report)
 
     def describe(self) -> dict[str, Any]:
-        """Device, dtype and a fingerprint of the weights."""
+        """Return device, dtype and a fingerprint of the weights."""
         from hybridstitch.model.parts import fingerprint
 
         large = self._pipeline.large
@@ -67,7 +67,7 @@ class PairEndpoint:
 
 @cache
 def _opened(folder: Path) -> tuple[Any, threading.Lock]:
-    """The pipeline of a folder, once, and the lock that lets it draw one picture at a time."""
+    """Return the pipeline of a folder, loaded once, and a lock that admits one generation at a time."""
     import torch
 
     from hybridstitch.base.quiet import hide_loading

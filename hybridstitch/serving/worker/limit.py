@@ -1,4 +1,4 @@
-"""The end of a batch's work in time: TorchServe kills a worker that does not answer within `responseTimeout`."""
+"""The time limit of a batch: TorchServe kills a worker that does not answer within `responseTimeout`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ FORGETTING = 0.9
 
 
 class OutOfTime(DeadlineExceeded):
-    """The worker ended the work, since TorchServe would have killed it soon after."""
+    """The worker ended the work shortly before TorchServe would have killed it."""
 
 
 def response_timeout(config: Mapping[str, Any] | None) -> int:
-    """Seconds that TorchServe waits for an answer of a worker whose model-config.yaml is `config`.
+    """Return the seconds that TorchServe waits for a worker whose model-config.yaml is `config`.
 
     An archive with such a file takes the number from there alone: neither config.properties nor an argument of the
     registration counts.
@@ -40,7 +40,7 @@ class TimeLimit:
     """
 
     def __init__(self, seconds: float):
-        """seconds: the worker's `responseTimeout`."""
+        """seconds: The worker's `responseTimeout`."""
         self.seconds = seconds
         self._longest = 0.0
         self._began: float | None = None
@@ -48,16 +48,16 @@ class TimeLimit:
 
     @property
     def reserve(self) -> float:
-        """Seconds at the end that no work may begin in: for what cannot be interrupted, encoding and sending.
+        """Seconds at the end in which no work may begin, because encoding and sending cannot be interrupted.
 
-        It grows with the longest stretch of work between two checks that this worker has seen lately.
+        It grows with the longest recent time between two checks.
         """
         wanted = max(LEAST_RESERVE, RESERVED_SHARE * self.seconds, STRETCHES * self._longest)
         return min(wanted, self.seconds / 2)
 
     def begin(self) -> None:
         """Start the clock of a batch."""
-        self._longest *= FORGETTING  # a machine that was suspended once must not cost time for ever
+        self._longest *= FORGETTING  # a machine that was suspended once must not raise the reserve for ever
         self._began = self._last = time.monotonic()
 
     def end(self) -> None:
@@ -77,7 +77,7 @@ class TimeLimit:
     def watch(self, models: Iterable[nn.Module]) -> None:
         """Check after every block of these models, and after its gradient.
 
-        A step is too long to wait for: one forward of a large model on a CPU can take minutes.
+        Checks between steps are too rare: one forward of a large model on a CPU can take minutes.
         """
         for block in _blocks(models):
             block.register_forward_hook(self._after_block)
@@ -93,7 +93,7 @@ class TimeLimit:
         self.check()
 
     def _note(self) -> float:
-        """Remember how long the stretch since the last check was; returns the time."""
+        """Record the time since the last check, and return the current time."""
         now = time.monotonic()
         self._longest = max(self._longest, now - self._last)
         self._last = now
@@ -101,7 +101,7 @@ class TimeLimit:
 
 
 def _blocks(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The parts that the models run one after another: layers of transformers, blocks of autoencoders."""
+    """Yield the parts that run one after another: layers of transformers, blocks of autoencoders."""
     for model in models:
         for module in model.modules():
             if isinstance(module, nn.ModuleList):

@@ -1,4 +1,4 @@
-"""What the worker counts for Prometheus, beside TorchServe's own metrics; handler/metrics.yaml declares it."""
+"""The worker's own Prometheus metrics, which handler/metrics.yaml declares."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 class Metrics:
-    """Counts into the metrics of a batch. A server started with another metrics file goes without, and is told once."""
+    """Counts into the metrics of a batch. With another metrics file it counts nothing and logs one warning."""
 
-    _told = False
+    _warned = False
 
     def __init__(self, context: Context):
         self._context = context
@@ -24,18 +24,21 @@ class Metrics:
         self._model = (context.model_name, model.get("modelVersion", ""))
 
     def answered(self, kind: str, recipe: str, outcome: str) -> None:
-        """One more answer. outcome: see `Answer`.
+        """Count an answer.
 
-        kind: prediction or explanation. recipe: its name. Both are "none" for a request that was not understood.
+        Args:
+            kind: "prediction" or "explanation"; "none" for a request that could not be parsed.
+            recipe: The name of its recipe; "none" for such a request.
+            outcome: As in `Answer`.
         """
         self._add("HybridStitchRequests", MetricTypes.COUNTER, 1, kind, recipe, outcome)
 
     def waited(self, recipe: str, seconds: float) -> None:
-        """A request that was so long under way before the worker got it."""
+        """Record the seconds between the client's start and the worker's."""
         self._add("HybridStitchQueueSeconds", MetricTypes.HISTOGRAM, seconds, recipe)
 
     def generated(self, pictures: int, reports: Sequence[dict[str, Any]]) -> None:
-        """Pictures that were drawn as one tensor, with the report (JSON) of each request."""
+        """Count pictures that were generated as one tensor, with the report (JSON) of each request."""
         self._add("HybridStitchBatchSize", MetricTypes.HISTOGRAM, pictures)
         for report in reports:
             recipe = report["recipe"]["name"]
@@ -50,6 +53,6 @@ class Metrics:
             metric = self._context.metrics.get_metric(name, kind)
             metric.add_or_update(value, [*self._model, *labels])
         except (MetricsCacheKeyError, ValueError):  # not declared, or with other labels
-            if not Metrics._told:
+            if not Metrics._warned:
                 logger.warning("%s is not in the server's metrics_config as handler/metrics.yaml has it", name)
-                Metrics._told = True
+                Metrics._warned = True

@@ -1,4 +1,4 @@
-"""How TorchServe hands a request to a handler and takes its answer; both handlers use it, nothing else does."""
+"""The interface to TorchServe: rows of its batches in, bodies and headers out. No other module knows TorchServe."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from hybridstitch.wire.names import REQUEST_ID, REQUEST_START
 
 EXPLAINS = "explain"
 """The header that TorchServe itself adds to what comes by the route of explanations: `True`."""
-OLDEST_SECONDS = 86400  # a start further back than a day, or in the future, is a clock that is wrong
+OLDEST_SECONDS = 86400  # an earlier start, or one in the future, comes from a wrong clock
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One request as TorchServe gives it: its values by key, and its headers with lower-case names.
+    """One request as TorchServe passes it.
 
     Attributes:
-        index: its place in the batch.
-        is_http: it came over HTTP, not over gRPC.
-        is_explanation: it came by the route of explanations.
-        types: content types of its values, by key, where the client says them.
-        request_id: the caller's `X-Request-Id`, or what the payload names instead.
-        payload: the fields that the client sent, once they are decoded.
-        sent_at: seconds since 1970; when the worker got it, if the client does not say.
-        queued: seconds from then until the worker got it; None if the client does not say.
+        index: Its place in the batch.
+        values: Its values by key.
+        headers: Its headers by lower-case name.
+        types: Content types of its values by key, where the client sends them.
+        is_http: Whether it came over HTTP rather than gRPC.
+        is_explanation: Whether it came by the route of explanations.
+        sent_at: Seconds since 1970 of the client's start, or of the worker's if the client does not send it.
+        queued: Seconds from the client's start to the worker's; None if the client does not send it.
+        request_id: The caller's `X-Request-Id`, or the `request_id` of the payload.
+        payload: The fields that the client sent, once they are decoded.
     """
 
     index: int
@@ -54,7 +56,7 @@ class Row:
 
 
 def read_row(given: tuple[int, Mapping[str, Any]], context: Context) -> Row:
-    """The request at a number in its batch, with its headers. Nothing that a client sends makes this fail."""
+    """Read the request at a number in its batch. Nothing that a client sends makes this fail."""
     index, values = given[0], dict(given[1])
     headers, is_http = _headers(context, index), _is_http(context, index)
     if not is_http:  # the start is a key of the input there
@@ -84,9 +86,9 @@ def decode_row(row: Row) -> Row:
 def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
     """Set status, type and headers of one answer of the batch, and return its body.
 
-    gRPC has no place for a status of ours, so there an error answer is raised if the request is `alone` in its
-    batch: raising fails the whole batch, and neighbours must not suffer. An answer that is not raised says that no
-    stream follows: without that, StreamPredictions on this handler would end the worker.
+    gRPC has no place for a status, so an error answer is raised there if the request is `alone` in its batch: raising
+    fails the whole batch. Other answers carry a header that ends the stream; without it, StreamPredictions would end
+    the worker.
     """
     if not _is_http(context, index):
         if answer.status >= 400 and alone:
@@ -97,7 +99,7 @@ def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
 
 
 def send_piece(piece: Answer, context: Context, index: int) -> None:
-    """Send a piece of a streamed answer at once; the body that `send` returns is then its last one. HTTP only."""
+    """Send a piece of a streamed answer at once; `send` returns the last one. HTTP only."""
     _set_head(context, index, piece)
     ids = {index: context.request_ids[index]}
     send_intermediate_predict_response({index: piece.body}, ids, "piece", HTTPStatus.OK, context)
@@ -105,7 +107,7 @@ def send_piece(piece: Answer, context: Context, index: int) -> None:
 
 @contextmanager
 def logged_step(name: str) -> Iterator[None]:
-    """Log how long a named step of the start took, so that a slow start explains itself."""
+    """Log the duration of a named step of the start."""
     started = time.perf_counter()
     yield
     logger.info("start: %s took %.2f s", name, time.perf_counter() - started)
@@ -119,7 +121,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], Refusal))
 
 
-# TorchServe logs what is raised with its trace and with all that the client sent; the refusal has its line already.
+# TorchServe logs exceptions with their trace and the whole request; a refusal is logged already.
 logging.getLogger("ts.service").addFilter(_is_news)
 
 
@@ -142,21 +144,21 @@ def _types(context: Context, index: int) -> dict[str, str]:
 
 
 def _valid_id(given: Any) -> str | None:
-    """A caller's name of its request; None for one that could not be echoed in a header."""
+    """Return a caller's request id; None for one that a header cannot echo."""
     return given if isinstance(given, str) and re.fullmatch(REQUEST_ID, given) else None
 
 
 def _is_http(context: Context, index: int) -> bool:
-    """Whether a request came over HTTP, where it always has a header, `Content-Length` at least.
+    """Return whether a request came over HTTP, where it has at least the header `Content-Length`.
 
-    Over gRPC no header arrives, but for those that TorchServe itself makes of a sequence of requests.
+    Over gRPC no header arrives, except those that TorchServe adds for a sequence of requests.
     """
     own = {context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end}
     return not _headers(context, index).keys() <= {name.lower() for name in own}
 
 
 def _sent_at(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds since 1970 at which the request began its way here; None if no header says it, or a wrong clock."""
+    """Return the client's start in seconds since 1970; None if it sent none or its clock is wrong."""
     number = re.fullmatch(r"(?:t=)?(\d{9,16}(?:\.\d{1,9})?)", headers.get(REQUEST_START, "").strip())
     if number is None:
         return None

@@ -21,7 +21,7 @@ def warm_up(
     """Generate the smallest picture, which reads all weights and shows that their output is finite.
 
     Args:
-        draw: Generates the pictures of requests and calls its second argument after every step.
+        generate: Generates the pictures of requests and calls its second argument after every step.
         limits: The sizes that the models can generate.
         catalogue: The recipes of the endpoint; None if it has one model.
 
