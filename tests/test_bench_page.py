@@ -53,7 +53,7 @@ def found() -> list[Row]:
     return rows(results)
 
 
-def test_the_page_says_what_was_compared_and_needs_nothing_else(found: list[Row], tmp_path: Path):
+def test_the_page_shows_what_was_compared_and_loads_nothing(found: list[Row], tmp_path: Path):
     folder = BenchFolder(tmp_path, SETTINGS, {name: {} for name in NAMES})
     for name in NAMES:
         folder.save_picture(name, 0, 0, np.zeros((8, 8, 3), np.uint8))
@@ -72,10 +72,12 @@ def test_the_page_says_what_was_compared_and_needs_nothing_else(found: list[Row]
     assert "60.0" not in page.words
     assert "<b>mine" not in text
     assert "<i>two" not in text
-    assert all(value.startswith("data:image/") for name, value in page.attributes if name in ("src", "href"))
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert sources
+    assert all(value.startswith("data:image/") for value in sources)
 
 
-def test_equal_pictures_are_called_identical_in_the_table(found: list[Row]):
+def test_the_table_names_equal_pictures_identical(found: list[Row]):
     text = markdown(found)
     line = next(each for each in text.splitlines() if each.startswith("| large "))
     assert "| identical |" in line

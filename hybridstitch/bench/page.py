@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from hybridstitch.base.images import data_url, encode_image
 from hybridstitch.base.progress import counted
 from hybridstitch.bench.folder import BenchFolder
 from hybridstitch.bench.table import Row, decibels
@@ -29,7 +28,7 @@ def write_page(rows: Sequence[Row], prompts: list[str], seeds: list[int], folder
         "bench.html",
         lead=_lead(rows, prompts, seeds, folder.settings),
         figures=_figures(rows, prompts, seeds),
-        plot=base64.b64encode((folder.path / "pareto.png").read_bytes()).decode(),
+        plot=data_url((folder.path / "pareto.png").read_bytes(), "png"),
         rows=rows,
         decibels=decibels,
         prompts=[prompts[index] for index in shown],
@@ -67,9 +66,7 @@ def _figures(rows: Sequence[Row], prompts: list[str], seeds: list[int]) -> list[
 
 
 def _thumbnail(path: Path) -> str:
-    """A small WebP picture in base64; empty where there is no picture."""
+    """A small picture as a data URL; empty where there is no picture."""
     if not path.exists():
         return ""
-    buffer = io.BytesIO()
-    Image.open(path).resize((THUMBNAIL,) * 2).save(buffer, "WEBP", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return data_url(encode_image(Image.open(path).resize((THUMBNAIL,) * 2), "webp", quality=80), "webp")

@@ -118,10 +118,15 @@ class MaskConformance(StrategyConformance[MaskStrategy]):
         assert all(1 <= count <= 24 for count in counts)
 
     def test_needs_no_more_dense_steps_than_it_declares(self, pair: TinyPair) -> None:
+        """Also checks that the tokens change only at a refresh."""
         mask = self.make()
         done = pair.generate(Recipe(plans.Staged(large=0, hybrid=1, share=0.3), mask), (3, 4), [0])
-        assert sum(step.tokens is None for step in done) == mask.dense_steps
-        assert mask.refresh >= 0
+        masked = [step.tokens for step in done if step.tokens is not None]
+        assert len(done) - len(masked) == mask.dense_steps < len(done)
+        for index, tokens in enumerate(masked):
+            assert tokens.shape == (1, mask.count(0.3, 12))
+            if index % (mask.refresh or len(masked)):
+                assert torch.equal(tokens, masked[index - 1])
 
 
 class PlanConformance(StrategyConformance[Plan]):
@@ -154,12 +159,13 @@ class FillConformance(StrategyConformance[Fill]):
             assert velocity.shape == trajectory.dense[-1][1].shape
         assert torch.isfinite(velocity).all()
 
-    @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-    def test_needs_no_more_dense_steps_than_it_declares(self, pair: TinyPair, share: float) -> None:
-        """Also checks masks of every size."""
-        mask = masks.All() if share == 1 else masks.Random()
-        plan = plans.Staged(large=0, hybrid=1, share=share or 0.3) if share else plans.NoSteps()
-        done = pair.generate(Recipe(plan, mask, self.make()), (3, 4), [0, 1])
-        needed = max(self.make().dense_steps, mask.dense_steps if share else 0)
-        assert sum(step.tokens is None and step.share == 1 for step in done) == needed
+    @pytest.mark.parametrize("mask", [None, masks.Random(), masks.All()], ids=str)
+    def test_needs_no_more_dense_steps_than_it_declares(self, pair: TinyPair, mask: MaskStrategy | None) -> None:
+        """Also checks no mask, a mask on some tokens and a mask on all tokens."""
+        fill = self.make()
+        plan = plans.Staged(large=0, hybrid=1, share=0.3) if mask else plans.NoSteps()
+        done = pair.generate(Recipe(plan, mask or masks.Random(), fill), (3, 4), [0, 1])
+        dense = [step.share == 1 and step.tokens is None for step in done]
+        needed = max(fill.dense_steps, mask.dense_steps if mask else 0)
+        assert dense == [True] * needed + [False] * (len(done) - needed)
         assert all(torch.isfinite(step.latents).all() for step in done)

@@ -13,7 +13,7 @@ import pytest
 from hybridstitch.cli.main import main
 from hybridstitch.compare.endpoints.open import open_endpoint
 from hybridstitch.compare.endpoints.spec import parse_endpoint
-from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.measured import MeasuredSample
 from hybridstitch.compare.run.folder import Row
 from hybridstitch.compare.shadow.drift import page as drift_page
 from hybridstitch.compare.shadow.drift import summarise
@@ -93,12 +93,12 @@ def test_the_command_goes_on_where_it_stopped(tiny: Path, tmp_path: Path, capsys
         read_requests(tmp_path / "none.jsonl")
 
 
-def pair(number: int, seconds_b: float, decibels: float) -> MeasuredPair:
+def pair(number: int, seconds_b: float, decibels: float) -> MeasuredSample:
     a, b = (
         Row(side, number, 0, seconds, number, 0, "x.png", "", None, None)
         for side, seconds in zip("ab", (1.0, seconds_b), strict=True)
     )
-    return MeasuredPair(number, "text", 0, a, b, {"psnr_db": decibels, "ssim": 0.9})
+    return MeasuredSample(number, "text", 0, a, b, {"psnr_db": decibels, "ssim": 0.9})
 
 
 def test_the_page_is_green_only_where_something_is_known():
@@ -120,7 +120,8 @@ def test_drift_is_told_from_noise():
     steady = [pair(number, 0.5 * rng.lognormal(0, 0.1), 30 + rng.normal()) for number in range(80)]
     report = summarise(steady, 20, {}, {})
     assert len(report["windows"]) == 4
-    assert not any(each["drifted"] for each in report["drift"].values())
+    assert {name: each["drifted"] for name, each in report["drift"].items()} == dict.fromkeys(report["drift"], False)
+    assert set(report["drift"]) == {"speedup", "psnr_db", "ssim"}
     assert report["windows"][0]["speedup"] == pytest.approx(2, rel=0.1)
     slower = [pair(number, (0.5 if number < 40 else 0.6) * rng.lognormal(0, 0.1), 30) for number in range(80)]
     moved = summarise(slower, 20, {}, {})["drift"]["speedup"]

@@ -21,7 +21,7 @@ from hybridstitch.serving.client.replies import Result
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
 from tests.support.handlers import STITCHED
-from tests.support.metrics import total, wait_for
+from tests.support.metrics import scrape, total, wait_for
 from tests.support.served import Connect
 
 ASKED: dict[str, Any] = {"prompt": "a b", "seed": 1, "num_inference_steps": 4, "recipe": STITCHED}
@@ -119,10 +119,13 @@ def test_the_plain_endpoint_explains_nothing(connect: Connect, transport: str) -
 
 
 def test_explanations_are_counted_apart(server: Server, connect: Connect, why: str) -> None:
+    labels = {"Model": why, "Recipe": "custom", "Outcome": "ok"}
+    kinds = ("explanation", "prediction")
+    before = {kind: total(scrape(server), "HybridStitchRequests", **labels, Kind=kind) for kind in kinds}
     server.client.explain(**ONE_STEP, model=why)
-    labels = {"Model": why, "Kind": "explanation", "Recipe": "custom"}
-    samples = wait_for(server, "HybridStitchRequests", 1, **labels, Outcome="ok")
-    assert total(samples, "HybridStitchRequests", **labels, Outcome="ok") >= 1
+    samples = wait_for(server, "HybridStitchRequests", before["explanation"] + 1, **labels, Kind="explanation")
+    after = {kind: total(samples, "HybridStitchRequests", **labels, Kind=kind) for kind in kinds}
+    assert after == {"explanation": before["explanation"] + 1, "prediction": before["prediction"]}
 
 
 def test_the_command_line_asks_a_server(

@@ -67,7 +67,8 @@ def test_a_mask_event_tells_the_tokens_once_for_each_mask(server: Server) -> Non
     rows, columns = masks[0]["grid"]
     assert len(masks[0]["tokens"]) == rows * columns // 4
     changing = STITCHED | {"mask": {"type": "every", "mask": "random"}}
-    assert len([e for e in stream(server, **{**EIGHT, "recipe": changing}) if e["event"] == "mask"]) >= 1
+    masks = [event for event in stream(server, **EIGHT | {"recipe": changing}) if event["event"] == "mask"]
+    assert [event["step"] for event in masks] == [3, 4, 5, 6]
 
 
 def test_events_come_while_the_picture_is_drawn(server: Server) -> None:

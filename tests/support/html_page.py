@@ -43,10 +43,14 @@ def check_page(out: Path) -> Page:
     text = (out / "report.html").read_text()
     page = Page(text)
     assert "script" not in page.tags
-    assert all(value.startswith("data:image/webp") for name, value in page.attributes if name in ("src", "href"))
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert sources
+    assert all(value.startswith("data:image/webp") for value in sources)
     assert not re.search(r"url\(|@import|http-equiv=.refresh", text)
     assert all(name in dict(page.attributes) for name in ("lang", "aria-label", "alt"))
-    for part in re.findall(r'<div class="strip of(\d)">(.*?)</figure>', text):
+    strips = re.findall(r'<div class="strip of(\d)">(.*?)</figure>', text)
+    assert strips
+    for part in strips:
         assert part[1].count("<img") == part[1].count("<span>") == int(part[0])  # every picture is labelled
     wide = [each for each in text.split('<div class="scroll"')[1:] if each.split("</thead>")[0].count("<th") > 3]
     assert text.count("Scroll sideways") == len(wide)
