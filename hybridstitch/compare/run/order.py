@@ -28,7 +28,7 @@ def ordered_cells(prompts: int, seeds: list[int], order_seed: int = 0) -> list[C
     return [(number, seed) for number in numbers for seed in seeds]
 
 
-def make_plan(
+def ordered_blocks(
     prompts: int, seeds: list[int], size: int = 1, order_seed: int = 0, done: Collection[Cell] = ()
 ) -> list[Block]:
     """All blocks in their order: A B B A, or B A A B, as a coin of each such four says.

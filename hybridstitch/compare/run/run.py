@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from hybridstitch.compare.endpoints.spec import Answer, Endpoint
 from hybridstitch.compare.run.folder import Folder
-from hybridstitch.compare.run.order import Block, Cell, make_plan
+from hybridstitch.compare.run.order import Block, Cell, ordered_blocks
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 BLOCK_AT_RATE = 8
@@ -77,15 +77,15 @@ class Run:
         self.folder, self.load, self.order_seed = folder, load, order_seed
 
     def missing(self) -> list[Block]:
-        """Blocks that are still to be sent. A pair of which one answer is there is asked for as a whole again: its
+        """Blocks that are still to be sent. A sample of which one answer is there is asked for as a whole again: its
         times compare only if they are of the same minutes."""
         done = self.folder.complete()
-        return make_plan(len(self.prompts), self.seeds, self.load.block_size, self.order_seed, done)
+        return ordered_blocks(len(self.prompts), self.seeds, self.load.block_size, self.order_seed, done)
 
     def go(self, described: Mapping[str, Any], decided: Decided | None = None) -> None:
         """Ask for all that is missing, or until it is decided.
 
-        described: what to note of this process. decided: asked after each block of pairs.
+        described: what to note of this process. decided: asked after each block of samples.
         """
         blocks = self.missing()
         told = {side: endpoint.describe() for side, endpoint in self.endpoints.items()}
