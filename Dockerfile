@@ -14,8 +14,8 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
 
 WORKDIR /opt/hybridstitch
 
-# The dependencies before the sources: this layer, by far the largest, is made again only when a pin changes.
-# Which builds of torch come is up to the pip.conf of whoever builds: docker build --secret id=pip,src=pip.conf
+# The dependencies before the sources: this largest layer is built again only when a pin changes.
+# The pip.conf of the build selects the builds of torch: docker build --secret id=pip,src=pip.conf
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python -m venv /opt/venv \
@@ -24,14 +24,14 @@ print(*project['dependencies'], *project['optional-dependencies']['serve'], sep=
     && pip install --constraint constraints.txt --requirement requirements.txt \
     && rm requirements.txt
 
-# Owned by root: the server can read its code, not change it.
+# Owned by root: the server can read its code but not change it.
 COPY README.md LICENSE NOTICE config.properties ./
 COPY handler handler
 COPY hybridstitch hybridstitch
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --no-deps --editable .
 
-# The pair is packed aside, so that the image holds it once, inside its archive.
+# A separate stage packs the pair, so that the image holds it once, inside its archive.
 FROM installed AS packed
 COPY models models
 RUN hybridstitch pack --pair models/emoji
@@ -39,13 +39,13 @@ RUN hybridstitch pack --pair models/emoji
 FROM installed
 COPY --from=packed /opt/hybridstitch/model_store model_store
 
-# By number: Kubernetes must see that it is not root.
+# A number: Kubernetes must see that it is not root.
 USER 10001
 
 # Predictions, metrics, gRPC predictions. Management stays inside, on loopback.
 EXPOSE 8080 8082 7070
 
-# A real prediction by every worker: /ping stays green while a worker hangs. It waits in the queue as others do.
+# A real prediction by every worker, in the same queue as others: /ping stays green while a worker hangs.
 HEALTHCHECK --start-period=15m --interval=2m --timeout=70s --retries=3 \
     CMD ["hybridstitch", "doctor", "--url", "http://127.0.0.1:8080", "--management-url", "http://127.0.0.1:8081", \
          "--key-file", "/run/hybridstitch/key_file.json", "--timeout", "60"]

@@ -44,7 +44,7 @@ check: setup
 
 # The table of docs/benchmarks.md: real HTTP requests to both endpoints, interleaved, and fidelity on held-out prompts.
 bench: setup
-	$(BIN)/python -m hybridstitch.bench.http
+	$(BIN)/python -m hybridstitch.compare.several
 
 # Hundreds of mixed requests from eight clients, every answer checked, and what TorchServe itself and batches cost.
 load: setup

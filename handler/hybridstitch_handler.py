@@ -10,12 +10,12 @@ from hybridstitch.pipeline import StepWatcher
 from hybridstitch.serving.settings import load_catalogue
 from hybridstitch.serving.worker.explain import explain_request
 from hybridstitch.serving.worker.render import generate_batch
-from hybridstitch.serving.worker.service import Endpoint
+from hybridstitch.serving.worker.service import Service
 from hybridstitch.wire.documents import Rendering
 from hybridstitch.wire.request import GenerationRequest
 
 
-class HybridStitchHandler(Endpoint):
+class HybridStitchHandler(Service):
     """A TorchServe handler around `HybridStitchPipeline`."""
 
     def load(self) -> None:

@@ -17,12 +17,12 @@ from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.sampler import Step
 from hybridstitch.serving.settings import without_stitching
-from hybridstitch.serving.worker.service import Endpoint
+from hybridstitch.serving.worker.service import Service
 from hybridstitch.wire.documents import Rendering
 from hybridstitch.wire.request import GenerationRequest
 
 
-class PlainSD3Handler(Endpoint):
+class PlainSD3Handler(Service):
     """A TorchServe handler around `StableDiffusion3Pipeline`: no code of this project generates the pictures."""
 
     def load(self) -> None:

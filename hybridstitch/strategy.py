@@ -27,7 +27,7 @@ class Range:
     high: float
 
     def __str__(self) -> str:
-        return f"between {self.low:g} and {self.high:g}"
+        return f"within {self.low:g}..{self.high:g}"
 
 
 LONGEST = 1000

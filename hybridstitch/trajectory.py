@@ -98,9 +98,9 @@ class Trajectory:
         """Steps since the large model last rendered each token, `(batch, tokens)`; 0 for the current step."""
         return self.now.index - self.rendered_at
 
-    def move_to(self, point: StepState) -> None:
+    def move_to(self, state: StepState) -> None:
         """Start the next step."""
-        self.now = point
+        self.now = state
         self.tokens = None
         kept = {seen.index for seen, _ in self.dense}
         for velocities in (self._small, self._small_conditional):
@@ -133,17 +133,17 @@ class Trajectory:
 
         The first call for a step costs a forward of the small model, which the report counts.
         """
-        point = at or self.now
-        if point.index not in self._small:
-            self._small[point.index] = self.small_model(point.latents, point.timestep)
-        return self._small[point.index]
+        state = at or self.now
+        if state.index not in self._small:
+            self._small[state.index] = self.small_model(state.latents, state.timestep)
+        return self._small[state.index]
 
     def small_conditional(self, at: StepState | None = None) -> Tensor:
         """The small model's velocity for the prompt without guidance, at half the cost of `small_velocity`."""
-        point = at or self.now
-        if point.index not in self._small_conditional:
-            self._small_conditional[point.index] = self.small_model.conditional(point.latents, point.timestep)
-        return self._small_conditional[point.index]
+        state = at or self.now
+        if state.index not in self._small_conditional:
+            self._small_conditional[state.index] = self.small_model.conditional(state.latents, state.timestep)
+        return self._small_conditional[state.index]
 
     def correction(self) -> Tensor:
         """Large minus small velocity where the large model last rendered each token, `(batch, tokens, …)`.
@@ -152,8 +152,8 @@ class Trajectory:
         ran renew the rows of their tokens without a further forward.
         """
         if self._correction is None:
-            point, velocity = self.dense[-1]
-            self._correction = velocity - self.small_velocity(point)
+            state, velocity = self.dense[-1]
+            self._correction = velocity - self.small_velocity(state)
         return self._correction
 
     def x0(self, at: StepState, velocity: Tensor, tokens: Tensor | None = None) -> Tensor:

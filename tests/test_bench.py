@@ -47,7 +47,7 @@ def test_contenders_by_their_spec(spec, steps, solver):
 
 
 @pytest.mark.parametrize("spec", ["nobody", "large/rk4", "hybridstitch/unipc", "", "speed=2", "speed=fast"])
-def test_contenders_that_make_no_sense(spec):
+def test_invalid_specs_are_refused(spec):
     with pytest.raises(InvalidInput):
         Contender.parse(spec, Catalogue.load(), 28, 4.5, unmatched)
 
@@ -90,7 +90,7 @@ def test_a_bench_measures_every_contender_on_every_picture(tiny_pipe, tmp_path):
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 4 * len(found)
 
 
-def test_a_bench_goes_on_where_it_stopped(tiny_pipe, tmp_path):
+def test_an_interrupted_bench_continues(tiny_pipe, tmp_path):
     first = bench(tiny_pipe, tmp_path, ["small"]).run()
     lines = (tmp_path / "results-0.jsonl").read_text()
     (tmp_path / "results-0.jsonl").write_text(lines + '\n{"prompt": 1, "se')
@@ -108,7 +108,7 @@ def test_two_processes_share_a_bench(tiny_pipe, tmp_path):
     assert sorted(map(str, bench(tiny_pipe, tmp_path, ["small"]).run())) == sorted(map(str, first + second))
 
 
-def test_a_bench_does_not_mix_what_differs(tiny_pipe, tmp_path):
+def test_results_of_other_settings_are_refused(tiny_pipe, tmp_path):
     bench(tiny_pipe, tmp_path, ["small"]).run()
     with pytest.raises(InvalidInput, match="steps"):
         bench(tiny_pipe, tmp_path, ["small"], steps=4)
@@ -151,16 +151,16 @@ def test_the_command_writes_table_plot_page_and_json(tiny, tmp_path, capsys):
     assert main([*command, "--against", "nobody"]) == 2
     capsys.readouterr()
     assert main([*command, "--recipes", "nobody,small@5/rk4"]) == 2
-    said = capsys.readouterr().err
-    assert "nobody" in said
-    assert "rk4" in said
+    message = capsys.readouterr().err
+    assert "nobody" in message
+    assert "rk4" in message
     assert main(["bench", "--large", str(tiny), "--small", str(tiny)]) == 2
     assert "prompts" in capsys.readouterr().err
     assert main(["bench", "--pair", str(tiny), "--prompts", str(tmp_path / "none.txt")]) == 2
 
 
 @pytest.mark.slow
-def test_two_processes_draw_one_bench(tiny, tmp_path, capsys, monkeypatch):
+def test_two_processes_generate_one_bench(tiny, tmp_path, capsys, monkeypatch):
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
     command = ["bench", "--pair", str(tiny), "--prompts", str(tmp_path / "prompts.txt"), "--seeds", "0"]
     command += ["--steps", "8", "--recipes", "small,two-stage~1.83", "--processes", "2", "--out", str(tmp_path / "out")]
@@ -182,7 +182,7 @@ def test_two_processes_draw_one_bench(tiny, tmp_path, capsys, monkeypatch):
         ("reuse", 2), ("srdiffusion", 2.1),
     ],
 )  # fmt: skip
-def test_recipes_are_turned_until_they_cost_what_is_asked(tiny_pipe, name, speed):
+def test_recipes_are_adjusted_to_a_cost(tiny_pipe, name, speed):
     asked = []
 
     def cost(recipe: Recipe) -> float:
@@ -198,20 +198,20 @@ def test_recipes_are_turned_until_they_cost_what_is_asked(tiny_pipe, name, speed
     assert found == nearest
 
 
-def test_a_cost_that_a_recipe_cannot_have_is_refused(tiny_pipe):
+def test_a_cost_out_of_reach_is_refused(tiny_pipe):
     """The small model at all steps costs 0.3 here, so nothing is thirty times cheaper."""
     with pytest.raises(InvalidInput, match="the nearest is"):
         matched(recipes()["two-stage"], 30, 12, lambda recipe: 0.3 + 0.7 * recipe.plan.large)
 
 
-def test_names_that_mean_something_else_are_refused(tmp_path):
+def test_names_with_another_meaning_are_refused(tmp_path):
     (tmp_path / "more.json").write_text('{"reference": "small", "large@3": "small", "fine": "small"}')
     with pytest.raises(InvalidInput) as error:
         defined(Catalogue.load(), tmp_path / "more.json")
     assert [problem.got for problem in error.value.problems] == ["reference", "large@3"]
 
 
-def test_solvers_ask_the_model_about_the_noise_that_there_is(tiny_pipe):
+def test_solvers_use_the_timesteps_of_their_noise_levels(tiny_pipe):
     for solver in ("dpm++", "unipc"):
         scheduler = with_solver(tiny_pipe, solver).components["scheduler"]
         scheduler.set_timesteps(7)
@@ -219,13 +219,13 @@ def test_solvers_ask_the_model_about_the_noise_that_there_is(tiny_pipe):
         assert (scheduler.timesteps % 1 != 0).any()
 
 
-def test_a_recipe_without_a_dial_is_refused(tiny_pipe):
+def test_a_recipe_without_a_parameter_to_adjust_is_refused(tiny_pipe):
     with pytest.raises(InvalidInput, match="staged, routed"):
         matched(recipes()["small"], 2, 12, lambda _: 1.0)
 
 
 @pytest.mark.slow
-def test_strategies_of_ones_own_take_part(tiny, tmp_path, capsys):
+def test_custom_strategies_take_part(tiny, tmp_path, capsys):
     (tmp_path / "loud.py").write_text(
         "from dataclasses import dataclass\nfrom hybridstitch.masks import MaskStrategy\n\n\n"
         '@dataclass(frozen=True)\nclass Loud(MaskStrategy):\n    """Loud tokens."""\n\n    type = \'loud\'\n\n'

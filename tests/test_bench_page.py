@@ -53,7 +53,7 @@ def found() -> list[Row]:
     return rows(results)
 
 
-def test_the_page_says_what_was_compared_and_needs_nothing_else(found: list[Row], tmp_path: Path):
+def test_the_page_shows_what_was_compared_and_loads_nothing(found: list[Row], tmp_path: Path):
     folder = BenchFolder(tmp_path, SETTINGS, {name: {} for name in NAMES})
     for name in NAMES:
         folder.save_picture(name, 0, 0, np.zeros((8, 8, 3), np.uint8))
@@ -77,7 +77,7 @@ def test_the_page_says_what_was_compared_and_needs_nothing_else(found: list[Row]
     assert all(value.startswith("data:image/") for value in sources)
 
 
-def test_equal_pictures_are_called_identical_in_the_table(found: list[Row]):
+def test_the_table_names_equal_pictures_identical(found: list[Row]):
     text = markdown(found)
     line = next(each for each in text.splitlines() if each.startswith("| large "))
     assert "| identical |" in line

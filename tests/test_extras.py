@@ -1,4 +1,4 @@
-"""Packages of optional extras: whoever needs one says which extra brings it, wherever it is imported."""
+"""Optional packages: where one is absent, the error names the extra that installs it."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ def test_who_imports_a_package_of_an_extra_names_the_extra() -> None:
     assert {"psutil", "captum", "grpc", "matplotlib"} <= seen
 
 
-def test_the_message_says_how_to_install_it() -> None:
-    says = "^{} is not installed: pip install 'hybridstitch\\[serve\\]'$"
-    with pytest.raises(MissingExtra, match=says.format("no_such_package")), extra("serve"):
+def test_the_message_message_how_to_install_it() -> None:
+    message = "^{} is not installed: pip install 'hybridstitch\\[serve\\]'$"
+    with pytest.raises(MissingExtra, match=message.format("no_such_package")), extra("serve"):
         import no_such_package.part  # type: ignore[import-not-found]  # noqa: F401
-    with pytest.raises(MissingExtra, match=says.format("of-that-name")):
+    with pytest.raises(MissingExtra, match=message.format("of-that-name")):
         require("no_such_package", "serve", "of-that-name")

@@ -1,4 +1,4 @@
-"""The load run's own arithmetic: what it asks, what it takes for wrong, and its numbers."""
+"""The load test without a server: its requests, the check of replies, and its figures."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.load.traffic import (
 )
 
 GOOD = valid_requests(["red apple on blue", "rocket on black"], steps=6)
-WISH = GOOD[0]
+VALID = GOOD[0]
 PICTURE = np.full((64, 64, 3), 100, np.uint8)
-REFERENCES = {WISH.key: PICTURE}
-DRAWN = Reply(WISH, seconds=1.0, finished=1.0, status=200, picture=PICTURE)
-BAD = LoadRequest("refused", {"prompt": ""}, "prompt")
-REFUSAL = Reply(BAD, seconds=0.1, finished=0.1, status=400, refused=frozenset({"prompt"}))
+REFERENCES = {VALID.key: PICTURE}
+ANSWERED = Reply(VALID, seconds=1.0, finished=1.0, status=200, picture=PICTURE)
+INVALID = LoadRequest("refused", {"prompt": ""}, "prompt")
+REFUSAL = Reply(INVALID, seconds=0.1, finished=0.1, status=400, refused=frozenset({"prompt"}))
 
 
 def test_every_recipe_in_every_size() -> None:
@@ -71,18 +71,18 @@ def test_the_endpoint_takes_the_good_ones_and_names_the_field_of_the_bad(emoji_p
 
 
 def test_right_answers_raise_no_complaint() -> None:
-    assert complaint(DRAWN, REFERENCES) is None
-    assert complaint(replace(DRAWN, picture=PICTURE + 1), REFERENCES) is None
+    assert complaint(ANSWERED, REFERENCES) is None
+    assert complaint(replace(ANSWERED, picture=PICTURE + 1), REFERENCES) is None
     assert complaint(REFUSAL, REFERENCES) is None
 
 
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (replace(DRAWN, picture=PICTURE - 2), "2 grey levels away"),
-        (replace(DRAWN, picture=PICTURE[:32]), r"picture of \(32, 64, 3\)"),
-        (replace(DRAWN, status=503, picture=None, error="no worker"), "got 503: no worker"),
-        (replace(DRAWN, status=None, picture=None, error="timed out"), "no answer.*timed out"),
+        (replace(ANSWERED, picture=PICTURE - 2), "2 grey levels away"),
+        (replace(ANSWERED, picture=PICTURE[:32]), r"picture of \(32, 64, 3\)"),
+        (replace(ANSWERED, status=503, picture=None, error="no worker"), "got 503: no worker"),
+        (replace(ANSWERED, status=None, picture=None, error="timed out"), "no answer.*timed out"),
         (replace(REFUSAL, status=200), "got 200"),
         (replace(REFUSAL, refused=frozenset({"prompt", "seed"})), "about .'prompt', 'seed'., not 400 about prompt"),
         (replace(REFUSAL, refused=frozenset()), "not 400 about prompt"),
@@ -93,9 +93,11 @@ def test_wrong_answers_raise_one(reply: Reply, said: str) -> None:
         raise AssertionError(complaint(reply, REFERENCES))
 
 
-def test_a_lost_request_is_told() -> None:
-    assert complaints([WISH, BAD], [DRAWN, REFUSAL], REFERENCES) == []
-    assert complaints([WISH, BAD, BAD], [DRAWN, REFUSAL], REFERENCES) == ["1 of 3 requests were never finished"]
+def test_lost_requests_are_reported() -> None:
+    assert complaints([VALID, INVALID], [ANSWERED, REFUSAL], REFERENCES) == []
+    assert complaints([VALID, INVALID, INVALID], [ANSWERED, REFUSAL], REFERENCES) == [
+        "1 of 3 requests were never finished"
+    ]
 
 
 def test_percentiles_lie_between_neighbours() -> None:
@@ -104,14 +106,14 @@ def test_percentiles_lie_between_neighbours() -> None:
 
 
 def test_latencies_count_refusals_apart() -> None:
-    rows = {row["requests"]: row for row in latencies([DRAWN, replace(DRAWN, seconds=3.0), REFUSAL])}
+    rows = {row["requests"]: row for row in latencies([ANSWERED, replace(ANSWERED, seconds=3.0), REFUSAL])}
     assert rows["all pictures"]["count"] == rows["large"]["count"] == 2
     assert rows["all pictures"]["p50_s"] == 2
     assert rows["refused"]["p50_s"] == 0.1
 
 
 def test_memory_is_judged_after_warm_up() -> None:
-    replies = [replace(DRAWN, finished=float(second)) for second in range(1, 11)]
+    replies = [replace(ANSWERED, finished=float(second)) for second in range(1, 11)]
     samples = [(float(second), 500.0 if second < 3 else 600.0 + 2 * second) for second in range(12)]
     figures = memory_figures(samples, replies)
     assert (figures["start_mib"], figures["warm_mib"], figures["end_mib"]) == (500, 606, 622)

@@ -1,4 +1,4 @@
-"""Plans and fills of the field on cases that can be worked out by hand: a few tokens, a few steps, simple numbers."""
+"""Plans and fills of the field on cases worked out by hand: few tokens, few steps, simple numbers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_mdd_counts_how_far_the_small_model_turns():
     walk = Walk(lambda *_: rows_of(next(answers)), steps=5)
     plan = plans.ErrorCounter(limit=0.5, start=0.2, end=0)
     walk.at(0).large(1, 0, 0, 0)
-    # At step 1 the small model is asked there, 1 0, and then where the large one stopped, 0.8 0.6: it turned by 0.2.
+    # At step 1 the small model predicts 1 0 there, and 0.8 0.6 at the last dense step: it turned by 0.2.
     assert plan.large_share(walk.at(1).trajectory) == 0
     # Step 2: 0 1 against 1 0 turns by 1; 1.2 in all.
     assert plan.large_share(walk.at(2).trajectory) == 1
@@ -75,7 +75,7 @@ def test_mdd_takes_the_direction_of_the_large_and_the_change_of_length_of_the_sm
     walk = Walk(lambda *_: torch.tensor([next(answers)]), grid=(1, 2), channels=2)
     walk.trajectory.record(torch.tensor([[[3.0, 4.0], [0.0, 2.0]]]))
     fill = fills.Direction(end=0)
-    # Step 1: the small model's lengths are 2 and 5 now; where the large one spoke they were 1 and 5.
+    # Step 1: the small model's lengths are 2 and 5 now; at the large one's last render they were 1 and 5.
     torch.testing.assert_close(fill.velocity(walk.at(1).trajectory), torch.tensor([[[6.0, 8.0], [0.0, 2.0]]]))
     walk.trajectory.record(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[1]]))
     # Step 2: lengths 3 and 2. Token 1 was rendered at step 1, when its length was 5.

@@ -1,4 +1,4 @@
-"""Every command reads a file of prompts by the same rule: every prompt of it, or a refusal that names the line."""
+"""Files of prompts: every command reads all prompts of a file, or refuses it by the number of the line."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "content", "field"), WRONG)
-def test_what_is_no_prompt_is_refused_by_its_line(tmp_path: Path, name: str, content: str | bytes, field: str):
+def test_a_line_without_a_prompt_is_refused_by_its_number(tmp_path: Path, name: str, content: str | bytes, field: str):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InvalidInput) as error:
         read_prompts(tmp_path / name)
@@ -84,7 +84,7 @@ def test_what_is_no_prompt_is_refused_by_its_line(tmp_path: Path, name: str, con
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "a\0b", "\ud800", "x" * 300])
-def test_what_is_no_file_with_an_end_is_refused(path: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_endless_or_impossible_file_is_refused(path: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("hybridstitch.base.prompt_files.LARGEST", 2**20)
     with pytest.raises(InvalidInput, match=r"prompts: expected a \.txt"):
         read_prompts(path)
@@ -98,14 +98,14 @@ def test_every_wrong_line_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("command", ["compare", "bench", "tune"])
-def test_every_command_reads_by_this_rule(tiny: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture):
+def test_every_command_reads_prompts_alike(tiny: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture):
     sides = ["--a", str(tiny), "--b", str(tiny)] if command == "compare" else ["--pair", str(tiny)]
     given = [command, *sides, "--out", str(tmp_path / "out"), "--prompts"]
     (tmp_path / "p.jsonl").write_text('{"Prompt": "one"}\n{"tag": "no prompt"}\n')
     assert main([*given, str(tmp_path / "p.jsonl")]) == 2
-    said = capsys.readouterr().err
-    assert "prompts line 2" in said
-    assert "line 1" not in said
+    message = capsys.readouterr().err
+    assert "prompts line 2" in message
+    assert "line 1" not in message
     assert main([*given, str(tmp_path / "none.csv")]) == 2
     assert f"(no such file), got {str(tmp_path / 'none.csv')!r}" in capsys.readouterr().err
     assert main([*given, str(tmp_path)]) == 2

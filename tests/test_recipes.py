@@ -75,7 +75,7 @@ def test_every_wrong_field_is_named(catalogue, value, fields):
 
 
 def test_python_recipes_are_checked_too():
-    with pytest.raises(InvalidInput, match=r"recipe.plan.share: expected a number between 0 and 1, got 3"):
+    with pytest.raises(InvalidInput, match=r"recipe.plan.share: expected a number within 0..1, got 3"):
         Recipe(Staged(share=3))
 
 

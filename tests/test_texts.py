@@ -1,4 +1,4 @@
-"""One rule says what a prompt is, wherever a prompt comes in."""
+"""One rule decides what a valid prompt is, wherever a prompt is read."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from tests.support.tiny import make_pair_folder
 from tests.support.walk import Walk, rows_of
 
 
-def test_dense_steps_stand_where_they_are_placed():
+def test_dense_steps_at_the_start_the_end_and_between():
     assert dense_indices(10, 1.0, 0.5, 0.2, 1.0) == set(range(10))
     assert dense_indices(10, 0.3, 1.0, 0.0, 1.0) == {0, 1, 2}
     assert dense_indices(10, 0.4, 0.25, 0.25, 1.0) == {0, 9} | {1 + 8 // 3, 1 + 16 // 3}
@@ -61,7 +61,7 @@ def test_candidates_are_recipes():
         ((1, 0.1, 1, 1), fills.Direction(), "regions of both, as HybridStitch, fill direction"),
     ],
 )
-def test_whose_idea_a_candidate_is(shares, fill, named):
+def test_the_method_of_a_candidate(shares, fill, named):
     recipe = Recipe(ExplicitShares(tuple(map(float, shares))), fill=fill)
     assert method_of(recipe) == named
 
@@ -75,11 +75,11 @@ def test_whose_idea_a_candidate_is(shares, fill, named):
         ((1, 0, 1, 1), fills.Corrected(), False),
     ],
 )
-def test_what_counts_as_stitched(shares, fill, regions):
+def test_stitched_recipes(shares, fill, regions):
     assert stitched(Recipe(ExplicitShares(tuple(map(float, shares))), fill=fill)) == regions
 
 
-def test_even_candidates_have_the_dense_steps_that_they_say():
+def test_even_candidates_have_their_share_of_dense_steps():
     for candidate in even_candidates():
         shares = candidate.recipe(28).plan.shares
         assert sum(share == 1 for share in shares) == pytest.approx(candidate.dense * len(shares), abs=1)
@@ -126,7 +126,7 @@ def test_a_search_ends_in_a_file_that_the_speed_dial_reads(tiny_pipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_several_processes_draw_the_same(tiny, tmp_path):
+def test_several_processes_measure_the_same(tiny, tmp_path):
     opened = partial(HybridStitchPipeline.from_pretrained, tiny)
     cases = [Case(recipes()[name], scale, 1) for name in ("small", "reuse") for scale in (1.0, 4.5)]
     here = Calibration(opened(), ["one", "two"], 6)
@@ -140,7 +140,7 @@ def test_an_untuned_pair_has_no_dial(tiny_pipe):
         tiny_pipe("one", speed=2)
 
 
-def test_disagreement_is_relative_to_the_large_models_answer():
+def test_disagreement_is_relative_to_the_large_models_velocity():
     large = {0: [2.0, 0, 0, 0], 1: [0.0, 3, 4, 0]}
     small = {0: [1.0, 0, 0, 0], 1: [0.0, 3, 4, 5]}
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 
 
-class MissingExtra(ImportError, RuntimeError):  # noqa: N818 - the name says what is wrong
+class MissingExtra(ImportError, RuntimeError):  # noqa: N818 - a public name
     """A package of an optional extra is not installed. The command line reports it without a traceback."""
 
 

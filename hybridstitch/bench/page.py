@@ -1,15 +1,14 @@
-"""One self-contained page of a bench: the plot, the table, and the pictures behind every point."""
+"""The page of a bench: its plot, its table and pictures of every contender, in one file."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from hybridstitch.base.images import data_url, encode_image
 from hybridstitch.base.progress import counted
 from hybridstitch.bench.folder import BenchFolder
 from hybridstitch.bench.table import Row, decibels
@@ -17,19 +16,28 @@ from hybridstitch.html.document import render_page
 from hybridstitch.measure.pixels import EQUAL_DB
 
 SHOWN = 8
-"""Prompts whose pictures are shown, the first seed of each."""
+"""Largest number of prompts whose pictures are shown, with the first seed."""
 THUMBNAIL = 96
+"""Side of a picture on the page in pixels."""
 
 
 def write_page(rows: Sequence[Row], prompts: list[str], seeds: list[int], folder: BenchFolder, machine: str) -> Path:
-    """Write bench.html from the pictures and the plot that lie in the bench's folder."""
+    """Write bench.html into the folder of a bench, which must have the plot, and return its path.
+
+    Args:
+        rows: Rows of the table.
+        prompts: All prompts of the bench.
+        seeds: All seeds of the bench.
+        folder: The folder. A picture that is missing there is missing on the page.
+        machine: Description of the machine.
+    """
     path = folder.path / "bench.html"
     shown = [index * len(prompts) // min(SHOWN, len(prompts)) for index in range(min(SHOWN, len(prompts)))]
     page = render_page(
         "bench.html",
         lead=_lead(rows, prompts, seeds, folder.settings),
         figures=_figures(rows, prompts, seeds),
-        plot=base64.b64encode((folder.path / "pareto.png").read_bytes()).decode(),
+        plot=data_url((folder.path / "pareto.png").read_bytes(), "png"),
         rows=rows,
         decibels=decibels,
         prompts=[prompts[index] for index in shown],
@@ -54,7 +62,7 @@ def _lead(rows: Sequence[Row], prompts: list[str], seeds: list[int], settings: M
 
 
 def _figures(rows: Sequence[Row], prompts: list[str], seeds: list[int]) -> list[tuple[str, str, str]]:
-    """The fastest, and the nearest of those that save anything."""
+    """Return the headline figures: the pictures, and the fastest and the closest contender that saves FLOPs."""
     saving = [row for row in rows if row.cost < 1]
     found = [("Pictures of each", str(len(prompts) * len(seeds)), counted(len(prompts), "prompt"))]
     if saving:
@@ -67,9 +75,7 @@ def _figures(rows: Sequence[Row], prompts: list[str], seeds: list[int]) -> list[
 
 
 def _thumbnail(path: Path) -> str:
-    """A small WebP picture in base64; empty where there is no picture."""
+    """Return a small picture as a data URL, empty if there is no picture."""
     if not path.exists():
         return ""
-    buffer = io.BytesIO()
-    Image.open(path).resize((THUMBNAIL,) * 2).save(buffer, "WEBP", quality=80)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return data_url(encode_image(Image.open(path).resize((THUMBNAIL,) * 2), "webp", quality=80), "webp")

@@ -171,7 +171,7 @@ def _limits(given: list[str]) -> dict[str, float]:
         except ValueError:
             found[name] = math.nan
         if not math.isfinite(found[name]):
-            problems.append(Problem("limit", "METRIC=NUMBER", text))
+            problems.append(Problem("limit", "MEASURE=NUMBER", text))
     raise_problems(problems)
     return found
 
@@ -232,7 +232,7 @@ def add_command(commands: Any) -> None:
     command.add_argument("--quality", metavar="MODULE:FUNCTION", help="of a picture and its prompt; higher is better")
     command.add_argument("--extra-module", action="append", default=[], help="a Python file that these name")
     command.add_argument(
-        "--limit", action="append", default=[], metavar="METRIC=NUMBER",
+        "--limit", action="append", default=[], metavar="MEASURE=NUMBER",
         help="what B's mean nearness must be above, for distances below (psnr_db=30 and ssim=0.95)",
     )  # fmt: skip
     command.add_argument("--margin", type=float, help="how much worse B's mean quality may be")

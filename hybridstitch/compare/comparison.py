@@ -9,7 +9,7 @@ from typing import Any
 
 from hybridstitch.base.texts import text_problem
 from hybridstitch.compare.endpoints.spec import Spec, parse_endpoint, without_secrets
-from hybridstitch.compare.measured import MeasuredPair, declared
+from hybridstitch.compare.measured import MeasuredSample, declared
 from hybridstitch.compare.measures import Measures
 from hybridstitch.compare.run.order import SIDES, Cell, ordered_cells
 from hybridstitch.compare.run.run import Load, check_seeds
@@ -82,7 +82,7 @@ class Comparison:
 
     @property
     def cells(self) -> list[Cell]:
-        """All pairs to be, in their order."""
+        """All samples to be, in their order."""
         return ordered_cells(len(self.prompts), self.seeds, self.order_seed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Comparison:
         except (TypeError, KeyError) as error:
             raise InvalidInput([Problem("folder", "one of a comparison by this version", str(error))]) from error
 
-    def progress(self, pairs: Sequence[MeasuredPair]) -> Progress:
-        """Where a run until it is decided stands."""
+    def progress(self, samples: Sequence[MeasuredSample]) -> Progress:
+        """The state of a run that stops once it is decided."""
         order = list(dict.fromkeys(prompt for prompt, _ in self.cells))
-        return follow([pair.judged() for pair in pairs], order, len(self.seeds), self.margins)
+        return follow([sample.judged() for sample in samples], order, len(self.seeds), self.margins)

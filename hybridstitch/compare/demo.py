@@ -12,23 +12,28 @@ from hybridstitch.compare import workflow
 from hybridstitch.compare.comparison import Comparison
 from hybridstitch.compare.endpoints.spec import Credentials
 from hybridstitch.compare.run.run import Load
+from hybridstitch.compare.several import PAUSE_SECONDS
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.server.pack import pack
-from hybridstitch.serving.server.server import Server
+from hybridstitch.serving.server.served import PLAIN, STITCHED, served
 
 PORT = 18080
 """Fixed, so that a comparison that was interrupted finds its endpoints again."""
-PAUSE_SECONDS = 0.5
 
 
 def run_demo(out: Path, count: int, steps: int, port: int = PORT) -> str:
-    """Pack, serve, compare; the answer in one sentence. count: held-out prompts, two seeds each."""
+    """Compare the two archives of the embedded pair.
+
+    Args:
+        out: Folder of the comparison.
+        count: Held-out prompts, each with two seeds.
+        steps: Steps of each picture.
+        port: First of the server's five ports.
+
+    Returns:
+        The verdict in one sentence, and the path of the page.
+    """
     store = out.with_name(out.name + "-store")
-    for plain in (False, True):
-        pack(EMBEDDED_PAIR, plain=plain, out=store)
-    with Server(store, port=port) as server:
-        for model in ("plain", "hybridstitch"):
-            server.register(model)
+    with served(EMBEDDED_PAIR, store, (STITCHED, PLAIN), port=port) as server:
         comparison = Comparison(
             a=f"{server.url}/predictions/plain#num_inference_steps={steps}",
             b=f"{server.url}/predictions/hybridstitch#num_inference_steps={steps}",

@@ -1,4 +1,4 @@
-"""From the answers on disk to measured pairs; the same answers give the same figures, whenever they are read."""
+"""From the answers on disk to measured samples; the same answers give the same figures, whenever they are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from hybridstitch.compare.measures import BOUNDS, LOWER_IS_NEARER, NAMES, MeasureError, Measures, mask_of, read_picture
 from hybridstitch.compare.run.folder import Folder, Row
 from hybridstitch.compare.run.order import Cell
-from hybridstitch.compare.verdict.fixed import Fidelity, Margins, Pair, Quality
+from hybridstitch.compare.verdict.fixed import Fidelity, Margins, Quality, Sample
 from hybridstitch.errors import InvalidInput, Problem
 
 DEFAULT_LIMITS = {"psnr_db": 30.0, "ssim": 0.95}
@@ -19,10 +19,10 @@ DEFAULT_LIMITS = {"psnr_db": 30.0, "ssim": 0.95}
 
 
 @dataclass(frozen=True)
-class MeasuredPair:
+class MeasuredSample:
     """Both answers to one prompt and seed, and what was measured on them.
 
-    fidelity: by name, see `metrics.FIDELITY`; empty if one failed or the sizes differ. quality_a, quality_b: of each
+    fidelity: by name, see `measures.FIDELITY`; empty if one failed or the sizes differ. quality_a, quality_b: of each
     picture on its own. note: why there is no fidelity, if both answered. unmeasured: `distance` or `quality`, where the
     operator's function failed, and how.
     """
@@ -44,23 +44,23 @@ class MeasuredPair:
         """Whether both sides sent a picture."""
         return self.a.error is None and self.b.error is None
 
-    def judged(self) -> Pair:
+    def judged(self) -> Sample:
         """As the verdict takes it."""
-        metrics = {name: value for name, value in self.fidelity.items() if not math.isnan(value)}
+        measures = {name: value for name, value in self.fidelity.items() if not math.isnan(value)}
         if self.quality_a is not None and self.quality_b is not None:
-            metrics["quality"] = self.quality_b - self.quality_a
+            measures["quality"] = self.quality_b - self.quality_a
         first, second = (row.seconds if row.error is None else math.nan for row in (self.a, self.b))
-        return Pair(self.prompt, self.seed, first, second, metrics, self.identical, tuple(self.unmeasured))
+        return Sample(self.prompt, self.seed, first, second, measures, self.identical, tuple(self.unmeasured))
 
 
 class Measurer:
-    """Measures the pairs of a folder, each once."""
+    """Measures the samples of a folder, each once."""
 
     def __init__(self, folder: Folder, prompts: list[str], measures: Measures):
         self.folder, self.prompts, self.measures = folder, prompts, measures
-        self._by_cell: dict[Cell, tuple[float, MeasuredPair]] = {}
+        self._by_cell: dict[Cell, tuple[float, MeasuredSample]] = {}
 
-    def pairs(self, cells: Iterable[Cell]) -> list[MeasuredPair]:
+    def samples(self, cells: Iterable[Cell]) -> list[MeasuredSample]:
         """Those of these cells that both sides have answered, in this order."""
         rows = self.folder.rows()
         found = []
@@ -73,10 +73,10 @@ class Measurer:
                 found.append(known[1])
         return found
 
-    def _measure(self, a: Row, b: Row) -> MeasuredPair:
+    def _measure(self, a: Row, b: Row) -> MeasuredSample:
         text = self.prompts[a.prompt]
         if a.picture is None or b.picture is None:
-            return MeasuredPair(a.prompt, text, a.seed, a, b, {})
+            return MeasuredSample(a.prompt, text, a.seed, a, b, {})
         reference, picture = (read_picture(self.folder.path / name) for name in (a.picture, b.picture))
         note: str | None = None
         fidelity: dict[str, float] = {}
@@ -103,7 +103,7 @@ class Measurer:
             note = f"A's picture has {sizes[0]} pixels, B's {sizes[1]}: no fidelity"
         first = attempt("quality", "A's picture", lambda: self.measures.on_its_own(reference, text))
         second = attempt("quality", "B's picture", lambda: self.measures.on_its_own(picture, text))
-        return MeasuredPair(a.prompt, text, a.seed, a, b, fidelity, first, second, identical, note, unmeasured)
+        return MeasuredSample(a.prompt, text, a.seed, a, b, fidelity, first, second, identical, note, unmeasured)
 
 
 def declared(
@@ -111,9 +111,9 @@ def declared(
 ) -> Margins:
     """The margins of a comparison.
 
-    limits: of fidelity by metric; a mean must be above, for a distance below. margin: how much worse B's quality may
+    limits: of fidelity by measure; a mean must be above, for a distance below. margin: how much worse B's quality may
     be, None: reported, not judged. Where neither is given, `DEFAULT_LIMITS`. What else is measured is reported.
-    Raises InvalidInput for metrics that are not measured and for numbers out of range.
+    Raises InvalidInput for measures that are not measured and for numbers out of range.
     """
     known = [name for name in NAMES if name != "quality" and (name != "distance" or measures.distance)]
     problems = [Problem(f"limit {name}", "one of: " + ", ".join(known), name) for name in limits if name not in known]

@@ -73,7 +73,7 @@ class Measures:
     modules: Sequence[str] = ()
 
     def check(self) -> None:
-        """Raises InvalidInput unless all of them can be loaded: that is to be known before hours of drawing."""
+        """Load all of them, before hours of generation. Raises InvalidInput if one cannot be loaded."""
         _ = (self._distance, self._quality)
 
     @cached_property

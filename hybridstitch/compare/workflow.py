@@ -34,7 +34,7 @@ def run(comparison: Comparison, out: Path, credentials: Credentials) -> dict[str
         measurer = Measurer(folder, comparison.prompts, comparison.measures)
 
         def decided() -> bool:
-            return comparison.until_decided and comparison.progress(measurer.pairs(comparison.cells)).finished
+            return comparison.until_decided and comparison.progress(measurer.samples(comparison.cells)).finished
 
         if not (folder.complete().issuperset(comparison.cells) or decided()):
             endpoints = _endpoints(comparison, credentials)
@@ -49,7 +49,7 @@ def report(comparison: Comparison, folder: Folder, measurer: Measurer | None = N
     """Write report.html, report.json and pairs.csv from the kept answers; returns the content of report.json."""
     measurer = measurer or Measurer(folder, comparison.prompts, comparison.measures)
     kept = Comparison.from_dict(comparison.to_dict())
-    return write_report(kept, folder, measurer.pairs(comparison.cells))
+    return write_report(kept, folder, measurer.samples(comparison.cells))
 
 
 def _endpoints(comparison: Comparison, credentials: Credentials) -> dict[str, Endpoint]:

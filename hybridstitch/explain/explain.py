@@ -69,7 +69,7 @@ def explain(
     """
     steps = call.get("num_inference_steps", 28)
     if steps_explained is None:
-        steps_explained = default_steps_explained(steps)
+        steps_explained = min(STEPS_EXPLAINED, steps) if type(steps) is int and steps > 0 else STEPS_EXPLAINED
     size = (call.get(side) or default for side, default in zip(SIDES, pipeline.size_limits.default, strict=True))
     problems = _problems(prompt, target, method, region, steps_explained, steps, *size)
     try:
@@ -152,12 +152,6 @@ def _of_all(heat: Tensor, readings: Readings, words: Sequence[Word]) -> Tensor:
     found = torch.zeros(len(words), heat.shape[1])
     found[[places[word.start] for word in readings.words]] = heat
     return found
-
-
-def default_steps_explained(num_inference_steps: Any) -> int:
-    """Return the default of `steps_explained`. The argument is not validated and may be of any type."""
-    is_number = type(num_inference_steps) is int and num_inference_steps > 0
-    return min(STEPS_EXPLAINED, num_inference_steps) if is_number else STEPS_EXPLAINED
 
 
 def _problems(

@@ -82,7 +82,7 @@ class Recording:
         return selected.index_fill(0, tokens[0], True)
 
     def replay_start(self, step: int) -> int:
-        """Return the second to last dense step before a step: masks depend on nothing earlier."""
+        """Return the last but one dense step before a step, or the only one: masks depend on nothing earlier."""
         return [dense for dense in self.dense if dense < step][-2:][0]
 
     def inside(self, region: Region, cell: int) -> Tensor:

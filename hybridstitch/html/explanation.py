@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hybridstitch.base.images import data_url, encode_image
 from hybridstitch.errors import raise_problems
 from hybridstitch.html.document import render_page
 from hybridstitch.html.explanation_check import explanation_problems
@@ -73,12 +74,10 @@ def _heat(word: Mapping[str, Any]) -> np.ndarray:
 
 
 def _picture(strength: np.ndarray) -> str:
-    """Heat `(rows, columns)` in 0..1 as a PNG in base64. It has one pixel a token; the browser enlarges it."""
+    """Heat `(rows, columns)` in 0..1 as the data URL of a PNG. It has one pixel a token; the browser enlarges it."""
     colour = COOL + (HOT - COOL) * strength[..., None]
     pixels = np.concatenate([colour, OPAQUE * strength[..., None]], axis=-1)
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(pixels).astype(np.uint8), "RGBA").save(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return data_url(encode_image(Image.fromarray(np.rint(pixels).astype(np.uint8), "RGBA"), "png"), "png")
 
 
 def _border(mask: Mapping[str, Any]) -> str:

@@ -65,8 +65,8 @@ def _latency(name: str, width: int, values: Mapping[str, Sequence[float]], low: 
 
 def intervals(rows: Sequence[tuple[str, float, float, float, float | None]]) -> Markup:
     """Means as dots on lines, their intervals, the limits as ticks. Rows: title, value, low, high, limit."""
-    drawn = [row for row in rows if not math.isnan(row[1])]
-    return Markup("".join(_intervals(name, width, drawn) for name, width in WIDTHS.items() if drawn))
+    shown = [row for row in rows if not math.isnan(row[1])]
+    return Markup("".join(_intervals(name, width, shown) for name, width in WIDTHS.items() if shown))
 
 
 def _intervals(name: str, width: int, rows: Sequence[tuple[str, float, float, float, float | None]]) -> str:

@@ -25,6 +25,6 @@ class Attribution(MaskStrategy):
     type = "attribution"
 
     def scores(self, trajectory: Trajectory) -> Tensor:
-        point, _ = trajectory.dense[-1]
+        state, _ = trajectory.dense[-1]
         # Guided minus cond is (guidance_scale - 1) times cond minus uncond: the ranking is the same.
-        return movement(trajectory.small_velocity(point), trajectory.small_conditional(point))
+        return movement(trajectory.small_velocity(state), trajectory.small_conditional(state))

@@ -77,7 +77,7 @@ def _weight_problems(name: str, where: str, part: Any, held: Mapping[str, tuple[
     tensors = part.state_dict(keep_vars=True)
     for tensor, value in tensors.items():
         if tensor in held and held[tensor] != tuple(value.shape):
-            return [Problem(where, f"{tensor} of shape {tuple(value.shape)}, as its config.json says", held[tensor])]
+            return [Problem(where, f"{tensor} of shape {tuple(value.shape)}, as in its config.json", held[tensor])]
     if name not in ("transformer", SMALL_FOLDER) and not held.keys() <= tensors.keys():
         return []  # an older file, whose names its loader converts
     present = {id(tensors[tensor]) for tensor in held if tensor in tensors}  # tied weights are stored once

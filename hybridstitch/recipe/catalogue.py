@@ -13,8 +13,7 @@ from hybridstitch.base.paths import SMALL_FOLDER
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.recipe.recipe import Recipe, recipes, resolve
-from hybridstitch.recipe.registry import Registry, build_strategy, load_registry
-from hybridstitch.strategy import Strategy
+from hybridstitch.recipe.registry import Registry, load_registry
 
 DEFAULTS = ("hybridstitch-plus", "hybridstitch")
 """Recipe of requests that name none: the first of these that exists. Only a tuned pair has the first one."""
@@ -169,10 +168,6 @@ class Catalogue:
             "speed": {"minimum": 1, "maximum": self.fastest} if self.tuned else None,
             **described,
         }
-
-    def strategy(self, axis: str, value: Any, field: str) -> Strategy:
-        """The `plan`, `mask` or `fill` that a request names or describes, see `build_strategy`."""
-        return build_strategy(self.strategies, axis, value, field)
 
 
 def _keyed(values: Mapping[float, float]) -> dict[str, float]:

@@ -87,7 +87,7 @@ def step_share_problems(value: Any, field: str) -> list[Problem]:
     """What is wrong with a recipe's share of the steps."""
     share = plain(value)
     fine = type(share) in (int, float) and 0.01 <= share <= 1
-    return [] if fine else [Problem(field, "a number between 0.01 and 1", value)]
+    return [] if fine else [Problem(field, "a number within 0.01..1", value)]
 
 
 NAMED = (

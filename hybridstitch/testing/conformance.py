@@ -26,9 +26,8 @@ from hybridstitch.errors import InvalidInput
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
-from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
-from hybridstitch.recipe.registry import BASES
+from hybridstitch.recipe.registry import BASES, build_strategy, load_registry
 from hybridstitch.strategy import Strategy
 from hybridstitch.testing.toys import TinyPair
 
@@ -58,7 +57,7 @@ class StrategyConformance(Generic[Tested]):
         described = json.loads(json.dumps(strategy.to_dict()))
         assert described.pop("type") == strategy.type
         axis = next(name for name, base in BASES.items() if isinstance(strategy, base))
-        built = type(strategy).build(described, "strategy", partial(Catalogue.load().strategy, axis))
+        built = type(strategy).build(described, "strategy", partial(build_strategy, load_registry(), axis))
         assert built.to_dict() == strategy.to_dict()
 
     def test_describes_itself(self) -> None:

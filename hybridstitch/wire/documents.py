@@ -44,7 +44,7 @@ class Rendering:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """One HTTP answer.
 
     Attributes:
@@ -67,25 +67,25 @@ class DeadlineExceeded(Exception):  # noqa: N818 - the name that clients read
 
 
 def attempt(step: Callable[[Any], Any], item: Any) -> Any:
-    """Apply `step` to `item`; an error becomes its Answer, and an item that is one already is returned.
+    """Apply `step` to `item`; an error becomes its Response, and an item that is one already is returned.
 
     So one wrong request of a batch ends early, the others go on, and no error ends the worker.
     """
-    if isinstance(item, Answer):
+    if isinstance(item, Response):
         return item
     try:
         return step(item)
     except Exception as error:
-        return error_answer(error, getattr(item, "request_id", None))
+        return error_response(error, getattr(item, "request_id", None))
 
 
-def encode(rendering: Rendering) -> Answer:
+def encode(rendering: Rendering) -> Response:
     """The answer in the format that the request names."""
     request = rendering.request
     if request.response_format == "image":
         picture = encode_picture(rendering.images[0], request)
-        return Answer(picture, f"image/{request.output_format}", headers_of(rendering))
-    return json_answer(document_of(rendering), headers_of(rendering))
+        return Response(picture, f"image/{request.output_format}", headers_of(rendering))
+    return json_response(document_of(rendering), headers_of(rendering))
 
 
 def document_of(rendering: Rendering) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def document_of(rendering: Rendering) -> dict[str, Any]:
     }
 
 
-def fitting(answer: Answer, limit: int) -> Answer:
+def fitting(answer: Response, limit: int) -> Response:
     """The answer; an error instead if it exceeds `limit` bytes, since that would end the worker."""
     if len(answer.body) <= limit - ENVELOPE_BYTES:
         return answer
@@ -111,13 +111,13 @@ def fitting(answer: Answer, limit: int) -> Answer:
     return _error("response_too_large", message, 500)
 
 
-def event(name: str, **content: Any) -> Answer:
+def event(name: str, **content: Any) -> Response:
     """One line of a stream."""
     line = json.dumps({"event": name, **content}, allow_nan=False) + "\n"
-    return Answer(line.encode(), STREAM_TYPE)
+    return Response(line.encode(), STREAM_TYPE)
 
 
-def last_event(answer: Answer) -> Answer:
+def last_event(answer: Response) -> Response:
     """The answer as the last line of a stream. The status is sent already, so the line also carries an error."""
     name = "result" if answer.outcome == "ok" else "error"
     return replace(event(name, **json.loads(answer.body)), outcome=answer.outcome)
@@ -133,7 +133,7 @@ def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
     return encode_image(image, request.output_format, **options)
 
 
-def error_answer(error: Exception, request_id: str | None = None) -> Answer:
+def error_response(error: Exception, request_id: str | None = None) -> Response:
     """The error document: 400 with every problem for a refused input, 504 after a deadline, else 500."""
     if isinstance(error, DeadlineExceeded):
         logger.info("request %s: %s", request_id, error)
@@ -167,14 +167,14 @@ def headers_of(rendering: Rendering) -> dict[str, str]:
     return {HEADER_PREFIX + name: str(value) for name, value in values.items()}
 
 
-def _error(kind: str, message: str, status: int, **details: Any) -> Answer:
+def _error(kind: str, message: str, status: int, **details: Any) -> Response:
     document = {"error": {"type": kind, "message": message, **details}}
     request_id = details.get("request_id")
     headers = {f"{HEADER_PREFIX}request-id": request_id} if request_id else {}
-    return replace(json_answer(document, headers), status=status, outcome=kind)
+    return replace(json_response(document, headers), status=status, outcome=kind)
 
 
-def json_answer(document: dict[str, Any], headers: dict[str, str] | None = None) -> Answer:
+def json_response(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
     """A document as an answer."""
     # ASCII only: a refused value may hold characters that UTF-8 cannot carry.
-    return Answer(json.dumps(document, allow_nan=False).encode(), "application/json", headers or {})
+    return Response(json.dumps(document, allow_nan=False).encode(), "application/json", headers or {})

@@ -12,18 +12,18 @@ import pytest
 from hybridstitch.compare.verdict.fixed import decide
 from hybridstitch.compare.verdict.margins import Fidelity, Margins, Quality
 from hybridstitch.compare.verdict.power import power, prompts_needed
-from hybridstitch.compare.verdict.samples import Pair
+from hybridstitch.compare.verdict.samples import Sample
 from hybridstitch.compare.verdict.sequential import follow
 from hybridstitch.errors import InvalidInput
 from tests.support.simulated import at_most, run
 
 MARGINS = Margins({"clip": Quality(0.05)}, {"psnr": Fidelity(25)})
 QUALITY = Margins({"clip": Quality(0.05)})
-FAILED = {"seconds_b": math.nan, "metrics": {}}
+FAILED = {"seconds_b": math.nan, "measures": {}}
 RUNS = 600
 
 
-def simulated(seed: int = 0, nearness: float | None = 30.0, **truth) -> list[Pair]:
+def simulated(seed: int = 0, nearness: float | None = 30.0, **truth) -> list[Sample]:
     return run(np.random.default_rng(seed), nearness=nearness, **truth)
 
 
@@ -92,7 +92,7 @@ def test_quality_and_fidelity_never_share_a_sentence():
 
 
 def test_an_endpoint_against_itself_is_no_difference():
-    pairs = [replace(each, metrics={"clip": 0.0, "psnr": 60.0}, identical=True) for each in simulated(speedup=1)]
+    pairs = [replace(each, measures={"clip": 0.0, "psnr": 60.0}, identical=True) for each in simulated(speedup=1)]
     for margins in (MARGINS, Margins({"clip": Quality()}, {"psnr": Fidelity()})):
         verdict = decide(pairs, margins)
         assert verdict.no_difference
@@ -130,12 +130,12 @@ def test_failures_count_and_are_told():
     pairs = [replace(pairs[0], **FAILED), *pairs[1:]]
     verdict = decide(pairs, MARGINS)
     assert (verdict.failures.a, verdict.failures.b, verdict.answered) == (0, 1, 47)
-    assert verdict.quality[0].pairs == 47
+    assert verdict.quality[0].samples == 47
     assert not verdict.passed
     assert verdict.sentence().startswith("Faster, inferior: ")
     assert "B failed 1 and A 0 of 48 requests" in verdict.sentence()
     assert decide(pairs, replace(MARGINS, extra_failures=0.05)).passed
-    assert decide([pairs[0], replace(pairs[1], seconds_a=math.nan, metrics={}), *pairs[2:]], MARGINS).passed
+    assert decide([pairs[0], replace(pairs[1], seconds_a=math.nan, measures={}), *pairs[2:]], MARGINS).passed
 
 
 def test_all_failed():
@@ -155,14 +155,14 @@ def test_one_prompt_decides_nothing():
 
 
 def test_equal_figures_without_any_spread():
-    pairs = [replace(each, seconds_a=2.0, seconds_b=1.0, metrics={"clip": 0.0, "psnr": 30.0}) for each in simulated()]
+    pairs = [replace(each, seconds_a=2.0, seconds_b=1.0, measures={"clip": 0.0, "psnr": 30.0}) for each in simulated()]
     verdict = decide(pairs, MARGINS)
     assert verdict.passed
     assert (verdict.speed.ratio.low, verdict.speed.ratio.high) == (2, 2)
     assert verdict.quality[0].power == 1
 
 
-def test_without_a_limit_a_metric_is_reported_and_nothing_passes():
+def test_without_a_limit_a_measure_is_reported_and_nothing_passes():
     verdict = decide(simulated(), Margins({"clip": Quality()}, {"psnr": Fidelity()}))
     assert not math.isnan(verdict.quality[0].interval.low)
     assert verdict.quality[0].p is None
@@ -170,14 +170,14 @@ def test_without_a_limit_a_metric_is_reported_and_nothing_passes():
     assert "no margin of quality was declared" in verdict.sentence()
 
 
-def test_a_metric_that_was_never_measured_does_not_pass():
+def test_a_measure_that_was_never_measured_does_not_pass():
     verdict = decide(simulated(nearness=None), MARGINS)
     assert (verdict.non_inferior, verdict.passed) == (None, False)
     assert "psnr: no value" in verdict.sentence()
 
 
-def test_many_metrics_are_adjusted():
-    pairs = [replace(each, metrics={f"m{n}": each.metrics["clip"] for n in range(10)}) for each in simulated()]
+def test_many_measures_are_adjusted():
+    pairs = [replace(each, measures={f"m{n}": each.measures["clip"] for n in range(10)}) for each in simulated()]
     verdict = decide(pairs, Margins({f"m{n}": Quality(0.05) for n in range(10)}))
     assert verdict.quality[0].p_adjusted == pytest.approx(10 * verdict.quality[0].p)
 
@@ -198,7 +198,7 @@ def test_what_cannot_be_is_refused_with_every_field():
         good,
         good,
         replace(good, seed=7, seconds_a=0.0),
-        replace(good, seed=8, metrics={"clip": math.inf, "other": 1.0}),
+        replace(good, seed=8, measures={"clip": math.inf, "other": 1.0}),
         replace(good, seed=9, seconds_b=math.nan),
     ]
     with pytest.raises(InvalidInput) as refused:
@@ -225,13 +225,13 @@ def test_false_alarms_of_speed():
     assert at_most(0.05, sum(each.faster is False for each in verdicts), RUNS)
 
 
-def test_any_of_many_metrics_at_their_margins_is_claimed_no_more_often():
+def test_any_of_many_measures_at_their_margins_is_claimed_no_more_often():
     rng = np.random.default_rng(12)
     margins = Margins({f"m{n}": Quality(0.05) for n in range(3)})
     alarms = 0
     for _ in range(500):
         values = rng.normal(-0.05, 0.05, size=(20, 3))
-        pairs = [Pair(n, 0, 2.0, 1.0, {f"m{m}": float(each[m]) for m in range(3)}) for n, each in enumerate(values)]
+        pairs = [Sample(n, 0, 2.0, 1.0, {f"m{m}": float(each[m]) for m in range(3)}) for n, each in enumerate(values)]
         alarms += any(each.non_inferior for each in decide(pairs, margins, draws=200).quality)
     assert at_most(0.05, alarms, 500)
 

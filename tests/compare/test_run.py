@@ -18,13 +18,13 @@ from hybridstitch.cli.main import main
 from hybridstitch.compare.comparison import Comparison
 from hybridstitch.compare.endpoints.spec import NO_FIELDS, Answer
 from hybridstitch.compare.run.folder import Folder
-from hybridstitch.compare.run.order import make_plan, ordered_cells
+from hybridstitch.compare.run.order import ordered_blocks, ordered_cells
 from hybridstitch.compare.run.run import Load, Run
 from hybridstitch.errors import InvalidInput
 
 
 def test_sides_take_turns_and_both_see_every_cell():
-    plan = make_plan(40, [0, 1], order_seed=3)
+    plan = ordered_blocks(40, [0, 1], order_seed=3)
     for side in "ab":
         assert Counter(cell for block in plan if block.side == side for cell in block.cells) == Counter(
             ordered_cells(40, [0, 1], 3)
@@ -35,13 +35,13 @@ def test_sides_take_turns_and_both_see_every_cell():
     assert all(
         len({cell[0] for block in plan[start : start + 4] for cell in block.cells}) == 1 for start in range(0, 160, 4)
     )
-    assert make_plan(40, [0, 1], order_seed=3) == plan != make_plan(40, [0, 1], order_seed=4)
+    assert ordered_blocks(40, [0, 1], order_seed=3) == plan != ordered_blocks(40, [0, 1], order_seed=4)
 
 
 def test_what_is_done_leaves_the_order_of_the_rest():
-    plan = make_plan(9, [0], size=3)
+    plan = ordered_blocks(9, [0], size=3)
     done = {plan[0].cells[1], *plan[2].cells}
-    rest = make_plan(9, [0], size=3, done=done)
+    rest = ordered_blocks(9, [0], size=3, done=done)
     assert [block.side for block in rest] == [block.side for block in (*plan[:2], *plan[4:])]
     assert rest[0].cells == (plan[0].cells[0], plan[0].cells[2])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hybridstitch.compare.verdict.margins import Fidelity, Margins, Quality
-from hybridstitch.compare.verdict.samples import Pair
+from hybridstitch.compare.verdict.samples import Sample
 from hybridstitch.compare.verdict.sequential import Progress, follow, log_wealth, lower_bound
 from hybridstitch.errors import InvalidInput
 from tests.support.simulated import at_most, run
@@ -19,15 +19,15 @@ MARGINS = Margins({"clip": Quality(0.1, bound=0.4)}, {"psnr": Fidelity(20, bound
 QUALITY = Margins({"clip": Quality(0.1, bound=0.4)})
 
 
-def order_of(pairs: list[Pair]) -> list[str | int]:
+def order_of(pairs: list[Sample]) -> list[str | int]:
     return list(dict.fromkeys(pair.prompt for pair in pairs))
 
 
-def simulated(seed: int = 0, nearness: float | None = 30.0, prompts: int = 64, **truth) -> list[Pair]:
+def simulated(seed: int = 0, nearness: float | None = 30.0, prompts: int = 64, **truth) -> list[Sample]:
     return run(np.random.default_rng(seed), prompts, nearness=nearness, **truth)
 
 
-def looks(pairs: list[Pair], margins: Margins = MARGINS) -> list[Progress]:
+def looks(pairs: list[Sample], margins: Margins = MARGINS) -> list[Progress]:
     """What is said after each prompt."""
     order = order_of(pairs)
     return [follow(pairs[: 2 * (count + 1)], order, 2, margins) for count in range(len(order))]
@@ -63,7 +63,7 @@ def test_it_stops_against_b_and_says_why(truth, lost):
 
 
 def test_an_endpoint_against_itself_stays_undecided_to_the_end():
-    pairs = [replace(each, seconds_a=1.0, seconds_b=1.0, metrics={"clip": 0.0, "psnr": 60.0}) for each in simulated()]
+    pairs = [replace(each, seconds_a=1.0, seconds_b=1.0, measures={"clip": 0.0, "psnr": 60.0}) for each in simulated()]
     end = follow(pairs, order_of(pairs), 2, MARGINS)
     assert (end.passed, end.finished, end.prompts) == (None, True, 64)
     assert end.sentence() == "Undecided after 64 of at most 64 prompts."
@@ -83,7 +83,7 @@ def test_answers_may_come_in_any_order_and_the_run_may_break():
 
 def test_failures_hold_an_answer_back_and_decide_at_the_end():
     pairs = simulated()
-    failed = [replace(pairs[0], seconds_b=math.nan, metrics={}), *pairs[1:]]
+    failed = [replace(pairs[0], seconds_b=math.nan, measures={}), *pairs[1:]]
     end = follow(failed, order_of(pairs), 2, MARGINS)
     assert (end.passed, end.prompts) == (False, 64)
     assert "B fails more often than allowed" in end.sentence()
@@ -91,12 +91,12 @@ def test_failures_hold_an_answer_back_and_decide_at_the_end():
     patient = follow(failed, order_of(pairs), 2, allowed)
     assert patient.passed is True
     assert patient.prompts >= 10  # one failure in twenty pairs
-    nothing = [replace(each, seconds_a=math.nan, seconds_b=math.nan, metrics={}) for each in pairs]
+    nothing = [replace(each, seconds_a=math.nan, seconds_b=math.nan, measures={}) for each in pairs]
     assert follow(nothing, order_of(pairs), 2, MARGINS).passed is None
 
 
 def test_no_figures_move_no_claim_and_json_has_no_nan():
-    pairs = [replace(each, metrics={}) for each in simulated()]
+    pairs = [replace(each, measures={}) for each in simulated()]
     end = follow(pairs, order_of(pairs), 2, MARGINS)
     assert end.passed is None
     assert end.claims[1].shown is None
@@ -104,7 +104,7 @@ def test_no_figures_move_no_claim_and_json_has_no_nan():
 
 
 def test_figures_beyond_the_bound_are_clipped_and_counted():
-    pairs = [replace(each, metrics={"clip": 100.0, "psnr": 30.0}) for each in simulated(prompts=10)]
+    pairs = [replace(each, measures={"clip": 100.0, "psnr": 30.0}) for each in simulated(prompts=10)]
     claim = follow(pairs, order_of(pairs), 2, MARGINS).claims[1]
     assert claim.clipped == 10
     assert claim.interval.value == pytest.approx(0.3)  # 0.4 above the margin of -0.1
@@ -112,7 +112,7 @@ def test_figures_beyond_the_bound_are_clipped_and_counted():
 
 def test_lower_may_be_nearer():
     margins = Margins(fidelity={"psnr": Fidelity(30, lower_is_nearer=True, bound=30)})
-    pairs = [replace(each, metrics={"psnr": each.metrics["psnr"]}) for each in simulated(nearness=10)]
+    pairs = [replace(each, measures={"psnr": each.measures["psnr"]}) for each in simulated(nearness=10)]
     end = follow(pairs, order_of(pairs), 2, margins)
     assert end.passed is True
     assert end.claims[1].interval.low < 10 < end.claims[1].interval.high < 30
@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused_with_every_field():
     assert {each.field for each in refused.value.problems} == {
         *("quality.clip.bound", "order", "seeds", "pairs", "pairs['prompt 0']"),
     }
-    with pytest.raises(InvalidInput, match="at least one metric with a limit"):
+    with pytest.raises(InvalidInput, match="at least one measure with a limit"):
         follow(pairs, order_of(pairs), 2, Margins({"clip": Quality()}))
 
 

@@ -13,7 +13,7 @@ import pytest
 from hybridstitch.cli.main import main
 from hybridstitch.compare.endpoints.open import open_endpoint
 from hybridstitch.compare.endpoints.spec import parse_endpoint
-from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.measured import MeasuredSample
 from hybridstitch.compare.run.folder import Row
 from hybridstitch.compare.shadow.drift import page as drift_page
 from hybridstitch.compare.shadow.drift import summarise
@@ -93,12 +93,12 @@ def test_the_command_goes_on_where_it_stopped(tiny: Path, tmp_path: Path, capsys
         read_requests(tmp_path / "none.jsonl")
 
 
-def pair(number: int, seconds_b: float, decibels: float) -> MeasuredPair:
+def pair(number: int, seconds_b: float, decibels: float) -> MeasuredSample:
     a, b = (
         Row(side, number, 0, seconds, number, 0, "x.png", "", None, None)
         for side, seconds in zip("ab", (1.0, seconds_b), strict=True)
     )
-    return MeasuredPair(number, "text", 0, a, b, {"psnr_db": decibels, "ssim": 0.9})
+    return MeasuredSample(number, "text", 0, a, b, {"psnr_db": decibels, "ssim": 0.9})
 
 
 def test_the_page_is_green_only_where_something_is_known():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybridstitch.compare.verdict.samples import Pair
+from hybridstitch.compare.verdict.samples import Sample
 
 
 def run(
@@ -16,7 +16,7 @@ def run(
     nearness: float | None = None,
     spread: float = 0.05,
     within: float = 0.0,
-) -> list[Pair]:
+) -> list[Sample]:
     """Pairs of a B that is this much faster, and this much better by the metric "clip".
 
     spread, within: standard deviation of quality between prompts, and between its seeds. nearness: mean "psnr" if any.
@@ -27,7 +27,7 @@ def run(
     clip = quality + rng.normal(0, spread, (prompts, 1)) + rng.normal(0, within, shape)
     psnr = (nearness or 0.0) + rng.normal(0, 2, (prompts, 1)) + rng.normal(0, 1, shape)
     return [
-        Pair(
+        Sample(
             f"prompt {row}",
             column,
             float(seconds_a[row, column]),

@@ -1,4 +1,4 @@
-"""Headers that a server of somebody else wants with every request, such as `x-api-key`."""
+"""Headers that another server requires with every request, such as `x-api-key`."""
 
 from __future__ import annotations
 

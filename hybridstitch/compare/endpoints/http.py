@@ -29,7 +29,7 @@ class RefusedError(Exception):
 
 
 class HttpEndpoint:
-    """Asks a server. Where no kind was named, the first answer says whether it is one of ours, which then reports."""
+    """Sends requests to a server. Without a named kind, the first answer shows whether the server is one of ours."""
 
     def __init__(self, spec: Spec, token: str | None, timeout: float, headers: Mapping[str, str] = NO_HEADERS):
         self.spec, self._token, self._timeout, self._headers = spec, token, timeout, headers

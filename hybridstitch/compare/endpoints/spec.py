@@ -19,11 +19,11 @@ from hybridstitch.serving.client.address import shown_address
 
 KINDS = ("auto", *SHAPES)
 OF_THE_RUN = ("prompt", "n", "num_images", "response_format", "stream")
-"""Fields that a comparison sets itself: both sides draw one picture of the same prompt at a time."""
+"""Fields that a comparison sets itself: both sides generate one picture of the same prompt at a time."""
 CAN_BE_LEFT_OUT = ("n", "response_format")
 """Of these, the ones that a server may refuse and that an endpoint string takes out by giving them no value."""
 HIDDEN = "hidden-"
-"""Begins what stands in reports for a value of an address's query."""
+"""Prefix of the digest that replaces a query's value in reports."""
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 UNREACHABLE = "unreachable"
@@ -43,7 +43,7 @@ class Answer:
     """What came of one request.
 
     seconds: from sending it to the last byte of the answer. picture: its bytes, None for a failure, and `extension`
-    their format. report: what the endpoint says it computed, if it says so. error: why there is no picture.
+    their format. report: what the endpoint computed, if it reports that. error: why there is no picture.
     """
 
     seconds: float
@@ -54,7 +54,7 @@ class Answer:
 
 
 class Endpoint(Protocol):
-    """Draws one picture at a time, from several threads where a comparison asks for that."""
+    """Generates one picture a call. Several threads may call it at once."""
 
     spec: Spec
 
@@ -85,7 +85,7 @@ class Spec:
 
     @property
     def is_url(self) -> bool:
-        """Whether it is asked over HTTP; otherwise it draws in this process."""
+        """Whether it is a server; otherwise it generates in this process."""
         return bool(re.match("https?://", self.target))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.measured import MeasuredSample
 from hybridstitch.compare.measures import REGIONS, TITLES
 from hybridstitch.compare.report.pictures import TIMES, panels, shown
 from hybridstitch.compare.verdict.margins import Margins
@@ -15,7 +15,7 @@ from hybridstitch.html.document import as_float, between, figure, render_page
 from hybridstitch.html.plots import intervals, latency
 
 
-def render(report: Mapping[str, Any], margins: Margins, folder: Path, pairs: Sequence[MeasuredPair]) -> str:
+def render(report: Mapping[str, Any], margins: Margins, folder: Path, samples: Sequence[MeasuredSample]) -> str:
     """The page of a report (`report.make_report`), with pictures from the folder."""
     verdict = report["verdict"]
     fidelity = {each["name"]: each for each in verdict["fidelity"] if each["pairs"]}
@@ -23,10 +23,10 @@ def render(report: Mapping[str, Any], margins: Margins, folder: Path, pairs: Seq
     against = {"not faster", "inferior"} & set(report["summary"].split(", "))
     groups = {
         name: [
-            {"text": pair.text, "seed": pair.seed, "note": _note(pair), "panels": panels(pair, folder)}
-            for pair in group
+            {"text": sample.text, "seed": sample.seed, "note": _note(sample), "panels": panels(sample, folder)}
+            for sample in group
         ]
-        for name, group in shown(pairs)
+        for name, group in shown(samples)
     }
     return render_page(
         "comparison.html",
@@ -70,13 +70,13 @@ def _measure_plot(found: Sequence[Mapping[str, Any]]) -> str:
     return intervals(rows)
 
 
-def _note(pair: MeasuredPair) -> str:
-    near = "identical" if pair.identical else ", ".join(
-        f"{TITLES[name].partition(',')[0]} {pair.fidelity[name]:.3g}{' dB' if name == 'psnr_db' else ''}"
+def _note(sample: MeasuredSample) -> str:
+    near = "identical" if sample.identical else ", ".join(
+        f"{TITLES[name].partition(',')[0]} {sample.fidelity[name]:.3g}{' dB' if name == 'psnr_db' else ''}"
         for name in ("psnr_db", "ssim", "distance")
-        if name in pair.fidelity
+        if name in sample.fidelity
     )  # fmt: skip
-    return f"{near or pair.note or ''} · A {pair.a.seconds:.2f} s, B {pair.b.seconds:.2f} s"
+    return f"{near or sample.note or ''} · A {sample.a.seconds:.2f} s, B {sample.b.seconds:.2f} s"
 
 
 def _facts(report: Mapping[str, Any], margins: Margins) -> dict[str, Mapping[str, Any]]:

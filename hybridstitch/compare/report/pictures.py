@@ -1,9 +1,7 @@
-"""The pairs that the page shows: the farthest, the middle and the nearest, with difference and mask."""
+"""The samples that the page shows: the farthest, the middle and the nearest, with difference and mask."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hybridstitch.base.images import data_url, encode_image
 from hybridstitch.base.overlay import mask_overlay
-from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.measured import MeasuredSample
 from hybridstitch.compare.measures import mask_of, read_picture
 
 EACH = 2
@@ -23,12 +22,12 @@ TIMES = "\u00d7"
 GAIN = 4.0
 """How many times the difference is brightened."""
 
-Groups = list[tuple[str, list[MeasuredPair]]]
+Groups = list[tuple[str, list[MeasuredSample]]]
 
 
-def shown(pairs: Sequence[MeasuredPair]) -> Groups:
-    """Worst, median and best pairs by PSNR, all that were answered if there are few; a pair stands in one group."""
-    answered = [pair for pair in pairs if pair.answered]
+def shown(samples: Sequence[MeasuredSample]) -> Groups:
+    """The worst, median and best samples by PSNR, each in one group; all answered samples if there are few."""
+    answered = [sample for sample in samples if sample.answered]
     ordered = sorted(answered, key=_nearness)
     if len(ordered) <= 3:
         return [("All pairs", ordered)] if ordered else []
@@ -41,36 +40,34 @@ def shown(pairs: Sequence[MeasuredPair]) -> Groups:
     ]
 
 
-def _nearness(pair: MeasuredPair) -> tuple[float, int, int]:
+def _nearness(sample: MeasuredSample) -> tuple[float, int, int]:
     """PSNR, above all others for identical pictures; where there is none, how much better B's picture is by itself."""
-    value = math.inf if pair.identical else pair.fidelity.get("psnr_db")
-    if value is None and pair.quality_a is not None and pair.quality_b is not None:
-        value = pair.quality_b - pair.quality_a
-    return (0.0 if value is None else value, pair.prompt, pair.seed)
+    value = math.inf if sample.identical else sample.fidelity.get("psnr_db")
+    if value is None and sample.quality_a is not None and sample.quality_b is not None:
+        value = sample.quality_b - sample.quality_a
+    return (0.0 if value is None else value, sample.prompt, sample.seed)
 
 
-def panels(pair: MeasuredPair, folder: Path) -> list[tuple[str, str]]:
+def panels(sample: MeasuredSample, folder: Path) -> list[tuple[str, str]]:
     """Captions and data URLs: A, B, their difference where the sizes agree, B's mask (or A's) where there is one."""
-    found = [(row.side.upper(), folder / row.picture) for row in (pair.a, pair.b) if row.picture]
-    panel = [(side, data_url(Image.open(path).convert("RGB"))) for side, path in found]
+    found = [(row.side.upper(), folder / row.picture) for row in (sample.a, sample.b) if row.picture]
+    panel = [(side, _shown(Image.open(path).convert("RGB"))) for side, path in found]
     reference, picture = (read_picture(path) for _, path in found)
     if reference.shape == picture.shape:
         difference = np.clip(GAIN * np.abs(picture - reference), 0, 1)
-        caption = "identical" if pair.identical else f"difference {TIMES} {GAIN:g}"
-        panel.append((caption, data_url(Image.fromarray((255 * difference).round().astype(np.uint8)))))
-    for row, own in ((pair.b, picture), (pair.a, reference)):
+        caption = "identical" if sample.identical else f"difference {TIMES} {GAIN:g}"
+        panel.append((caption, _shown(Image.fromarray((255 * difference).round().astype(np.uint8)))))
+    for row, own in ((sample.b, picture), (sample.a, reference)):
         if row.report and mask_of(row.report, own.shape[:2]) is not None:
             tinted = mask_overlay(Image.fromarray((255 * own).round().astype(np.uint8)), dict(row.report))
-            panel.append((f"{row.side.upper()}'s mask", data_url(tinted)))
+            panel.append((f"{row.side.upper()}'s mask", _shown(tinted)))
             break
     return panel
 
 
-def data_url(image: Image.Image) -> str:
-    """A picture inside the page, as WebP."""
+def _shown(image: Image.Image) -> str:
+    """A picture as a data URL, at most `LARGEST` pixels wide and high."""
     scale = LARGEST / max(image.size)
     if scale < 1:
         image = image.resize((max(1, round(scale * image.width)), max(1, round(scale * image.height))))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=88, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_url(encode_image(image, "webp", quality=88, method=4), "webp")

@@ -15,7 +15,7 @@ import numpy as np
 
 from hybridstitch.base.journal import write_whole
 from hybridstitch.compare.comparison import Comparison
-from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.measured import MeasuredSample
 from hybridstitch.compare.measures import NAMES
 from hybridstitch.compare.report.page import render
 from hybridstitch.compare.review.preference import preference
@@ -32,20 +32,20 @@ COLUMNS = ("seconds", "started", "session", "picture", "sha256", "error")
 """Of each side in pairs.csv."""
 
 
-def write_report(comparison: Comparison, folder: Folder, pairs: Sequence[MeasuredPair]) -> dict[str, Any]:
-    """Write all three from the pairs, in the order of the run; the content of report.json."""
-    report = make_report(comparison, folder, pairs)
+def write_report(comparison: Comparison, folder: Folder, samples: Sequence[MeasuredSample]) -> dict[str, Any]:
+    """Write all three from the samples, in the order of the run; the content of report.json."""
+    report = make_report(comparison, folder, samples)
     write_whole(folder.path / "report.json", json.dumps(report, indent=1, allow_nan=False))
-    write_whole(folder.path / "pairs.csv", pairs_csv(pairs))
-    write_whole(folder.path / "report.html", render(report, comparison.margins, folder.path, pairs))
+    write_whole(folder.path / "pairs.csv", pairs_csv(samples))
+    write_whole(folder.path / "report.html", render(report, comparison.margins, folder.path, samples))
     return report
 
 
-def make_report(comparison: Comparison, folder: Folder, pairs: Sequence[MeasuredPair]) -> dict[str, Any]:
-    """The content of report.json. Raises InvalidInput if there is no pair."""
-    verdict = decide([pair.judged() for pair in pairs], comparison.margins)
+def make_report(comparison: Comparison, folder: Folder, samples: Sequence[MeasuredSample]) -> dict[str, Any]:
+    """The content of report.json. Raises InvalidInput if there is no sample."""
+    verdict = decide([sample.judged() for sample in samples], comparison.margins)
     # Intervals of a run that stopped when it liked would be too narrow: then the sequential answer counts.
-    progress = comparison.progress(pairs) if comparison.until_decided else None
+    progress = comparison.progress(samples) if comparison.until_decided else None
     sessions = folder.sessions()
     report = {
         "format": FORMAT,
@@ -59,12 +59,12 @@ def make_report(comparison: Comparison, folder: Folder, pairs: Sequence[Measured
             "fidelity": verdict.fidelity_sentence(),
             "failures": verdict.failure_sentence(),
         },
-        "endpoints": {side: _endpoint(comparison, side, sessions, pairs) for side in SIDES},
-        "latency": {side: _latency(side, pairs) for side in SIDES},
-        "preference": preference(folder.path, pairs),
-        "warnings": _warnings(comparison, pairs),
-        "failures": [_failure(side, pair) for pair in pairs for side in SIDES if getattr(pair, side).error],
-        "pairs": [_pair(pair) for pair in pairs],
+        "endpoints": {side: _endpoint(comparison, side, sessions, samples) for side in SIDES},
+        "latency": {side: _latency(side, samples) for side in SIDES},
+        "preference": preference(folder.path, samples),
+        "warnings": _warnings(comparison, samples),
+        "failures": [_failure(side, sample) for sample in samples for side in SIDES if getattr(sample, side).error],
+        "pairs": [_sample(sample) for sample in samples],
         "planned_pairs": len(comparison.cells),
         "settings": comparison.to_dict(),
         "rerun": rerun(comparison, str(folder.path), sessions[-1]["endpoints"] if sessions else {}),
@@ -73,20 +73,20 @@ def make_report(comparison: Comparison, folder: Folder, pairs: Sequence[Measured
     return without_nan(report)
 
 
-def pairs_csv(pairs: Sequence[MeasuredPair]) -> str:
-    """One line for each pair; PSNR of identical pictures is `inf`, what was not measured is empty."""
-    metrics = [name for name in NAMES if name != "quality"]
+def pairs_csv(samples: Sequence[MeasuredSample]) -> str:
+    """One line for each sample; PSNR of identical pictures is `inf`, what was not measured is empty."""
+    measures = [name for name in NAMES if name != "quality"]
     sides = [f"{column}_{side}" for side in SIDES for column in COLUMNS]
-    head = ["prompt", "text", "seed", "identical", *metrics, "quality_a", "quality_b", *sides, "note"]
+    head = ["prompt", "text", "seed", "identical", *measures, "quality_a", "quality_b", *sides, "note"]
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
     writer.writerow(head)
-    for pair in pairs:
-        measured = [_csv_number(_shown(pair, name)) for name in metrics]
-        own = [_csv_number(pair.quality_a), _csv_number(pair.quality_b)]
-        rest = [_csv_text(getattr(getattr(pair, side), column)) for side in SIDES for column in COLUMNS]
-        cells = [pair.prompt, _csv_text(pair.text), pair.seed, int(pair.identical), *measured, *own, *rest]
-        notes = [pair.note, *(f"{name} failed: {error}" for name, error in pair.unmeasured.items())]
+    for sample in samples:
+        measured = [_csv_number(_shown(sample, name)) for name in measures]
+        own = [_csv_number(sample.quality_a), _csv_number(sample.quality_b)]
+        rest = [_csv_text(getattr(getattr(sample, side), column)) for side in SIDES for column in COLUMNS]
+        cells = [sample.prompt, _csv_text(sample.text), sample.seed, int(sample.identical), *measured, *own, *rest]
+        notes = [sample.note, *(f"{name} failed: {error}" for name, error in sample.unmeasured.items())]
         writer.writerow([*cells, _csv_text("; ".join(filter(None, notes)))])
     return buffer.getvalue()
 
@@ -94,13 +94,13 @@ def pairs_csv(pairs: Sequence[MeasuredPair]) -> str:
 def rerun(comparison: Comparison, out: str, described: Mapping[str, Mapping[str, Any]]) -> str:
     """The command that makes the same comparison, as a line for a shell.
 
-    described: what each endpoint said of itself. Of tokens and headers the command has the options, without the values.
+    described: what each endpoint reports about itself. Tokens and headers appear without values.
     """
     load, measures = comparison.load, comparison.measures
     words = ["hybridstitch", "compare", "--a", comparison.a, "--b", comparison.b, "--prompts", comparison.prompts_from]
-    for side, told in described.items():
-        words += [f"--key-file-{side}", "KEY_FILE"] if told.get("token") else []
-        for name in told.get("headers", ()):
+    for side, known in described.items():
+        words += [f"--key-file-{side}", "KEY_FILE"] if known.get("token") else []
+        for name in known.get("headers", ()):
             words += [f"--header-{side}", f"{name}: @FILE"]
     words += ["--count", str(len(comparison.prompts)), "--seeds", ",".join(map(str, comparison.seeds)), "--out", out]
     words += ["--rate", f"{load.rate:g}"] if load.rate else ["--concurrency", str(load.concurrency)]
@@ -118,25 +118,25 @@ def rerun(comparison: Comparison, out: str, described: Mapping[str, Mapping[str,
 
 
 def _endpoint(
-    comparison: Comparison, side: str, sessions: list[dict[str, Any]], pairs: Sequence[MeasuredPair]
+    comparison: Comparison, side: str, sessions: list[dict[str, Any]], samples: Sequence[MeasuredSample]
 ) -> dict[str, Any]:
-    """What was asked, what the endpoint is, and what its first report says of how it draws."""
-    told: Mapping[str, Any] = next((row.report for pair in pairs if (row := getattr(pair, side)).report), {})
-    made = {name: told[name] for name in MADE if name in told}
+    """The declared endpoint, its description, and the settings that its first report names."""
+    first: Mapping[str, Any] = next((row.report for sample in samples if (row := getattr(sample, side)).report), {})
+    made = {name: first[name] for name in MADE if name in first}
     described = sessions[-1]["endpoints"][side] if sessions else {}
     return {"endpoint": getattr(comparison, side), **asdict(comparison.specs[side]), **described, "made": made}
 
 
-def _latency(side: str, pairs: Sequence[MeasuredPair]) -> dict[str, Any]:
+def _latency(side: str, samples: Sequence[MeasuredSample]) -> dict[str, Any]:
     """Seconds of the answers that held a picture."""
-    seconds = [row.seconds for pair in pairs if (row := getattr(pair, side)).error is None]
+    seconds = [row.seconds for sample in samples if (row := getattr(sample, side)).error is None]
     if not seconds:
         return {"answers": 0}
     quantiles = {f"p{percent}": float(np.percentile(seconds, percent)) for percent in (5, 25, 50, 75, 95, 99)}
     return {"answers": len(seconds), "mean": float(np.mean(seconds)), **quantiles, "seconds": seconds}
 
 
-def _warnings(comparison: Comparison, pairs: Sequence[MeasuredPair]) -> list[str]:
+def _warnings(comparison: Comparison, samples: Sequence[MeasuredSample]) -> list[str]:
     found = []
     silent = [side.upper() for side, spec in comparison.specs.items() if not spec.sends_seed]
     if silent:
@@ -144,37 +144,39 @@ def _warnings(comparison: Comparison, pairs: Sequence[MeasuredPair]) -> list[str
         found.append(
             f"No seed is sent to {names}: its pictures have noise of their own, so nearness says nothing here."
         )
-    if notes := [pair.note for pair in pairs if pair.note]:
-        found.append(f"{len(notes)} of {len(pairs)} pairs have no fidelity: {notes[0]}.")
+    if notes := [sample.note for sample in samples if sample.note]:
+        found.append(f"{len(notes)} of {len(samples)} pairs have no fidelity: {notes[0]}.")
     for name in ("distance", "quality"):
-        if errors := [pair.unmeasured[name] for pair in pairs if name in pair.unmeasured]:
+        if errors := [sample.unmeasured[name] for sample in samples if name in sample.unmeasured]:
             counts = " Each counts against B." if name in comparison.margins.judged else ""
-            found.append(f"The measure of {name} failed on {len(errors)} of {len(pairs)} pairs ({errors[0]}).{counts}")
-    if len(pairs) < len(comparison.cells):
-        found.append(f"The run ended after {len(pairs)} of {len(comparison.cells)} pairs.")
+            found.append(
+                f"The measure of {name} failed on {len(errors)} of {len(samples)} pairs ({errors[0]}).{counts}"
+            )
+    if len(samples) < len(comparison.cells):
+        found.append(f"The run ended after {len(samples)} of {len(comparison.cells)} pairs.")
     if comparison.until_decided:
         found.append("This run was to stop once it was decided: the answer allows for that, the figures below do not.")
     return found
 
 
-def _failure(side: str, pair: MeasuredPair) -> dict[str, Any]:
-    row = getattr(pair, side)
-    where = {"side": side, "prompt": pair.prompt, "text": pair.text, "seed": pair.seed}
+def _failure(side: str, sample: MeasuredSample) -> dict[str, Any]:
+    row = getattr(sample, side)
+    where = {"side": side, "prompt": sample.prompt, "text": sample.text, "seed": sample.seed}
     return {**where, "error": row.error, "seconds": row.seconds}
 
 
-def _pair(pair: MeasuredPair) -> dict[str, Any]:
-    figures = {name: value for name in pair.fidelity if not math.isinf(value := _shown(pair, name) or 0.0)}
-    sides = {side: {name: getattr(getattr(pair, side), name) for name in COLUMNS} for side in SIDES}
-    own = {"quality_a": pair.quality_a, "quality_b": pair.quality_b}
-    known = {"prompt": pair.prompt, "text": pair.text, "seed": pair.seed, "identical": pair.identical}
-    notes = {"note": pair.note, "unmeasured": dict(pair.unmeasured)}
-    return {**known, "fidelity": {**dict.fromkeys(pair.fidelity), **figures}, **own, **sides, **notes}
+def _sample(sample: MeasuredSample) -> dict[str, Any]:
+    figures = {name: value for name in sample.fidelity if not math.isinf(value := _shown(sample, name) or 0.0)}
+    sides = {side: {name: getattr(getattr(sample, side), name) for name in COLUMNS} for side in SIDES}
+    own = {"quality_a": sample.quality_a, "quality_b": sample.quality_b}
+    known = {"prompt": sample.prompt, "text": sample.text, "seed": sample.seed, "identical": sample.identical}
+    notes = {"note": sample.note, "unmeasured": dict(sample.unmeasured)}
+    return {**known, "fidelity": {**dict.fromkeys(sample.fidelity), **figures}, **own, **sides, **notes}
 
 
-def _shown(pair: MeasuredPair, name: str) -> float | None:
+def _shown(sample: MeasuredSample, name: str) -> float | None:
     """A figure as it is: the PSNR of identical pictures has no bound."""
-    return math.inf if pair.identical and name.endswith("psnr_db") else pair.fidelity.get(name)
+    return math.inf if sample.identical and name.endswith("psnr_db") else sample.fidelity.get(name)
 
 
 def _csv_number(value: float | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridstitch.base.journal import append_entries, read_entries
-from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.measured import MeasuredSample
 from hybridstitch.compare.run.order import SIDES, Cell
 from hybridstitch.measure.statistics import binomial, wilson
 
@@ -17,11 +17,11 @@ CHOICES = ("left", "right", "tie")
 
 
 def left_side(cell: Cell, order_seed: int = 0) -> str:
-    """The side whose picture is shown on the left: a coin for each pair, the same each time."""
+    """The side whose picture is shown on the left: a coin for each sample, the same each time."""
     return random.Random(f"left {order_seed} {cell}").choice(SIDES)
 
 
-def order_of_pairs(cells: Sequence[Cell], order_seed: int = 0) -> list[Cell]:
+def order_of_samples(cells: Sequence[Cell], order_seed: int = 0) -> list[Cell]:
     """The cells in the order in which they are shown."""
     shuffled = sorted(cells)
     random.Random(f"rate {order_seed}").shuffle(shuffled)
@@ -29,7 +29,7 @@ def order_of_pairs(cells: Sequence[Cell], order_seed: int = 0) -> list[Cell]:
 
 
 def judgements(folder: Path) -> dict[Cell, str]:
-    """For each judged pair `a`, `b` or `tie`; the last judgement counts."""
+    """For each judged sample `a`, `b` or `tie`; the last judgement counts."""
     return {(each["prompt"], each["seed"]): each["preferred"] for each in read_entries(folder / JUDGEMENTS)}
 
 
@@ -41,12 +41,12 @@ def keep(folder: Path, cell: Cell, choice: str, when: float, order_seed: int = 0
     append_entries(folder / JUDGEMENTS, line)
 
 
-def preference(folder: Path, pairs: Sequence[MeasuredPair]) -> Mapping[str, Any] | None:
+def preference(folder: Path, samples: Sequence[MeasuredSample]) -> Mapping[str, Any] | None:
     """Counts, B's share of the judgements that are no tie with Wilson's interval, and the exact p of no preference.
 
     None if nothing was judged. Identical pictures are never shown, so they are no ties.
     """
-    known = {(pair.prompt, pair.seed) for pair in pairs}
+    known = {(sample.prompt, sample.seed) for sample in samples}
     judged = [preferred for cell, preferred in judgements(folder).items() if cell in known]
     if not judged:
         return None

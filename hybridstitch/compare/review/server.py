@@ -1,4 +1,4 @@
-"""A page on this machine alone that shows pairs in hidden order and keeps what a person prefers."""
+"""A page on this machine alone that shows samples in hidden order and keeps what a person prefers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from hybridstitch.base.images import encode_image
 from hybridstitch.compare.comparison import Comparison
-from hybridstitch.compare.review.preference import CHOICES, judgements, keep, left_side, order_of_pairs
+from hybridstitch.compare.review.preference import CHOICES, judgements, keep, left_side, order_of_samples
 from hybridstitch.compare.run.folder import Folder
 from hybridstitch.compare.run.order import Cell
 from hybridstitch.errors import InvalidInput, Problem
@@ -27,10 +27,10 @@ LONGEST_BODY = 256
 
 
 class Rating:
-    """Serves the pairs of a comparison that are not judged yet. Use it as a context manager; `url` is for a browser.
+    """Serves the samples of a comparison that are not judged yet. Use it as a context manager; `url` is for a browser.
 
     Pairs with a failure, and identical ones, are not shown. port: 0 picks a free one.
-    Raises InvalidInput if the folder has no pair to show, or the port is taken.
+    Raises InvalidInput if the folder has no sample to show, or the port is taken.
     """
 
     def __init__(self, comparison: Comparison, folder: Folder, port: int = 0):
@@ -44,7 +44,7 @@ class Rating:
                 self.pictures[cell] = {"a": a.picture, "b": b.picture}
         if not self.pictures:
             raise InvalidInput([Problem("folder", "a comparison with pairs that are not identical", str(folder.path))])
-        self.order = order_of_pairs([*self.pictures], self._order_seed)
+        self.order = order_of_samples([*self.pictures], self._order_seed)
         self.judged = set(judgements(folder.path)) & set(self.pictures)
         self._lock = Lock()
         self._token = secrets.token_urlsafe(16)
@@ -75,7 +75,7 @@ class Rating:
         self._server.server_close()
 
     def wait(self) -> None:
-        """Return when every pair is judged, or at Ctrl-C."""
+        """Return when every sample is judged, or at Ctrl-C."""
         try:
             while self.left_to_judge:
                 time.sleep(0.2)
@@ -84,18 +84,18 @@ class Rating:
             return
 
     def judge(self, number: int, choice: str) -> None:
-        """Keep a judgement of the pair of this number in the order shown, on disk before it counts."""
+        """Keep a judgement of the sample of this number in the order shown, on disk before it counts."""
         with self._lock:
             keep(self.folder.path, self.order[number], choice, time.time(), self._order_seed)
             self.judged.add(self.order[number])
 
     def page(self, nonce: str) -> str:
-        """The first pair that is not judged, or the end."""
-        pair = next((index for index, cell in enumerate(self.order) if cell not in self.judged), None)
+        """The first sample that is not judged, or the end."""
+        index = next((number for number, cell in enumerate(self.order) if cell not in self.judged), None)
         return render_page(
             "rate.html",
-            pair=pair,
-            prompt=None if pair is None else self.prompts[self.order[pair][0]],
+            index=index,
+            prompt=None if index is None else self.prompts[self.order[index][0]],
             number=len(self.judged) + 1,
             count=len(self.order),
             nonce=nonce,
@@ -117,7 +117,7 @@ def _handler(rating: Rating, root: str) -> type[BaseHTTPRequestHandler]:
             if parts == [""]:
                 nonce = secrets.token_urlsafe(12)
                 return self._send(200, rating.page(nonce).encode(), "text/html; charset=utf-8")
-            if len(parts) == 2 and self._is_pair(parts[0]) and parts[1] in ("left", "right"):
+            if len(parts) == 2 and self._is_number(parts[0]) and parts[1] in ("left", "right"):
                 return self._send(200, rating.picture(int(parts[0]), parts[1]), "image/png")
             return self._send(404, b"not here", "text/plain")
 
@@ -126,10 +126,10 @@ def _handler(rating: Rating, root: str) -> type[BaseHTTPRequestHandler]:
             if self.path != f"{root}judge" or not length.isdecimal() or int(length) > LONGEST_BODY:
                 return self._send(404, b"not here", "text/plain")
             form = parse_qs(self.rfile.read(int(length)).decode("ascii", "replace"))
-            pair, choice = form.get("pair", [""])[0], form.get("choice", [""])[0]
-            if not self._is_pair(pair) or choice not in CHOICES:
+            number, choice = form.get("pair", [""])[0], form.get("choice", [""])[0]
+            if not self._is_number(number) or choice not in CHOICES:
                 return self._send(400, b"a pair and left, right or tie are needed", "text/plain")
-            rating.judge(int(pair), choice)
+            rating.judge(int(number), choice)
             self.send_response(303)
             self.send_header("Location", root)
             self.send_header("Content-Length", "0")
@@ -138,7 +138,7 @@ def _handler(rating: Rating, root: str) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: Any) -> None:
             """The console is for the person who judges."""
 
-        def _is_pair(self, text: str) -> bool:
+        def _is_number(self, text: str) -> bool:
             return text.isdecimal() and len(text) < 9 and int(text) < len(rating.order)
 
         def _send(self, status: int, body: bytes, content_type: str) -> None:

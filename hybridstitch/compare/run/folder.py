@@ -97,7 +97,7 @@ class Folder:
         return {cell for side, cell in rows if side == "a" and ("b", cell) in rows}
 
     def sessions(self) -> list[dict[str, Any]]:
-        """What each process that asked said of itself, the first one first."""
+        """What each process noted about itself, the first one first."""
         return list(read_entries(self.path / SESSIONS))
 
     def begin_session(self, described: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True)
 class Block:
-    """Requests to one side, sent together as the load says before the other side has its turn."""
+    """Requests to one side, sent before the other side has its turn."""
 
     side: str
     cells: tuple[Cell, ...]
@@ -28,10 +28,10 @@ def ordered_cells(prompts: int, seeds: list[int], order_seed: int = 0) -> list[C
     return [(number, seed) for number in numbers for seed in seeds]
 
 
-def make_plan(
+def ordered_blocks(
     prompts: int, seeds: list[int], size: int = 1, order_seed: int = 0, done: Collection[Cell] = ()
 ) -> list[Block]:
-    """All blocks in their order: A B B A, or B A A B, as a coin of each such four says.
+    """All blocks in their order: A B B A or B A A B, at random for each such four.
 
     size: cells of a block. With blocks of one cell and two seeds, the four are one prompt. done: cells that need no
     request any more; the blocks of the others stay what they were.

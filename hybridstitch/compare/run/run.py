@@ -1,4 +1,4 @@
-"""Asking both sides as the plan says, under a closed loop or at a fixed arrival rate, and keeping what comes."""
+"""Sends the requests in their order, in a closed loop or at a fixed arrival rate, and keeps the answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from hybridstitch.compare.endpoints.spec import Answer, Endpoint
 from hybridstitch.compare.run.folder import Folder
-from hybridstitch.compare.run.order import Block, Cell, make_plan
+from hybridstitch.compare.run.order import Block, Cell, ordered_blocks
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 BLOCK_AT_RATE = 8
@@ -77,15 +77,15 @@ class Run:
         self.folder, self.load, self.order_seed = folder, load, order_seed
 
     def missing(self) -> list[Block]:
-        """Blocks that are still to be sent. A pair of which one answer is there is asked for as a whole again: its
+        """Blocks that are still to be sent. A sample of which one answer is there is asked for as a whole again: its
         times compare only if they are of the same minutes."""
         done = self.folder.complete()
-        return make_plan(len(self.prompts), self.seeds, self.load.block_size, self.order_seed, done)
+        return ordered_blocks(len(self.prompts), self.seeds, self.load.block_size, self.order_seed, done)
 
     def go(self, described: Mapping[str, Any], decided: Decided | None = None) -> None:
         """Ask for all that is missing, or until it is decided.
 
-        described: what to note of this process. decided: asked after each block of pairs.
+        described: what to note of this process. decided: asked after each block of samples.
         """
         blocks = self.missing()
         told = {side: endpoint.describe() for side, endpoint in self.endpoints.items()}
@@ -115,7 +115,7 @@ class Run:
                 yield futures[future], *future.result()
 
     def _ask(self, side: str, cell: Cell, due: float | None = None) -> tuple[Answer, float]:
-        """The answer and when it was asked for. due: by the clock `perf_counter`; what it came late counts."""
+        """The answer and when its request was sent. due: by the clock `perf_counter`; a delay counts as latency."""
         late = 0.0
         if due is not None:
             time.sleep(max(0.0, due - time.perf_counter()))

@@ -1,4 +1,4 @@
-"""What a shadow run saw over time: windows of pairs, and whether the later half differs from the earlier."""
+"""What a shadow run saw over time: windows of samples, and whether the later half differs from the earlier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridstitch.compare.measured import MeasuredPair
+from hybridstitch.compare.measured import MeasuredSample
 from hybridstitch.compare.measures import TITLES
 from hybridstitch.html.document import as_float, render_page
 from hybridstitch.html.plots import lines
@@ -19,37 +19,37 @@ NAMES = {"speedup": "Speed-up of B", **{name: TITLES[name] for name in ("psnr_db
 LEVEL = 0.95
 
 
-def figures(pair: MeasuredPair) -> dict[str, float]:
-    """Of one pair; NaN where there is none. Speed-up as its logarithm, so that means are of ratios."""
-    speedup = math.log(pair.a.seconds / pair.b.seconds) if pair.answered else math.nan
-    return {"speedup": speedup, **{name: pair.fidelity.get(name, math.nan) for name in ("psnr_db", "ssim")}}
+def figures(sample: MeasuredSample) -> dict[str, float]:
+    """Of one sample; NaN where there is none. Speed-up as its logarithm, so that means are of ratios."""
+    speedup = math.log(sample.a.seconds / sample.b.seconds) if sample.answered else math.nan
+    return {"speedup": speedup, **{name: sample.fidelity.get(name, math.nan) for name in ("psnr_db", "ssim")}}
 
 
 def summarise(
-    pairs: Sequence[MeasuredPair], size: int, counts: Mapping[str, int], asked: Mapping[str, Any]
+    samples: Sequence[MeasuredSample], size: int, counts: Mapping[str, int], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`counts` of requests, `asked` for, `windows` of `size` pairs in time, and `drift` of each figure.
+    """`counts` of requests, `asked` for, `windows` of `size` samples in time, and `drift` of each figure.
 
-    drift: mean of the later half of the pairs minus that of the earlier, with a 95 % bootstrap interval; of the
-    speed-up as a ratio. `drifted` if the interval leaves out no change. With fewer than four pairs there is none.
+    drift: mean of the later half of the samples minus that of the earlier, with a 95 % bootstrap interval; of the
+    speed-up as a ratio. `drifted` if the interval leaves out no change. With fewer than four samples there is none.
     """
-    values = {name: np.array([figures(pair)[name] for pair in pairs], float) for name in NAMES}
+    values = {name: np.array([figures(sample)[name] for sample in samples], float) for name in NAMES}
     windows = []
-    for start in range(0, len(pairs), size):
-        part = pairs[start : start + size]
+    for start in range(0, len(samples), size):
+        part = samples[start : start + size]
         means = {name: _mean(each[start : start + size]) for name, each in values.items()}
-        failed = {side: sum(getattr(pair, side).error is not None for pair in part) for side in ("a", "b")}
+        failed = {side: sum(getattr(sample, side).error is not None for sample in part) for side in ("a", "b")}
         windows.append(
             {
                 "begun": part[0].a.started,
                 "pairs": len(part),
-                "identical": sum(pair.identical for pair in part),
+                "identical": sum(sample.identical for sample in part),
                 "failed": failed,
                 **means,
                 "speedup": math.exp(means["speedup"]),
             }
         )
-    drift = {name: _drift(each, name == "speedup") for name, each in values.items()} if len(pairs) >= 4 else {}
+    drift = {name: _drift(each, name == "speedup") for name, each in values.items()} if len(samples) >= 4 else {}
     return without_nan({"format": 1, "counts": dict(counts), "windows": windows, "drift": drift, "asked": dict(asked)})
 
 

@@ -31,11 +31,11 @@ Request = Mapping[str, Any]
 
 
 class Shadow:
-    """Use it as a context manager, and `offer` it every request; a thread of its own asks, one pair at a time.
+    """A context manager that is offered every request. Its own thread sends them, one sample at a time.
 
     endpoints: by side. out: its folder; prompts and pictures lie there afterwards, and an interrupted run goes on.
     share: of the requests, 0..1, chosen by a hash of the request and `seed`, so that the same request is always chosen
-    or never. limit: pairs in the folder, those of earlier runs too. window: pairs of a window of time, 2 or more.
+    or never. limit: samples in the folder, those of earlier runs too. window: samples of a window of time, 2 or more.
     replay: the requests are the same each time, as those of a file: what was answered before is passed over.
     Raises InvalidInput for numbers out of range, and a folder of other settings.
     """
@@ -73,7 +73,7 @@ class Shadow:
 
     @property
     def sentence(self) -> str:
-        """What the report says, once it is closed."""
+        """The result in one sentence, after the `with` block."""
         return sentence(self.report)
 
     def __enter__(self) -> Self:
@@ -148,8 +148,8 @@ class Shadow:
     def _write(self) -> None:
         texts = {each["number"]: each["request"]["prompt"] for each in read_entries(self.folder.path / REQUESTS)}
         prompts = [texts.get(number, "") for number in range(max(texts, default=0) + 1)]
-        pairs = Measurer(self.folder, prompts, Measures()).pairs(sorted(self.folder.complete()))
-        self.report = summarise(pairs, self.window, self.counts, self.settings)
+        samples = Measurer(self.folder, prompts, Measures()).samples(sorted(self.folder.complete()))
+        self.report = summarise(samples, self.window, self.counts, self.settings)
         write_whole(self.folder.path / "shadow.json", json.dumps(self.report, indent=1))
         write_whole(self.folder.path / "shadow.html", page(self.report))
 

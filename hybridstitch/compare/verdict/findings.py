@@ -1,4 +1,4 @@
-"""What a comparison found of speed, of each metric and of failures."""
+"""What a comparison found of speed, of each measure and of failures."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class Measured:
-    """One metric.
+    """One measure.
 
-    interval: its mean over prompts. pairs, prompts: how many have a value.
+    interval: its mean over prompts. samples, prompts: how many have a value.
     p, p_adjusted: one-sided, that its mean clears the limit only by chance; alone and among all. None without limit.
     non_inferior: True shown to clear the limit, False shown not to, None neither (or no limit).
-    unmeasured: pairs on which its measure failed. too_often: whether B's failed answers and these together are more
+    unmeasured: samples on which its measure failed. too_often: whether B's failed answers and these together are more
         than may fail; then `non_inferior` is False.
     power, prompts_needed: the chance of this run to show that B is as good, if it is, and the prompts for the power
         that the margins ask for; None for fidelity, for fewer than two prompts, without limit, and for more than a
@@ -40,7 +40,7 @@ class Measured:
     name: str
     limit: Quality | Fidelity
     interval: Interval
-    pairs: int
+    samples: int
     prompts: int
     p: float | None = None
     p_adjusted: float | None = None
@@ -62,7 +62,7 @@ class Measured:
             **interval_dict(self.interval),
             "limit": self.limit.limit,
             "lower_is_nearer": isinstance(self.limit, Fidelity) and self.limit.lower_is_nearer,
-            "pairs": self.pairs,
+            "pairs": self.samples,
             "prompts": self.prompts,
             "p": self.p,
             "p_adjusted": self.p_adjusted,
@@ -75,11 +75,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Failures:
-    """In how many of the pairs A and B failed, and by how much the share of B may be higher."""
+    """In how many of the samples A and B failed, and by how much the share of B may be higher."""
 
     a: int
     b: int
-    pairs: int
+    samples: int
     allowed: float
 
     @property
@@ -88,8 +88,8 @@ class Failures:
         return self.too_often()
 
     def too_often(self, unmeasured: int = 0) -> bool:
-        """Whether B fails more often than allowed, if so many pairs count as failed by it, too."""
-        return self.pairs > 0 and (self.b + unmeasured - self.a) / self.pairs > self.allowed
+        """Whether B fails more often than allowed, with `unmeasured` more failures."""
+        return self.samples > 0 and (self.b + unmeasured - self.a) / self.samples > self.allowed
 
 
 def interval_dict(interval: Interval) -> dict[str, float]:
@@ -101,7 +101,7 @@ SPEED_WORDS = {True: "faster", False: "not faster", None: "speed undecided"}
 
 
 def picture_word(failing: bool, quality: Collection[bool | None], fidelity: Collection[bool | None]) -> str:
-    """What was shown of B's pictures, from what was shown of each metric with a limit.
+    """What was shown of B's pictures, from what was shown of each measure with a limit.
 
     "inferior" is for quality and for failures: pictures that are only far from A's may be as good.
     """

@@ -2,8 +2,8 @@
 
 Every claim is one-sided with an error of at most alpha, and needs two witnesses that agree: a bootstrap interval, which
 knows skew but is a little narrow for few prompts, and a test of the per-prompt figures. Faster: the interval of the
-ratio of medians and Wilcoxon's test of log ratios, which one slow answer cannot sway. A metric: the interval of its
-mean and the sign-flip test, whose p is adjusted by Holm over all metrics with a limit, so that each of them may be
+ratio of medians and Wilcoxon's test of log ratios, which one slow answer cannot sway. A measure: the interval of its
+mean and the sign-flip test, whose p is adjusted by Holm over all measures with a limit, so that each of them may be
 quoted alone.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from hybridstitch.compare.verdict.findings import Failures, Measured, Speed
 from hybridstitch.compare.verdict.margins import Fidelity, Margins, Quality
 from hybridstitch.compare.verdict.power import power, prompts_needed
-from hybridstitch.compare.verdict.samples import Pair, Table
+from hybridstitch.compare.verdict.samples import Sample, Table
 from hybridstitch.compare.verdict.verdict import Verdict
 from hybridstitch.measure.intervals import DRAWS
 from hybridstitch.measure.statistics import bca, holm, prompt_means, ratio_of_medians, sign_flip, wilcoxon
@@ -33,30 +33,37 @@ class Chances(NamedTuple):
     below_adjusted: float
 
 
-def decide(pairs: Sequence[Pair], margins: Margins, draws: int = DRAWS) -> Verdict:
-    """Judge all pairs of a run.
+def decide(samples: Sequence[Sample], margins: Margins, draws: int = DRAWS) -> Verdict:
+    """Judge all samples of a run.
 
-    Pairs where an endpoint failed have no speed-up and no metric, but they count: B is inferior if the share of pairs
-    where it failed is higher than A's by more than `margins.extra_failures`. A pair on which the measure of a metric
-    failed counts for that metric as one that B failed.
-    draws: of the bootstrap and of the sign flips. Raises InvalidInput for no pairs, and for what `Pair` does not allow.
+    A sample where an endpoint failed has no speed-up and no measures, but it counts. B is inferior if the share of
+    samples where it failed is higher than A's by more than `margins.extra_failures`. For a measure, a sample that could
+    not be measured counts as one that B failed.
+
+    Args:
+        samples: All samples of the run, in any order.
+        margins: What B must show.
+        draws: Resamplings of the bootstrap, and sign flips. More give finer p values and take longer.
+
+    Raises:
+        InvalidInput: for no samples, and for samples with values out of range.
     """
-    table = Table.of(pairs, margins)
-    means = {name: prompt_means(values) for name, values in table.metrics.items()}
+    table = Table.of(samples, margins)
+    means = {name: prompt_means(values) for name, values in table.measures.items()}
     scores = [limit.scores(means[name]) for name, limit in margins.judged.items()]
     chances = [sign_flip(each, "greater", draws) for each in scores]
     below = holm([sign_flip(-each, "greater", draws) for each in scores])
     tests = dict(zip(margins.judged, map(Chances, chances, holm(chances), below), strict=True))
     failures = Failures(
-        int(sum(math.isnan(pair.seconds_a) for pair in pairs)),
-        int(sum(math.isnan(pair.seconds_b) for pair in pairs)),
-        len(pairs),
+        int(sum(math.isnan(sample.seconds_a) for sample in samples)),
+        int(sum(math.isnan(sample.seconds_b) for sample in samples)),
+        len(samples),
         margins.extra_failures,
     )
     measured = {
         name: _with_failures(
-            _measured(name, limit, table.metrics[name], tests.get(name), margins, draws),
-            sum(name in pair.unmeasured for pair in pairs),
+            _measured(name, limit, table.measures[name], tests.get(name), margins, draws),
+            sum(name in sample.unmeasured for sample in samples),
             failures,
         )
         for name, limit in margins.limits.items()
@@ -68,13 +75,13 @@ def decide(pairs: Sequence[Pair], margins: Margins, draws: int = DRAWS) -> Verdi
         fidelity=tuple(measured[name] for name in margins.fidelity),
         failures=failures,
         prompts=len(table.prompts),
-        answered=sum(pair.answered for pair in pairs),
-        identical=sum(pair.answered and pair.identical for pair in pairs),
+        answered=sum(sample.answered for sample in samples),
+        identical=sum(sample.answered and sample.identical for sample in samples),
     )
 
 
 def _speed(table: Table, margins: Margins, draws: int) -> Speed:
-    """Faster only if the interval lies above the speed-up asked for, not faster only if it lies below."""
+    """Faster if the interval lies above the declared speed-up, not faster if it lies below."""
     ratio = ratio_of_medians(table.seconds_a, table.seconds_b, margins.level, draws)
     gains = prompt_means(table.log_ratios) - math.log(margins.min_speedup)
     p = wilcoxon(gains, "greater")
@@ -91,18 +98,18 @@ def _measured(
     margins: Margins,
     draws: int,
 ) -> Measured:
-    """One metric `(prompts, seeds)`; chances: None if it has no limit."""
+    """One measure `(prompts, seeds)`; chances: None if it has no limit."""
     means = prompt_means(values)
     interval = bca(means, level=margins.level, draws=draws)
-    pairs, prompts = int((~np.isnan(values)).sum()), int((~np.isnan(means)).sum())
+    samples, prompts = int((~np.isnan(values)).sum()), int((~np.isnan(means)).sum())
     if chances is None:
-        return Measured(name, limit, interval, pairs, prompts)
+        return Measured(name, limit, interval, samples, prompts)
     low, high = sorted(limit.scores(np.array([interval.low, interval.high])))
     return Measured(
         name,
         limit,
         interval,
-        pairs,
+        samples,
         prompts,
         chances.above,
         chances.above_adjusted,
@@ -112,7 +119,7 @@ def _measured(
 
 
 def _with_failures(found: Measured, unmeasured: int, failures: Failures) -> Measured:
-    """What was found of a metric, beside the pairs on which its measure failed."""
+    """What was found of a measure, beside the samples on which its measure failed."""
     too_often = found.judged and unmeasured > 0 and failures.too_often(unmeasured)
     shown = False if too_often else found.non_inferior
     return replace(found, non_inferior=shown, unmeasured=unmeasured, too_often=too_often)
@@ -128,7 +135,7 @@ def _claim(low: float, high: float, above: float, below: float, alpha: float) ->
 def _planning(limit: Quality | Fidelity, means: np.ndarray, margins: Margins) -> tuple[float | None, int | None]:
     """The power of this run and the prompts to plan for, if B is in truth just as good as A.
 
-    Each metric has to stand the strictest step of Holm's method here, so with several the true power is rather higher.
+    Each measure has to stand the strictest step of Holm's method here, so with several the true power is rather higher.
     None for fidelity, where there is no such truth to plan for.
     """
     kept = means[~np.isnan(means)]

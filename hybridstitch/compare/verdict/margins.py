@@ -14,9 +14,9 @@ from hybridstitch.errors import Problem, raise_problems
 
 @dataclass(frozen=True)
 class Quality:
-    """A metric of pictures on their own, given as B minus A, above 0 is better.
+    """A measure of pictures on their own, given as B minus A, above 0 is better.
 
-    margin: how much worse B may be in the mean, above 0, in the metric's units. None: reported, not judged.
+    margin: how much worse B may be in the mean, above 0, in the measure's units. None: reported, not judged.
     bound: what the sequential mode needs: the largest distance from the margin that a prompt can have; further ones
         count as this much. Above 0; None: not for the sequential mode.
     """
@@ -47,7 +47,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A metric of how near B's picture is to A's.
+    """A measure of how near B's picture is to A's.
 
     limit: what the mean must be above, or below if `lower_is_nearer`. None: reported, not judged.
     bound: as for Quality.
@@ -77,9 +77,9 @@ class Fidelity:
 class Margins:
     """Everything that the verdict is judged by.
 
-    quality, fidelity: the metrics by name, of pictures on their own and of nearness to A's.
+    quality, fidelity: the measures by name, of pictures on their own and of nearness to A's.
     min_speedup: B must be more than this many times as fast as A; above 0, default 1.
-    extra_failures: B is inferior if the share of pairs where it fails is higher than A's by more than this; 0 to 1,
+    extra_failures: B is inferior if the share of samples where it fails is higher than A's by more than this; 0 to 1,
         default 0.
     alpha: the chance of a wrong claim, above 0 and below 0.5, default 0.05.
     power: the chance of showing what is true that a run is planned for, between 0 and 1, default 0.8.
@@ -108,17 +108,17 @@ class Margins:
                 f"{'quality' if name in self.quality else 'fidelity'}.{name}.bound", limit.bound
             )
         both = sorted(set(self.quality) & set(self.fidelity))
-        problems += [Problem(f"fidelity.{name}", "a metric that is not one of quality", name) for name in both]
+        problems += [Problem(f"fidelity.{name}", "a measure that is not one of quality", name) for name in both]
         raise_problems(problems)
 
     @property
     def limits(self) -> dict[str, Quality | Fidelity]:
-        """All metrics by name, quality first."""
+        """All measures by name, quality first."""
         return {**self.quality, **self.fidelity}
 
     @property
     def judged(self) -> dict[str, Quality | Fidelity]:
-        """The metrics that B must clear."""
+        """The measures that B must clear."""
         return {name: each for name, each in self.limits.items() if each.limit is not None}
 
     @property

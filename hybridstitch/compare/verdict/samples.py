@@ -1,4 +1,4 @@
-"""What a comparison measured: pairs of answers to the same prompt and seed, and as arrays by prompt."""
+"""What a comparison measured: one sample for each prompt and seed, and all of them as arrays."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hybridstitch.errors import Problem, raise_problems
 
 
 @dataclass(frozen=True)
-class Pair:
+class Sample:
     """What both endpoints made of one prompt and seed.
 
     seconds_a, seconds_b: time to the answer, above 0; NaN where the endpoint failed.
-    metrics: by name, finite or NaN. Quality: B minus A, turned so that above 0 is better. Fidelity: how near B's
+    measures: by name, finite or NaN. Quality: B minus A, turned so that above 0 is better. Fidelity: how near B's
         picture is to A's. Empty where an endpoint failed.
     identical: whether both pictures are the same in every pixel.
-    unmeasured: metrics whose measure failed on this pair, which counts against B as a failed answer does.
+    unmeasured: measures that failed on this sample. They count against B as a failed answer does.
     """
 
     prompt: str | int
     seed: int
     seconds_a: float
     seconds_b: float
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    measures: Mapping[str, float] = field(default_factory=dict)
     identical: bool = False
     unmeasured: tuple[str, ...] = ()
 
@@ -39,24 +39,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class Table:
-    """Pairs as arrays `(prompts, seeds)`, prompts and seeds in the order of their first pair; NaN where there is none.
+    """Samples as arrays `(prompts, seeds)`, in the order of their first sample; NaN where there is none.
 
-    seconds_a, seconds_b: NaN where the endpoint failed. metrics: one array for every metric that the margins name.
+    seconds_a, seconds_b: NaN where the endpoint failed. measures: one array for every measure that the margins name.
     """
 
     prompts: tuple[str | int, ...]
     seconds_a: np.ndarray
     seconds_b: np.ndarray
-    metrics: Mapping[str, np.ndarray]
+    measures: Mapping[str, np.ndarray]
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair], margins: Margins) -> Table:
-        """The table of these pairs. Raises InvalidInput, naming every pair that cannot be."""
-        _check(pairs, margins)
-        prompts = tuple(dict.fromkeys(pair.prompt for pair in pairs))
+    def of(cls, samples: Sequence[Sample], margins: Margins) -> Table:
+        """The table of these samples. Raises InvalidInput, naming every sample that cannot be."""
+        _check(samples, margins)
+        prompts = tuple(dict.fromkeys(sample.prompt for sample in samples))
         row = {prompt: index for index, prompt in enumerate(prompts)}
-        column = {seed: index for index, seed in enumerate(dict.fromkeys(pair.seed for pair in pairs))}
-        cells = [row[pair.prompt] for pair in pairs], [column[pair.seed] for pair in pairs]
+        column = {seed: index for index, seed in enumerate(dict.fromkeys(sample.seed for sample in samples))}
+        cells = [row[sample.prompt] for sample in samples], [column[sample.seed] for sample in samples]
 
         def grid(figures: list[float]) -> np.ndarray:
             values = np.full((len(row), len(column)), np.nan)
@@ -65,9 +65,9 @@ class Table:
 
         return cls(
             prompts,
-            grid([pair.seconds_a for pair in pairs]),
-            grid([pair.seconds_b for pair in pairs]),
-            {name: grid([pair.metrics.get(name, math.nan) for pair in pairs]) for name in margins.limits},
+            grid([sample.seconds_a for sample in samples]),
+            grid([sample.seconds_b for sample in samples]),
+            {name: grid([sample.measures.get(name, math.nan) for sample in samples]) for name in margins.limits},
         )
 
     @property
@@ -76,23 +76,23 @@ class Table:
         return np.log(self.seconds_a / self.seconds_b)
 
 
-def _check(pairs: Sequence[Pair], margins: Margins) -> None:
-    problems = [] if pairs else [Problem("pairs", "at least one", "none")]
+def _check(samples: Sequence[Sample], margins: Margins) -> None:
+    problems = [] if samples else [Problem("pairs", "at least one", "none")]
     seen: set[tuple[str | int, int]] = set()
-    for pair in pairs:
-        where = f"pairs[{pair.prompt!r}, {pair.seed}]"
-        if (pair.prompt, pair.seed) in seen:
+    for sample in samples:
+        where = f"pairs[{sample.prompt!r}, {sample.seed}]"
+        if (sample.prompt, sample.seed) in seen:
             problems.append(Problem(where, "one pair for each prompt and seed", "another"))
-        seen.add((pair.prompt, pair.seed))
+        seen.add((sample.prompt, sample.seed))
         for name in ("seconds_a", "seconds_b"):
-            seconds = getattr(pair, name)
+            seconds = getattr(sample, name)
             if not (math.isnan(seconds) or 0 < seconds < math.inf):
                 problems.append(Problem(f"{where}.{name}", "seconds above 0, or NaN for a failure", seconds))
-        for name, value in pair.metrics.items():
+        for name, value in sample.measures.items():
             if name not in margins.limits:
-                problems.append(Problem(f"{where}.metrics", "metrics that the margins name", name))
+                problems.append(Problem(f"{where}.measures", "measures that the margins name", name))
             elif math.isinf(value):
-                problems.append(Problem(f"{where}.metrics.{name}", "a finite number or NaN", value))
-            elif not (pair.answered or math.isnan(value)):
-                problems.append(Problem(f"{where}.metrics.{name}", "nothing where an endpoint failed", value))
+                problems.append(Problem(f"{where}.measures.{name}", "a finite number or NaN", value))
+            elif not (sample.answered or math.isnan(value)):
+                problems.append(Problem(f"{where}.measures.{name}", "nothing where an endpoint failed", value))
     raise_problems(problems)

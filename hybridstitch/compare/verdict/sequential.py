@@ -1,4 +1,4 @@
-"""A verdict that may be asked for after every prompt, and stops the run when it is decided.
+"""A verdict that can be computed after every prompt, and stops the run when it is decided.
 
 Each claim is a bet. Someone who holds that B is not better than the limit offers fair odds; we stake a share of our
 wealth on every prompt, and if they are right, our wealth ever reaches 1 / alpha with a chance of at most alpha, however
@@ -9,12 +9,12 @@ What is claimed, of prompts such as these, which must come in random order:
 
 - faster: more than half of them (ties halved) have a mean log ratio of seconds above that of `min_speedup`; that is,
   their median speed-up is above it. This is not the ratio of medians that `decide` reports, and no outlier can move it.
-- each metric: its mean over prompts is above its limit, where a prompt further than `bound` from the limit counts as
-  `bound`. For a metric that cannot be further this is the mean itself.
+- each measure: its mean over prompts is above its limit, where a prompt further than `bound` from the limit counts as
+  `bound`. For a measure that cannot be further this is the mean itself.
 
 Decided for B: the wealth of every claim has reached 1 / alpha. If only one claim is false, its wealth has done so with
-a chance of at most alpha, so all claims together need no correction. Decided against B: of one of m claims the opposite
-bet has reached m / alpha; that any of them does although all claims are true has a chance of at most alpha. Failures of
+a chance of at most alpha, so all claims together need no correction. Decided against B: the opposite bet of one of the
+m claims has reached m / alpha. The family-wise error of the m rejections is at most alpha (union bound). Failures of
 B, and of the measures of its pictures, are counted, not betted on: too many of them only keep a run from being decided
 for B, and decide against it at the end.
 """
@@ -32,7 +32,7 @@ import numpy as np
 
 from hybridstitch.compare.verdict.findings import SPEED_WORDS, Failures, interval_dict, picture_word
 from hybridstitch.compare.verdict.margins import Margins
-from hybridstitch.compare.verdict.samples import Pair, Table
+from hybridstitch.compare.verdict.samples import Sample, Table
 from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.measure.intervals import Interval, without_nan
 from hybridstitch.measure.statistics import prompt_means
@@ -50,8 +50,8 @@ MOST_EVIDENCE = 1e12
 class Claim:
     """One claim at the moment of the answer.
 
-    name: "faster", or the metric. shown: True it holds, False it does not, None neither.
-    interval: of what is claimed, the share of prompts on which B is fast enough or the mean of the metric; it holds at
+    name: "faster", or the measure. shown: True it holds, False it does not, None neither.
+    interval: of what is claimed, the share of prompts on which B is fast enough or the mean of the measure; it holds at
     any moment, each end errs with chance alpha.
     evidence_for, evidence_against: highest wealth so far, 1e12 at most. clipped: prompts further than `bound` from the
     limit.
@@ -130,24 +130,32 @@ class Progress:
         )
 
 
-def follow(pairs: Sequence[Pair], order: Sequence[str | int], seeds: int, margins: Margins) -> Progress:
-    """Where a run stands that compares the prompts of `order`, each with so many seeds, in random order.
+def follow(samples: Sequence[Sample], order: Sequence[str | int], seeds: int, margins: Margins) -> Progress:
+    """Compute where a run stands.
 
-    Only the prompts are counted before which none is missing a pair, whatever order the answers came in, and none after
-    the answer: so the same pairs always give the same answer, and more of them never change it.
-    Raises InvalidInput for pairs that cannot be, see `Pair`, or are not of the run, and for margins without any limit
-    or with a limit but no bound.
+    It counts the prompts of `order` up to the first that lacks a sample, and none after the decision. So the same
+    samples always give the same answer, and further ones never change it.
+
+    Args:
+        samples: All samples so far, in any order.
+        order: The prompts of the run, in the random order in which they are sent.
+        seeds: How many seeds each prompt has.
+        margins: What B must show.
+
+    Raises:
+        InvalidInput: for samples with values out of range or of another run, and for margins without a limit, or with a
+            limit that has no bound.
     """
-    of_prompt: dict[str | int, list[Pair]] = {prompt: [] for prompt in order}
-    _check(pairs, of_prompt, len(order), seeds, margins)
-    for pair in sorted(pairs, key=lambda each: each.seed):
-        of_prompt[pair.prompt].append(pair)
+    of_prompt: dict[str | int, list[Sample]] = {prompt: [] for prompt in order}
+    _check(samples, of_prompt, len(order), seeds, margins)
+    for sample in sorted(samples, key=lambda each: each.seed):
+        of_prompt[sample.prompt].append(sample)
     counted = [of_prompt[prompt] for prompt in takewhile(lambda prompt: len(of_prompt[prompt]) == seeds, order)]
     if not counted:
         return Progress(margins, None, 0, len(order), (), Failures(0, 0, 0, margins.extra_failures))
     failed = np.cumsum([_failures(each, margins) for each in counted], axis=0).tolist()
     too_many = [Failures(a, b, (n + 1) * seeds, margins.extra_failures) for n, (a, b) in enumerate(failed)]
-    scores = _scores(Table.of([pair for each in counted for pair in each], margins), margins)
+    scores = _scores(Table.of([sample for each in counted for sample in each], margins), margins)
     held, lost = _shown(scores, margins.alpha)
     may_pass = np.array([not each.inferior for each in too_many])
     against, in_favour = np.any(lost, axis=0), np.all(held, axis=0) & may_pass
@@ -180,19 +188,21 @@ def lower_bound(scores: np.ndarray, alpha: float) -> float:
     return low
 
 
-def _check(pairs: Sequence[Pair], of_prompt: Collection[str | int], prompts: int, seeds: int, margins: Margins) -> None:
+def _check(
+    samples: Sequence[Sample], of_prompt: Collection[str | int], prompts: int, seeds: int, margins: Margins
+) -> None:
     problems = [
         Problem(f"{'quality' if name in margins.quality else 'fidelity'}.{name}.bound", "a number above 0", None)
         for name, limit in margins.judged.items()
         if limit.bound is None
     ]
     if not margins.judged:
-        problems.append(Problem("margins", "at least one metric with a limit", "none"))
+        problems.append(Problem("margins", "at least one measure with a limit", "none"))
     if len(of_prompt) != prompts or not prompts:
         problems.append(Problem("order", "prompts, each once", f"{len(of_prompt)} different of {prompts}"))
     if seeds < 1:
         problems.append(Problem("seeds", "at least 1", seeds))
-    for prompt, count in Counter(pair.prompt for pair in pairs).items():
+    for prompt, count in Counter(sample.prompt for sample in samples).items():
         if prompt not in of_prompt:
             problems.append(Problem("pairs", "prompts of the order", prompt))
         elif count > seeds:
@@ -200,10 +210,12 @@ def _check(pairs: Sequence[Pair], of_prompt: Collection[str | int], prompts: int
     raise_problems(problems)
 
 
-def _failures(pairs: Sequence[Pair], margins: Margins) -> tuple[int, int]:
-    """How many A and B failed; a pair that could not be measured by a limit counts as one that B failed."""
-    of_b = sum(math.isnan(pair.seconds_b) or not margins.judged.keys().isdisjoint(pair.unmeasured) for pair in pairs)
-    return sum(math.isnan(pair.seconds_a) for pair in pairs), of_b
+def _failures(samples: Sequence[Sample], margins: Margins) -> tuple[int, int]:
+    """How many A and B failed; a sample that could not be measured by a limit counts as one that B failed."""
+    of_b = sum(
+        math.isnan(sample.seconds_b) or not margins.judged.keys().isdisjoint(sample.unmeasured) for sample in samples
+    )
+    return sum(math.isnan(sample.seconds_a) for sample in samples), of_b
 
 
 def _scores(table: Table, margins: Margins) -> np.ndarray:
@@ -211,7 +223,7 @@ def _scores(table: Table, margins: Margins) -> np.ndarray:
     rows = [np.sign(prompt_means(table.log_ratios) - math.log(margins.min_speedup))]
     for name, limit in margins.judged.items():
         assert limit.bound is not None
-        rows.append(limit.scores(prompt_means(table.metrics[name])) / limit.bound)
+        rows.append(limit.scores(prompt_means(table.measures[name])) / limit.bound)
     return np.stack(rows)
 
 
@@ -228,7 +240,7 @@ def _both_sides(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _claims(scores: np.ndarray, held: np.ndarray, lost: np.ndarray, margins: Margins) -> tuple[Claim, ...]:
-    """The claims after the last of these prompts; back from scores to shares of prompts, and to the metric's units."""
+    """The claims after the last of these prompts; back from scores to shares of prompts, and to the measure's units."""
     units: list[Callable[[float], float]] = [lambda score: (1 + score) / 2]
     units += [limit.at for limit in margins.judged.values()]
     claims = []

@@ -15,7 +15,11 @@ from hybridstitch.measure.intervals import Interval, without_nan
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `decide` found. prompts: all; answered: pairs that both answered; identical: those with the same picture."""
+    """What `decide` found.
+
+    prompts: how many there are. answered: samples that both endpoints answered. identical: those of them with the same
+    picture.
+    """
 
     margins: Margins
     speed: Speed
@@ -28,19 +32,19 @@ class Verdict:
 
     @property
     def faster(self) -> bool | None:
-        """Whether B is shown to be faster than asked for (True), shown not to be (False), or neither."""
+        """True: B is shown to be faster than declared. False: it is shown not to be. None: neither."""
         return self.speed.faster
 
     @property
     def no_difference(self) -> bool:
-        """Whether the pictures of all pairs are identical."""
-        return self.identical == self.failures.pairs
+        """Whether the pictures of all samples are identical."""
+        return self.identical == self.failures.samples
 
     @property
     def non_inferior(self) -> bool | None:
-        """True: every metric with a limit is shown to clear it, or there is none and all pictures are identical.
+        """True: every measure with a limit is shown to clear it, or there is none and all pictures are identical.
 
-        False: B fails too often, or one metric is shown not to. None: neither.
+        False: B fails too often, or one measure is shown not to. None: neither.
         """
         if self.failures.inferior:
             return False
@@ -93,7 +97,7 @@ class Verdict:
                 "fidelity": [each.to_dict() for each in self.fidelity],
                 "failures": {"a": self.failures.a, "b": self.failures.b, "inferior": self.failures.inferior},
                 "prompts": self.prompts,
-                "pairs": self.failures.pairs,
+                "pairs": self.failures.samples,
                 "answered": self.answered,
                 "identical": self.identical,
                 "level": self.margins.level,
@@ -130,7 +134,7 @@ class Verdict:
 
     def _failure_clause(self) -> str:
         failures = self.failures
-        clause = f"B failed {failures.b} and A {failures.a} of {failures.pairs} requests"
+        clause = f"B failed {failures.b} and A {failures.a} of {failures.samples} requests"
         if not failures.inferior:
             return clause
         return f"{clause}, where B may fail at most {failures.allowed * 100:g} % of them more often"
@@ -168,8 +172,8 @@ def _fidelity_clause(measured: Sequence[Measured], margins: Margins) -> str:
 
 
 def _unmeasured_clause(measured: Measured) -> str:
-    pairs = counted(measured.unmeasured, "pair")
-    return f"the measure of {measured.name} failed on {pairs}, which counts against B"
+    count = counted(measured.unmeasured, "pair")
+    return f"the measure of {measured.name} failed on {count}, which counts against B"
 
 
 def _too_few_to_judge(measured: Measured, margins: Margins) -> str:
@@ -190,7 +194,7 @@ def _gravity(measured: Measured) -> int:
 
 
 def _gravest(measured: Sequence[Measured]) -> Measured | None:
-    """Of the metrics with a limit the one that speaks most against B."""
+    """Of the measures with a limit the one that speaks most against B."""
     judged = [each for each in measured if each.judged]
     return min(judged, key=lambda each: (_gravity(each), -(each.p or 0)), default=None)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hybridstitch.base.images import base64_text, encode_image
 from hybridstitch.sampler import Step
-from hybridstitch.wire.documents import Answer, DeadlineExceeded, Rendering, event
+from hybridstitch.wire.documents import DeadlineExceeded, Rendering, Response, event
 from hybridstitch.wire.question import Question
 from hybridstitch.wire.request import GenerationRequest
 
@@ -49,7 +49,7 @@ class Job:
     request: GenerationRequest
     sent_at: float
     queued: float | None
-    send_piece: Callable[[Answer], None]
+    send_piece: Callable[[Response], None]
     question: Question | None = None
     has_begun: bool = False
     has_expired: bool = False
@@ -76,9 +76,9 @@ class Job:
         if self.has_expired:
             raise self.expired_error()
 
-    def with_warnings(self, result: Rendering | Answer) -> Rendering | Answer:
+    def with_warnings(self, result: Rendering | Response) -> Rendering | Response:
         """Return the rendering with this job's warnings in its report."""
-        if isinstance(result, Answer) or not self.warnings:
+        if isinstance(result, Response) or not self.warnings:
             return result
         return replace(result, report=result.report | {"warnings": [*result.report["warnings"], *self.warnings]})
 

@@ -12,7 +12,7 @@ from PIL import Image
 from hybridstitch.base.images import base64_text, encode_image
 from hybridstitch.base.overlay import tinted
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.wire.documents import Answer, Rendering, document_of, headers_of, json_answer
+from hybridstitch.wire.documents import Rendering, Response, document_of, headers_of, json_response
 from hybridstitch.wire.question import FIXED, Question
 from hybridstitch.wire.request import GenerationRequest
 
@@ -53,9 +53,9 @@ def explain_request(
     return Explained(Rendering(request.reproducible(), [found.image], found.report), question, found)
 
 
-def encode_explanation(explained: Explained) -> Answer:
+def encode_explanation(explained: Explained) -> Response:
     """Encode the answer, with the headers of a picture's answer."""
-    return json_answer(explanation_document(explained), headers_of(explained.rendering))
+    return json_response(explanation_document(explained), headers_of(explained.rendering))
 
 
 def explanation_document(explained: Explained) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Metrics:
         Args:
             kind: "prediction" or "explanation"; "none" for a request that could not be parsed.
             recipe: The name of its recipe; "none" for such a request.
-            outcome: As in `Answer`.
+            outcome: As in `Response`.
         """
         self._add("HybridStitchRequests", MetricTypes.COUNTER, 1, kind, recipe, outcome)
 

@@ -36,7 +36,7 @@ from hybridstitch.serving.worker.torchserve import (
     send_piece,
 )
 from hybridstitch.serving.worker.warm_up import warm_up
-from hybridstitch.wire.documents import Answer, Rendering, attempt, encode, error_answer, fitting, last_event
+from hybridstitch.wire.documents import Rendering, Response, attempt, encode, error_response, fitting, last_event
 from hybridstitch.wire.fields import request_schema
 from hybridstitch.wire.names import IN_BAND, PROCESS, WORKER_HEADER
 from hybridstitch.wire.question import Question, explanation_in, explanation_schema, parse_explanation, question_fields
@@ -45,7 +45,7 @@ from hybridstitch.wire.request import GenerationRequest, parse_request
 logger = logging.getLogger(__name__)
 
 
-class Endpoint(BaseHandler):
+class Service(BaseHandler):
     """Parse, generate, encode. Every item of a batch is a row, then a job, then an answer.
 
     An item that fails becomes its answer at once, and its neighbours continue. Jobs that can share a forward are
@@ -98,16 +98,16 @@ class Endpoint(BaseHandler):
         parts = [*getattr(pipeline, "components", {}).values(), getattr(pipeline, "small", None)]
         return [part for part in parts if isinstance(part, nn.Module)]
 
-    def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Answer]:
+    def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Response]:
         """Turn TorchServe's rows into jobs."""
         self.limit.begin()
         read = [attempt(partial(read_row, context=self.context), numbered) for numbered in enumerate(rows)]
         return [attempt(self.read, attempt(decode_row, row)) for row in read]
 
-    def inference(self, items: list[Job | Answer]) -> list[Answer]:
+    def inference(self, items: list[Job | Response]) -> list[Response]:
         """Turn jobs into answers, in the order of the rows."""
         metrics = Metrics(self.context)
-        answers = {index: item for index, item in enumerate(items) if isinstance(item, Answer)}
+        answers = {index: item for index, item in enumerate(items) if isinstance(item, Response)}
         for answer in answers.values():
             metrics.answered("none", "none", answer.outcome)
         jobs = [item for item in items if isinstance(item, Job)]
@@ -121,14 +121,14 @@ class Endpoint(BaseHandler):
             answers[job.index] = last_event(answer) if job.has_begun else answer
         return [answers[index] for index in range(len(items))]
 
-    def postprocess(self, answers: list[Answer]) -> list[bytes]:
+    def postprocess(self, answers: list[Response]) -> list[bytes]:
         """Turn answers into the bodies that TorchServe sends."""
         worker = {WORKER_HEADER: str(os.getpid())}
         answers = [replace(answer, headers=answer.headers | worker) for answer in answers]
         self.limit.end()
         return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
 
-    def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Answer]]:
+    def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Response]]:
         """Yield each job with its answer. Explanations come last, one by one, because they take long."""
         for group in groups([job for job in jobs if job.question is None], self.settings.pictures_per_forward):
             yield from zip(group, self.answer_group(group, metrics), strict=True)
@@ -136,7 +136,7 @@ class Endpoint(BaseHandler):
             if job.question is not None:
                 yield job, attempt(self.answer_question, job)
 
-    def answer_question(self, job: Job) -> Answer:
+    def answer_question(self, job: Job) -> Response:
         """Return the answer to a job with a question."""
         assert job.question is not None
         assert self.explainer is not None
@@ -146,12 +146,12 @@ class Endpoint(BaseHandler):
         # TorchServe decides for a whole batch by its first request; here each row decides for itself.
         return False
 
-    def answer_group(self, group: Sequence[Job], metrics: Metrics) -> list[Answer]:
+    def answer_group(self, group: Sequence[Job], metrics: Metrics) -> list[Response]:
         """Return the answers of jobs that share a tensor. If they fail together, each is retried alone."""
         for job in group:
             job.check_deadline()
         alive = [job for job in group if not job.has_expired]
-        results: dict[int, Rendering | Answer] = {}
+        results: dict[int, Rendering | Response] = {}
         if alive:
             rendered = self.generate_group(alive)
             results = {job.index: result for job, result in zip(alive, rendered, strict=True)}
@@ -159,13 +159,13 @@ class Endpoint(BaseHandler):
             if reports:
                 metrics.generated(max(report["batch_size"] for report in reports), reports)
         return [
-            error_answer(job.expired_error(), job.request_id)
+            error_response(job.expired_error(), job.request_id)
             if job.has_expired
             else attempt(encode, job.with_warnings(results[job.index]))
             for job in group
         ]
 
-    def generate_group(self, jobs: Sequence[Job]) -> Sequence[Rendering | Answer]:
+    def generate_group(self, jobs: Sequence[Job]) -> Sequence[Rendering | Response]:
         """Return a rendering for each job, or the answer that reports its error."""
         progress = Progress(jobs, self.preview)
         try:
@@ -173,7 +173,9 @@ class Endpoint(BaseHandler):
             return self.generate([job.request for job in jobs], progress)
         except Exception as error:
             if len(jobs) == 1 or isinstance(error, OutOfTime) or all(job.has_expired for job in jobs):
-                return [error_answer(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
+                return [
+                    error_response(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs
+                ]
             # As text: a log record that kept the exception would keep the tensors of its frames.
             logger.error("%d requests failed together, each is retried alone:\n%s", len(jobs), traceback.format_exc())
         # Outside of the except clause, the exception no longer holds the memory of the failed batch.

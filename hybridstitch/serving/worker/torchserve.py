@@ -16,7 +16,7 @@ from ts.handler_utils.utils import send_intermediate_predict_response
 from ts.utils.util import PredictionException
 
 from hybridstitch.wire.body import decode_body, decode_fields
-from hybridstitch.wire.documents import Answer
+from hybridstitch.wire.documents import Response
 from hybridstitch.wire.names import REQUEST_ID, REQUEST_START
 
 EXPLAINS = "explain"
@@ -83,7 +83,7 @@ def decode_row(row: Row) -> Row:
     return replace(row, payload=payload, request_id=_valid_id(named) or row.request_id)
 
 
-def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
+def send(answer: Response, context: Context, index: int, alone: bool) -> bytes:
     """Set status, type and headers of one answer of the batch, and return its body.
 
     gRPC has no place for a status, so an error answer is raised there if the request is `alone` in its batch: raising
@@ -98,7 +98,7 @@ def send(answer: Answer, context: Context, index: int, alone: bool) -> bytes:
     return answer.body
 
 
-def send_piece(piece: Answer, context: Context, index: int) -> None:
+def send_piece(piece: Response, context: Context, index: int) -> None:
     """Send a piece of a streamed answer at once; `send` returns the last one. HTTP only."""
     _set_head(context, index, piece)
     ids = {index: context.request_ids[index]}
@@ -125,7 +125,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 logging.getLogger("ts.service").addFilter(_is_news)
 
 
-def _set_head(context: Context, index: int, answer: Answer) -> None:
+def _set_head(context: Context, index: int, answer: Response) -> None:
     context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
     context.set_response_content_type(index, answer.content_type)
     for name, value in answer.headers.items():
