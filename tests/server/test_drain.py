@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,18 @@ def waiting(client: Client, version: str) -> int:
     return client.describe(version, customized=False)[0]["jobQueueStatus"]["pendingRequests"]
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Return as soon as the condition holds; fail after this time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def accepted(client: Client, version: str, requests: list[Future[Any]], working: int) -> None:
     """Return when the server holds all requests: `working` of them in its workers, the others in its queue."""
-    deadline = time.monotonic() + 30
-    while waiting(client, version) < len(requests) - working:
-        assert time.monotonic() < deadline
-        assert not any(request.done() for request in requests)
-        time.sleep(0.01)
+    wait_until(lambda: waiting(client, version) >= len(requests) - working)
+    assert not any(request.done() for request in requests)
 
 
 def test_a_change_of_versions_answers_every_picture_that_was_accepted(client: Client, store: Path, tiny: Path) -> None:
@@ -78,15 +84,16 @@ def test_a_version_goes_when_its_last_worker_is_idle(
 
 @both
 def test_the_default_version_is_refused_at_once_and_no_wait_drops_what_waits(
-    connect: Connect, client: Client, store: Path, transport: str
+    connect: Connect, client: Client, store: Path, tmp_path: Path, transport: str
 ) -> None:
-    by = connect(transport)
+    by, begun = connect(transport), tmp_path / "begun"
     for version in ("1.0", "2.0"):
         client.register(pack_echo(store, version), "leaving")
     try:
         with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(connect("http", timeout=2).predict, {"sleep": 1}, "leaving")
-            time.sleep(0.3)
+            slow = {"begun": str(begun), "sleep": 1}
+            answer = pool.submit(connect("http", timeout=2).predict, slow, "leaving")
+            wait_until(begun.exists)
             for version in (None, "1.0"):
                 with pytest.raises(ServiceError) as refused:
                     by.unregister("leaving", version)

@@ -1,4 +1,4 @@
-"""A TorchServe handler for tests of the client: it answers with what it was sent, or as the request tells it to."""
+"""A TorchServe handler for tests of the client: it echoes a request, or does what its fields describe."""
 
 import json
 import os
@@ -6,7 +6,11 @@ import time
 
 
 def handle(rows, context):
-    """Fields of a request: `sleep` seconds first, `size` of an answer in bytes, `body` as the whole answer."""
+    """Answer with what was sent.
+
+    Fields of a request: `begun` is a file to create at the start, `sleep` the seconds to wait, `size` the bytes of the
+    answer, `body` the whole answer.
+    """
     if rows is None:
         return None
     if context.get_request_header(0, "describe"):
@@ -17,6 +21,8 @@ def handle(rows, context):
 def _answer(row, context, index):
     raw = row.get("body", row.get("data"))
     payload = raw if isinstance(raw, dict) else json.loads(bytes(raw))
+    if "begun" in payload:
+        open(payload["begun"], "w").close()
     time.sleep(payload.get("sleep", 0))
     if "body" in payload:
         return json.dumps(payload["body"]).encode()
