@@ -15,7 +15,7 @@ from hybridstitch.compare.verdict.fixed import Fidelity, Margins, Quality, Sampl
 from hybridstitch.errors import InvalidInput, Problem
 
 DEFAULT_LIMITS = {"psnr_db": 30.0, "ssim": 0.95}
-"""Of fidelity, where a comparison declares nothing: pictures that are hard to tell apart."""
+"""Limits of fidelity if a comparison declares none. Pictures within them are hard to tell apart."""
 
 
 @dataclass(frozen=True)

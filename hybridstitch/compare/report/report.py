@@ -142,7 +142,7 @@ def _warnings(comparison: Comparison, samples: Sequence[MeasuredSample]) -> list
     if silent:
         names = " and ".join(silent)
         found.append(
-            f"No seed is sent to {names}: its pictures have noise of their own, so nearness says nothing here."
+            f"No seed is sent to {names}: its pictures start from different noise, so fidelity means nothing here."
         )
     if notes := [sample.note for sample in samples if sample.note]:
         found.append(f"{len(notes)} of {len(samples)} pairs have no fidelity: {notes[0]}.")

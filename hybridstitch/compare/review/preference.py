@@ -1,4 +1,4 @@
-"""What people preferred: judgements as lines in the comparison's folder, and what they say together."""
+"""What people preferred: judgements as lines in the comparison's folder, and their counts and test."""
 
 from __future__ import annotations
 

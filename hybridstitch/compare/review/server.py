@@ -102,7 +102,7 @@ class Rating:
         )
 
     def picture(self, number: int, place: str) -> bytes:
-        """The left or right picture as a PNG without the metadata that would tell whose it is."""
+        """The left or right picture as a PNG without the metadata that would reveal its endpoint."""
         cell = self.order[number]
         left = left_side(cell, self._order_seed)
         side = left if place == "left" else "b" if left == "a" else "a"

@@ -33,7 +33,7 @@ class Measured:
     unmeasured: samples on which its measure failed. too_often: whether B's failed answers and these together are more
         than may fail; then `non_inferior` is False.
     power, prompts_needed: the chance of this run to show that B is as good, if it is, and the prompts for the power
-        that the margins ask for; None for fidelity, for fewer than two prompts, without limit, and for more than a
+        that the margins require; None for fidelity, for fewer than two prompts, without limit, and for more than a
         million prompts.
     """
 
