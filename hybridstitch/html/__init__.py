@@ -1,1 +1,1 @@
-"""Pages that need nothing else: the frame, plots, and the page of an explanation."""
+"""Pages without external files: the frame, plots, and the page of an explanation."""

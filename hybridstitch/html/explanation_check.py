@@ -1,4 +1,4 @@
-"""What is wrong with a document that should be the answer of /explanations: a page is made of nothing else."""
+"""Validation of the answer of /explanations before it becomes a page."""
 
 from __future__ import annotations
 

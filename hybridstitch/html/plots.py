@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 WIDTHS = {"wide": 900, "narrow": 340}
-"""In pixels. Every plot comes once for a desk and once for a phone, so that its words stay readable."""
+"""Widths in pixels. Every plot comes once for a desktop and once for a phone, so that its text stays readable."""
 ROW, AXIS = 92, 30
 MOST_BINS = 40
 
@@ -97,8 +97,10 @@ def _intervals(name: str, width: int, rows: Sequence[tuple[str, float, float, fl
 
 
 def lines(points: Sequence[float], reference: float | None, title: str, most: float = math.inf) -> Markup:
-    """A figure over windows of time, with a level to compare it with. most: where the axis ends, for a figure that can
-    be no larger."""
+    """A plot of one value for each window of time, with a level to compare it with.
+
+    most: The largest possible value, where the axis ends.
+    """
     marks = [point for point in points if not math.isnan(point)]
     if not marks:
         return Markup()
