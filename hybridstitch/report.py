@@ -49,7 +49,7 @@ class Report:
             `(pictures, rows, columns)`.
         share_by_step: Share of the tokens that the large model rendered at each step.
         groups: The work of each group of pictures that shared a tensor, in order.
-        warnings: What the caller may not expect, in sentences.
+        warnings: Sentences about what the caller may not expect.
     """
 
     generation: Generation
@@ -73,7 +73,7 @@ class Report:
         if speed and self.estimated_speedup and self.estimated_speedup < 0.98 * speed:
             found = f"{self.estimated_speedup:.2f} at {self.generation.num_inference_steps} steps"
             where = " with a region" if self.generation.region else ""
-            self.warnings.append(f"speed: {speed:g} asked for, {found}{where}, which is not what the pair was tuned at")
+            self.warnings.append(f"speed: {speed:g} requested, {found}{where}, which is not what the pair was tuned at")
 
     @property
     def recipe(self) -> Recipe:

@@ -19,7 +19,7 @@ from hybridstitch.trajectory import StepState, Trajectory
 
 @dataclass(frozen=True)
 class Step:
-    """What one step did. A watcher reads it before the next step begins.
+    """The result of one step. A watcher reads it before the next step begins.
 
     Attributes:
         index: Number of the step, from 0.

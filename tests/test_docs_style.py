@@ -1,8 +1,15 @@
-"""The form of the documentation: short lines and paragraphs, links that lead somewhere, one vocabulary."""
+"""The form of the documentation: short lines and paragraphs, links that lead somewhere, one vocabulary.
+
+Docstrings and comments of the code have the same vocabulary.
+"""
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +19,7 @@ from hybridstitch.base.paths import ROOT
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COLUMNS = 120
+CODE = [path for folder in ("hybridstitch", "handler", "training") for path in sorted((ROOT / folder).rglob("*.py"))]
 SENTENCES = 3
 """At most so many in a paragraph of the README."""
 GLOSSARY = (
@@ -30,6 +38,8 @@ BANNED = {
     r"\bworth (its|their) cost\b": "state what is gained and what it costs",
 }
 """Phrases that a reader has to decode, each with what to write instead."""
+ALLOWED = r"`[^`]*`|^ *\w+(, \w+)*:|\b(tell|told) apart\b"
+"""Where these words are right: code, names of parameters in front of their meaning, and "tell apart"."""
 
 
 def prose(text: str) -> str:
@@ -44,6 +54,21 @@ def anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+def banned(text: str) -> dict[str, str]:
+    """The banned phrases in a text, each with what to write instead."""
+    return {found[0]: better for each, better in BANNED.items() for found in re.finditer(each, text, re.IGNORECASE)}
+
+
+def explanations(source: str) -> Iterator[tuple[int, str]]:
+    """The docstrings and comments of a module, each with its line. Docstrings may follow attributes, too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
 
 
 def name(page: Path) -> str:
@@ -93,7 +118,19 @@ def test_the_glossary_is_complete() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_words_are_those_of_the_field(page: Path) -> None:
     text = re.sub(r"`[^`]*`", "`", re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S))
-    found = {
-        match[0]: better for banned, better in BANNED.items() for match in re.finditer(banned, text, re.IGNORECASE)
-    }
-    assert found == {}
+    assert banned(text) == {}
+
+
+def test_docstrings_and_comments_are_found() -> None:
+    source = '"""A."""\nx = "message"\n"""Of x."""\n\ndef f():\n    """B."""\n    return x  # c\n'
+    assert sorted(explanations(source)) == [(1, "A."), (3, "Of x."), (6, "B."), (7, "# c")]
+
+
+def test_words_of_docstrings_and_comments_are_those_of_the_field() -> None:
+    found = [
+        (name(path), line, phrases)
+        for path in CODE
+        for line, text in explanations(path.read_text(encoding="utf-8"))
+        if (phrases := banned(re.sub(ALLOWED, "", text, flags=re.MULTILINE)))
+    ]
+    assert found == []

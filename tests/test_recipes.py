@@ -154,7 +154,7 @@ def test_a_share_of_the_steps_is_spaced_evenly_and_costs_so_much(tiny_pipe):
     report = tiny_pipe("one", recipe=half, num_inference_steps=8, output_type="latent").report.to_dict()
     assert (report["num_inference_steps"], report["steps_taken"]) == (8, 4)
     assert (report["large_token_share"], report["flops_share"]) == (1, 0.5)
-    assert "4 of the 8 steps asked for" in report_lines(report)[-2]
+    assert "4 of the 8 requested steps" in report_lines(report)[-2]
 
 
 @pytest.mark.parametrize("asked", [1, 2, 4, 5, 28])

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=PAIR, help="folder of the exported pair")
     parser.add_argument("--start", type=Path, help="folder of a small transformer that small-distil goes on from")
     parser.add_argument("--compile", action="store_true", help="small-distil: compile, for minutes, for faster steps")
-    parser.add_argument("--count", type=int, help="evaluate: so many held-out scenes, for a quick look")
+    parser.add_argument("--count", type=int, help="evaluate: number of held-out scenes, for a quick look")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if dist.is_torchelastic_launched():

@@ -1,6 +1,7 @@
-"""The small transformer's lesson: a few of the large one's own blocks learn to give the large one's velocities.
+"""Distillation of the small transformer: a few blocks of the large one learn to predict the large one's velocities.
 
-Its targets are the large model's answers, which hold no noise of their own, so it learns faster than from pictures.
+The targets are the large model's predictions. They contain no noise, so the small model learns faster than from
+pictures.
 """
 
 import random
@@ -28,7 +29,7 @@ CHECK_SCENES = 64
 
 @dataclass(frozen=True)
 class Parts:
-    """What stays as it is: all of the pair but the small transformer."""
+    """The frozen parts: all of the pair but the small transformer."""
 
     large: SD3Transformer2DModel
     encoders: nn.ModuleList
@@ -41,7 +42,7 @@ class Parts:
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Context and pooled answer of the text encoders."""
+        """Context and pooled output of the text encoders."""
         return models.encode_prompts(self.tokenizer, self.encoders, prompts)
 
 
@@ -59,9 +60,9 @@ def exported_parts(pair: Path) -> Parts:
 
 
 def prune(large: SD3Transformer2DModel, blocks: Sequence[int] = BLOCKS) -> SD3Transformer2DModel:
-    """A small transformer of a larger one's weights, with `blocks` of its blocks alone; the last must be its last.
+    """A small transformer with these `blocks` of a larger one; the last of them must be the last of the larger one.
 
-    A second attention that a block lacks starts as a copy of the first with an output of zero: it changes nothing yet.
+    A block without a second attention gets a copy of its first one. Its output is zero at the start.
     """
     small = models.build_transformer("small")
     weights = {name: value for name, value in large.state_dict().items() if "transformer_blocks." not in name}
@@ -104,7 +105,7 @@ def noised(clean: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor) -> tor
 def velocity(
     transformer: nn.Module, states: torch.Tensor, context: torch.Tensor, pooled: torch.Tensor, sigma: torch.Tensor
 ) -> torch.Tensor:
-    """What a transformer answers, in float32."""
+    """The velocity that a transformer predicts, in float32."""
     answer = transformer(
         states,
         encoder_hidden_states=context,
@@ -116,7 +117,7 @@ def velocity(
 
 
 class Check:
-    """Squared distance to the large model's velocity on held-out scenes, at noise that never changes."""
+    """Squared distance to the large model's velocity on held-out scenes, always at the same noise."""
 
     def __init__(self, parts: Parts, library: Library, shift: float) -> None:
         kept_back = held_out()
@@ -143,20 +144,20 @@ class Check:
 
 
 GUIDED_FROM = 0.4
-"""Share of the time after which pictures being drawn are learned from as well, for half of a batch."""
+"""Share of the time after which half of a batch consists of unfinished pictures, see `Drawings`."""
 GUIDANCE = 4.5
 GUIDED_WEIGHT = 0.05
 """Weight of the squared distance of guided velocities; guidance makes it many times that of the velocities."""
 STEPS = 14
-"""Of a picture being drawn."""
+"""Steps that an unfinished picture takes from noise to the end."""
 POOL = 24
-"""Pictures being drawn at a time, for each that a batch learns from."""
+"""Unfinished pictures that are kept, for each one in a batch."""
 
 
 class Drawings:
-    """Pictures being drawn under guidance, each at a noise level of its own: what the models meet in use.
+    """Unfinished pictures under guidance, each at a different noise level, as the models meet them in use.
 
-    Half of them follow the large model, half the small one, which so learns to mend its own mistakes.
+    Half of them follow the large model, half the small one. So the small model learns to correct its errors.
     """
 
     def __init__(self, shift: float) -> None:
@@ -166,7 +167,7 @@ class Drawings:
         self._turn = 0
 
     def start(self, states: torch.Tensor, sigma: torch.Tensor, prompts: list[str]) -> None:
-        """Add pictures at noise levels `sigma`; the next `take` gives them."""
+        """Add pictures at noise levels `sigma`; the next `take` returns them."""
         own = torch.randint(2, sigma.shape, device=sigma.device).float()
         self._turn = len(self.prompts)
         known = (self.states, self.sigma, self.own) if self.prompts else (states[:0], sigma[:0], own[:0])
@@ -174,14 +175,14 @@ class Drawings:
         self.prompts += prompts
 
     def take(self, count: int) -> slice:
-        """Where the next `count` are, in turn."""
+        """The positions of the next `count` pictures, in turn."""
         self._turn %= len(self.prompts)
         taken = slice(self._turn, self._turn + count)
         self._turn += count
         return taken
 
     def advance(self, taken: slice, large: torch.Tensor, small: torch.Tensor, prompts: list[str]) -> None:
-        """Take a step by guided velocities; a finished picture gives way to noise and the prompt at its place."""
+        """Take a step by guided velocities. Noise and the prompt at the same position replace a finished picture."""
         sigma, own = self.sigma[taken], self.own[taken].view(-1, 1, 1, 1)
         even = sigma / (self.shift - (self.shift - 1) * sigma)
         # The first step is of any size, so that the levels of different pictures fill the whole range.
@@ -200,10 +201,10 @@ class Lesson:
     """The loss: squared distance to the large model's velocity at noised training scenes, then under guidance too.
 
     Args:
-        parts: what the small model learns from.
+        parts: the models that give the targets.
         shift: of the noise levels.
-        drop_prompt: how often a scene goes without its prompt.
-        compiled: whether the transformers are compiled, which takes minutes and makes a step shorter by a third.
+        drop_prompt: share of the scenes that are learned without their prompt.
+        compiled: whether to compile the transformers. It takes minutes and shortens a step by a third.
     """
 
     def __init__(self, parts: Parts, shift: float, drop_prompt: float, compiled: bool = False) -> None:
@@ -219,7 +220,7 @@ class Lesson:
         return noised(clean, sigma, torch.randn_like(clean)), sigma, prompts
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
-        """The loss of one batch of scenes; later half of it is pictures being drawn, with and without their prompts."""
+        """The loss of one batch. After `GUIDED_FROM`, half of it is unfinished pictures, with and without prompts."""
         pixels, captions = batch
         drawn = len(captions) // 4 if progress >= GUIDED_FROM else 0
         scenes = len(captions) - 2 * drawn

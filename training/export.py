@@ -83,6 +83,6 @@ def _list_weights(folder: Path) -> None:
 
 
 def calibration_prompts(library: Library) -> list[str]:
-    """Plain captions of so many training scenes, always the same."""
+    """Plain captions of `CALIBRATION` training scenes, always the same."""
     source = SceneSource(library, seed=3)
     return [caption(source()[0]) for _ in range(CALIBRATION)]

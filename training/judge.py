@@ -1,7 +1,7 @@
 """How good the pictures of a bench are by themselves: `python -m training.judge build/bench`.
 
-Fidelity to the large model's own pictures is the bench's; this asks whether a picture shows what its prompt says, on
-the features and with the real pictures that the pair itself was evaluated with. Needs `python -m training fetch`.
+The bench measures fidelity to the large model's pictures. This measures whether a picture shows its prompt, with the
+features and the real pictures that the pair itself was evaluated with. Needs `python -m training fetch`.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""How much noise the scenes get that transformers learn from."""
+"""The noise levels of the scenes that transformers learn from."""
 
 import torch
 
 
 def noise_levels(count: int, shift: float, device: torch.device) -> torch.Tensor:
-    """Sigmas of SD3's shifted logit-normal distribution, in random order: one from each of `count` equal shares of it.
+    """Sigmas of SD3's shifted logit-normal distribution, one from each of `count` quantiles, in random order.
 
-    Levels drawn one by one would bunch up in a small batch, and its loss would tell more of them than of the model.
+    Independent samples would bunch up in a small batch, and its loss would depend more on them than on the model.
     """
     quantiles = (torch.randperm(count, device=device) + torch.rand(count, device=device)) / count
     sigma = torch.special.ndtri(quantiles.clamp(1e-6, 1 - 1e-6)).sigmoid()

@@ -1,7 +1,7 @@
 """Does a picture show what it should? Nearest concept by features of a network that never saw this project.
 
 EfficientNet-Lite0, trained on ImageNet by others, turns pictures into features. Its labels mean nothing for emoji, so
-real scenes say where each concept lies: a linear discriminant, fitted in closed form, measures the distance of a
+real scenes locate each concept: a linear discriminant, fitted in closed form, measures the distance of a
 picture to the mean of every concept in units of what style, background and place do to the features.
 """
 

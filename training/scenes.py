@@ -32,8 +32,8 @@ Batch = tuple[torch.Tensor, list[str]]
 class Library:
     """All that scenes are made of.
 
-    `sprites` maps (concept, style) to a square picture with premultiplied alpha (mode RGBa); `weights` says how often
-    each concept comes; `keywords` holds the search words of a concept that no other concept has.
+    `sprites` maps (concept, style) to a square picture with premultiplied alpha (mode RGBa); `weights` is the relative
+    frequency of each concept; `keywords` holds the search words of a concept that no other concept has.
     """
 
     sprites: dict[tuple[str, str], Image.Image]

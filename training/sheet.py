@@ -69,7 +69,7 @@ def draw_sheet(drawn: list[np.ndarray], path: Path) -> None:
     """Rows of eight prompts: the label, the first model's pictures, the next one's below them.
 
     Args:
-        drawn: for each model its pictures of `SHEET_PROMPTS`, `(count, 128, 128, 3)` uint8.
+        drawn: for each model, its pictures of `SHEET_PROMPTS`, `(count, 128, 128, 3)` uint8.
     """
     rows = -(-len(SHEET_PROMPTS) // COLUMNS)
     height = LABEL + len(drawn) * SIDE

@@ -1,9 +1,9 @@
-"""The text encoders' lesson: say what the picture of a caption looks like.
+"""Training of the text encoders: they predict what the picture of a caption looks like.
 
-Before any transformer trains, the encoders learn to describe the scene: the pooled answer gives colours, places and a
+Before any transformer trains, the encoders learn to describe the scene: the pooled output gives colours, places and a
 rough idea of the objects, and the padding tokens behind the caption give the objects themselves, as principal
-components of their pictures, six tokens for each object. Then they are frozen. A transformer that listens to them
-finds looks and colours laid out linearly, and learns to draw instead of learning what words mean.
+components of their pictures, six tokens for each object. Then they are frozen. A transformer
+finds looks and colours as linear features of their output, so it need not learn what words mean.
 """
 
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def text_stage(minutes: float, library: Library, runs: Path, size: int) -> Stage
 
 
 def descriptions(library: Library, looks: Looks, size: int, seed: int) -> Iterator[Batch]:
-    """Endless batches of what the encoders have to say, `(size, features)`, with captions."""
+    """Endless batches of the targets of the encoders, `(size, features)`, with captions."""
     source = SceneSource(library, seed)
     while True:
         drawn = [source() for _ in range(size)]

@@ -43,7 +43,7 @@ class Stage:
 
 
 class Feeder(IterableDataset[Batch]):
-    """Batches composed in other processes, each with a seed of its own."""
+    """Batches composed in other processes, each with a different seed."""
 
     def __init__(self, batches: Callable[[int], Iterator[Batch]], seed: int) -> None:
         self.batches, self.seed = batches, seed

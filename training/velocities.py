@@ -9,7 +9,7 @@ from training.distil import noised, velocity
 from training.models import encode_prompts
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
-"""Noise levels; a picture drawn in 28 steps passes half of its steps above the fourth."""
+"""Noise levels; a picture of 28 steps passes half of its steps above the fourth."""
 BATCH = 16
 
 

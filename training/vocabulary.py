@@ -1,4 +1,4 @@
-"""What the pair can draw and how it is asked: colours, styles, scenes and their captions, and the scenes held out."""
+"""What the pair can generate: colours, styles, scenes and their captions, and the held-out scenes."""
 
 import random
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ COMMON: tuple[str, ...] = (
 """Concepts that people try first: they come three times as often as any other."""
 
 CONCEPTS = Path(__file__).parent / "concepts.txt"
-"""The 513 concepts that two CPU cores can be asked to learn, by their CLDR names; `--all` takes about 1.8k."""
+"""The 513 concepts that two CPU cores can learn, by their CLDR names; `--all` takes about 1800."""
 HELD_OUT = Path(__file__).parent / "held_out.txt"
 
 
@@ -46,8 +46,8 @@ HELD_OUT = Path(__file__).parent / "held_out.txt"
 class Scene:
     """What a picture shows: one or two concepts, one style, a background from its top colour to its bottom colour.
 
-    A `corner` says that the only object is small and stands there; otherwise it is large and in the middle, and two
-    objects stand side by side, the first on the left.
+    With a `corner`, the only object is small and lies there. Otherwise one object is large and in the middle, and two
+    objects lie side by side, the first on the left.
     """
 
     concepts: tuple[str, ...]
@@ -63,11 +63,11 @@ def article(phrase: str) -> str:
 
 
 def caption(scene: Scene, names: tuple[str, ...] | None = None, rng: random.Random | None = None) -> str:
-    """Say the scene in words: plainly, or with `rng` in one of several ways.
+    """The scene in words: plainly, or with `rng` in one of several ways.
 
     Args:
         names: other names for the concepts, in their order.
-        rng: chooses whether articles, the word background, the usual style and white are said.
+        rng: chooses whether the caption has articles, the word background, the default style and white.
     """
     says = rng.random if rng else lambda: 1.0
     style = "" if scene.style == "3d" and says() > 0.4 else f"{scene.style} "

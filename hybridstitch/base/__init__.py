@@ -1,1 +1,1 @@
-"""Helpers without a domain of their own: JSON Schema, texts, prompt files, optional packages, progress."""
+"""Helpers that belong to no domain: JSON Schema, texts, prompt files, optional packages, progress."""

@@ -58,7 +58,7 @@ def _colours(strength: np.ndarray) -> np.ndarray:
 
 
 def _outline(draw: ImageDraw.ImageDraw, inside: np.ndarray, size: tuple[int, int]) -> None:
-    """Draw the border of the tokens inside, light on dark, so that it is visible on every picture."""
+    """Outline the tokens inside, light on dark, so that it is visible on every picture."""
     rows, columns = inside.shape
     wide, high = size[0] / columns, size[1] / rows
     edges = [
@@ -75,7 +75,7 @@ def _outline(draw: ImageDraw.ImageDraw, inside: np.ndarray, size: tuple[int, int
 
 
 def _legend(image: Image.Image, size: tuple[int, int], low: int, high: int) -> None:
-    """Draw a bar of the colours below the picture, with the number of steps at both ends."""
+    """Add a bar of the colours below the picture, with the number of steps at both ends."""
     draw = ImageDraw.Draw(image)
     top = size[1] + 6
     if low == high:

@@ -85,7 +85,9 @@ class Contender:
         elif read.speed:
             recipe, steps = _at_cost(recipe, solver, steps, read.speed, match)
         if solver == "even" and recipe.step_share < 1:
-            raise InvalidInput([Problem("recipes", "all steps of a schedule of its own", spec)])
+            raise InvalidInput(
+                [Problem("recipes", "a recipe that takes all steps: solver even has a schedule of even steps", spec)]
+            )
         return cls(spec, recipe, steps, solver, origin)
 
     @classmethod

@@ -64,7 +64,7 @@ def validate_call(pair: Parts, catalogue: Catalogue, given: Mapping[str, Any]) -
     Args:
         pair: The models that the call is for.
         catalogue: The recipes and strategies that it may name.
-        given: Every argument of `HybridStitchPipeline.__call__` by name. Numbers may be those of numpy.
+        given: Every argument of `HybridStitchPipeline.__call__` by name. Numbers may be numpy scalars.
 
     Raises:
         InvalidInput: Names every wrong argument, and whatever is attached to the models that the call would bypass.

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 Tokens = Mapping[str, str | None]
 Headers = Mapping[str, Mapping[str, str]]
-"""Of each side."""
+"""The headers of each side."""
 SHARED = (
     *("a", "b", "key_file_a", "key_file_b", "header_a", "header_b"),
     *("out", "timeout", "order_seed", "json"),
 )
-"""Options of `compare` that its companion `shadow` takes, too."""
+"""Options of `compare` that `shadow` takes, too."""
 REQUIRED = {
     "a": "the endpoint in use: a predictions URL or the folder of a packed pair",
     "b": "the candidate: a predictions URL or the folder of a packed pair",
@@ -87,7 +87,7 @@ def shadow(options: argparse.Namespace) -> None:
 
 
 def _shadowed(options: argparse.Namespace) -> tuple[list[Request], dict[str, Spec], Tokens, Headers]:
-    """Requests, endpoints and credentials. Raises InvalidInput with every option that is wrong."""
+    """Return requests, endpoints and credentials. Raises InvalidInput that names every wrong option."""
     from hybridstitch.compare.endpoints.spec import parse_endpoint
     from hybridstitch.compare.run.folder import SHADOW
     from hybridstitch.compare.run.order import SIDES
@@ -141,7 +141,7 @@ def _comparison(options: argparse.Namespace) -> tuple[Comparison, Tokens, Header
 
 
 def _out_problems(options: argparse.Namespace, kind: str) -> list[Problem]:
-    """What is wrong with the folder of a run. kind: what it may hold already."""
+    """Return what is wrong with the folder of a run. kind: The kind of run that it may hold already."""
     from hybridstitch.compare.run.folder import settings_of
 
     out = folder_to_write(str(options.out))
@@ -153,7 +153,7 @@ def _out_problems(options: argparse.Namespace, kind: str) -> list[Problem]:
 
 
 def _attempt(problems: list[Problem], make: Callable[[], Made]) -> Made | None:
-    """What is made; where an input is wrong, its problems go on the list."""
+    """Return the result of `make`; for wrong input add its problems to the list and return None."""
     try:
         return make()
     except InvalidInput as error:
@@ -182,7 +182,7 @@ def _require(options: argparse.Namespace, names: tuple[str, ...]) -> None:
 
 
 def _credentials(problems: list[Problem], options: argparse.Namespace) -> tuple[Tokens, Headers]:
-    """What each side is sent beside the request."""
+    """Return the tokens and the headers of both sides."""
     from hybridstitch.compare.endpoints.headers import read_headers
     from hybridstitch.compare.endpoints.open import read_token
 
@@ -196,7 +196,7 @@ def _credentials(problems: list[Problem], options: argparse.Namespace) -> tuple[
 
 
 def _no_others(command: argparse.ArgumentParser, taken: tuple[str, ...]) -> Callable[[argparse.Namespace], None]:
-    """A check that no option of `compare` was given beside a companion that does not take it."""
+    """Return a check that no option of `compare` was given beside a subcommand that does not take it."""
     own = {action.dest: action for action in command._actions if action.option_strings and action.dest not in taken}
 
     def check(options: argparse.Namespace) -> None:
@@ -212,7 +212,7 @@ def _no_others(command: argparse.ArgumentParser, taken: tuple[str, ...]) -> Call
 
 
 def add_command(commands: Any) -> None:
-    """Declare the command, its two companions and their options."""
+    """Declare the command, its two subcommands and their options."""
     command = commands.add_parser("compare", help=compare.__doc__, description=compare.__doc__)
     command.set_defaults(run=compare, check=_comparison)
     _add_endpoints(command)
@@ -274,7 +274,10 @@ def _add_shadow(companions: Any, check: Callable[[argparse.Namespace], None]) ->
 
 
 def _add_endpoints(command: argparse.ArgumentParser, companion: bool = False) -> None:
-    """Options that a companion takes, too: before its name or after it, where its defaults must not replace a value."""
+    """Declare options that may come before or after the name of a subcommand.
+
+    companion: Whether this is a subcommand. Its defaults must not replace a value from before its name.
+    """
 
     def add(name: str, default: Any = None, **more: Any) -> None:
         command.add_argument(name, default=argparse.SUPPRESS if companion else default, **more)

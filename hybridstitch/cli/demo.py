@@ -18,7 +18,7 @@ def run_demo(say: Callable[[str], None], out: Path = Path("demo"), pair: Path = 
     """Write apple.png, apple.json and apple-mask.png.
 
     Args:
-        say: Receives each line for the user.
+        say: Prints a line for the user.
         out: Folder of the three files, and of the model store.
         pair: Folder of the packed pair to serve.
 

@@ -15,7 +15,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"{row}{stage['large_tokens']:>17}{stage['small_tokens']:>10}")
     times = ", ".join(f"{name} {ms:.0f} ms" for name, ms in report["timing_ms"].items())
     asked, taken = report["num_inference_steps"], report.get("steps_taken", report["num_inference_steps"])
-    steps = f"{taken} steps" if taken == asked else f"{taken} of the {asked} steps asked for"
+    steps = f"{taken} steps" if taken == asked else f"{taken} of the {asked} requested steps"
     shares = f"{steps}; the large model rendered {report['large_token_share']:.1%} of their token-steps"
     lines += ["", f"{shares}; {report['flops_share']:.1%} of the FLOPs that it would need alone for all {asked}", times]
     return lines + [f"warning: {warning}" for warning in report["warnings"]]

@@ -1,4 +1,4 @@
-"""What is declared of a comparison before its run."""
+"""The settings of a comparison, which are declared before its run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,21 @@ MOST_WARMUP = 100
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, and what the candidate must show.
+    """Two endpoints, the requests to them, and what the candidate must show.
 
-    a, b: endpoint strings, see `parse_endpoint`; b is the candidate. prompts, prompts_from: texts, and their file.
-    warmup: requests to each side before any that counts. order_seed: of the order. timeout: seconds for an answer.
-    limits, margin, speedup, alpha: see `declared`. until_decided: stop as soon as the sequential tests have an answer.
-    Raises InvalidInput with every problem.
+    Creating one raises InvalidInput that names every wrong field.
+
+    Attributes:
+        a, b: Endpoint strings, see `parse_endpoint`; `b` is the candidate.
+        prompts, prompts_from: The prompts and the file that they come from.
+        seeds: Seeds of each prompt.
+        load: How requests are sent.
+        warmup: Warm-up requests to each side, 0 to 100, default 2.
+        order_seed: Seed of the order.
+        timeout: Seconds for one answer, default 600.
+        measures: The measures beside PSNR and SSIM.
+        limits, margin, speedup, alpha: See `declared`.
+        until_decided: Whether to stop as soon as the sequential test has decided.
     """
 
     a: str
@@ -77,22 +86,22 @@ class Comparison:
 
     @cached_property
     def margins(self) -> Margins:
-        """What the verdict is judged by."""
+        """The limits of the verdict."""
         return declared(self.measures, self.limits, self.margin, self.speedup, self.alpha)
 
     @property
     def cells(self) -> list[Cell]:
-        """All samples to be, in their order."""
+        """The prompts and seeds of all samples, in their order."""
         return ordered_cells(len(self.prompts), self.seeds, self.order_seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, from which `from_dict` makes it again, but for values of queries: they may be keys."""
+        """Return the JSON form for `from_dict`. Values in the queries of addresses are hidden: they may be secret."""
         sides = {side: without_secrets(getattr(self, side)) for side in SIDES}
         return {**asdict(self), **sides, "load": self.load.to_dict(), "measures": asdict(self.measures)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Comparison:
-        """Of what `to_dict` gave. Raises InvalidInput for anything else."""
+        """Return the comparison that `to_dict` described. Raises InvalidInput for anything else."""
         try:
             return cls(**{**values, "load": Load(**values["load"]), "measures": Measures(**values["measures"])})
         except (TypeError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""From the answers on disk to measured samples; the same answers give the same figures, whenever they are read."""
+"""Measured samples from the answers on disk. The same answers always give the same values."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ from hybridstitch.compare.verdict.fixed import Fidelity, Margins, Quality, Sampl
 from hybridstitch.errors import InvalidInput, Problem
 
 DEFAULT_LIMITS = {"psnr_db": 30.0, "ssim": 0.95}
-"""Of fidelity, where a comparison declares nothing: pictures that are hard to tell apart."""
+"""Limits of fidelity if a comparison declares none. Pictures within them are hard to tell apart."""
 
 
 @dataclass(frozen=True)
 class MeasuredSample:
-    """Both answers to one prompt and seed, and what was measured on them.
+    """Both answers to one prompt and seed, with their measures.
 
-    fidelity: by name, see `measures.FIDELITY`; empty if one failed or the sizes differ. quality_a, quality_b: of each
-    picture on its own. note: why there is no fidelity, if both answered. unmeasured: `distance` or `quality`, where the
-    operator's function failed, and how.
+    Attributes:
+        prompt: Number of the prompt.
+        text: The prompt.
+        seed: Seed of both pictures.
+        a, b: The answers.
+        fidelity: Measures by name, see `measures.FIDELITY`; empty if a side failed or the sizes differ.
+        quality_a, quality_b: Quality of each picture; None if it is not measured.
+        identical: Whether both pictures have the same pixels.
+        note: If both sides answered, why there is no fidelity.
+        unmeasured: Errors of the operator's functions, under `distance` or `quality`.
     """
 
     prompt: int
@@ -45,7 +52,7 @@ class MeasuredSample:
         return self.a.error is None and self.b.error is None
 
     def judged(self) -> Sample:
-        """As the verdict takes it."""
+        """Return the sample in the form that the verdict takes."""
         measures = {name: value for name, value in self.fidelity.items() if not math.isnan(value)}
         if self.quality_a is not None and self.quality_b is not None:
             measures["quality"] = self.quality_b - self.quality_a
@@ -61,7 +68,7 @@ class Measurer:
         self._by_cell: dict[Cell, tuple[float, MeasuredSample]] = {}
 
     def samples(self, cells: Iterable[Cell]) -> list[MeasuredSample]:
-        """Those of these cells that both sides have answered, in this order."""
+        """Return the samples of these cells that both sides have answered, in this order."""
         rows = self.folder.rows()
         found = []
         for cell in cells:
@@ -109,11 +116,18 @@ class Measurer:
 def declared(
     measures: Measures, limits: Mapping[str, float], margin: float | None, speedup: float, alpha: float
 ) -> Margins:
-    """The margins of a comparison.
+    """Return the margins of a comparison. Measures without a limit are reported, not judged.
 
-    limits: of fidelity by measure; a mean must be above, for a distance below. margin: how much worse B's quality may
-    be, None: reported, not judged. Where neither is given, `DEFAULT_LIMITS`. What else is measured is reported.
-    Raises InvalidInput for measures that are not measured and for numbers out of range.
+    Args:
+        measures: The measures of the comparison.
+        limits: Limits of fidelity by measure: a mean must be above its limit, a distance below it. Without limits and
+            margin, `DEFAULT_LIMITS` apply.
+        margin: How much worse B's mean quality may be, above 0; None: quality is not judged.
+        speedup: B must be more than this many times as fast as A.
+        alpha: Chance of a wrong claim.
+
+    Raises:
+        InvalidInput: A limit is for something that is not measured, or a number is out of range.
     """
     known = [name for name in NAMES if name != "quality" and (name != "distance" or measures.distance)]
     problems = [Problem(f"limit {name}", "one of: " + ", ".join(known), name) for name in limits if name not in known]

@@ -1,4 +1,4 @@
-"""What is measured on a pair of pictures: nearness to A's, by region too, and quality as the operator measures it."""
+"""Measures of a sample: how near B's picture is to A's, in total and by region, and the operator's quality."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.measure.pixels import mean_similarity, more_often, psnr, similarity
 
 EFFICIENTNET = "efficientnet"
-"""Names the distance of `hybridstitch.measure.perceptual`, whose weights come with the extra `bench`."""
+"""The name of the distance in `hybridstitch.measure.perceptual`; the extra `bench` installs its weights."""
 SEAM_PIXELS = 4
-"""How far from the border of the mask a pixel counts as along it."""
+"""Pixels at most this far from the border of the mask belong to the seam."""
 REGIONS = {"inside": "inside the mask", "outside": "outside it", "seam": "along its border"}
 """Parts of a picture, and their titles."""
 FIDELITY = ("psnr_db", "ssim", "distance", *(f"{region}_{name}" for region in REGIONS for name in ("psnr_db", "ssim")))
@@ -40,17 +40,17 @@ TITLES |= {
 }
 """Names of the measures for people."""
 BOUNDS = {"ssim": 0.5, "distance": 0.5, "quality": 1.0, "seam_contrast": 0.2}
-"""Of a prompt's distance from a limit in the sequential mode, 15 dB for PSNR."""
+"""Default `bound` of each measure in the sequential mode; 15 dB for PSNR."""
 
 LONGEST_ERROR = 300
-"""Characters that are kept of an error of a function of the operator's."""
+"""Characters that are kept of an error of the operator's function."""
 
 Distance = Callable[[np.ndarray, np.ndarray], float]
 Quality = Callable[[np.ndarray, str], float]
 
 
 class MeasureError(Exception):
-    """A function of the operator's has no value for a picture: what it raised or returned, in words."""
+    """An operator's function has no value for a picture; the text describes what it raised or returned."""
 
 
 class NoFiniteNumberError(MeasureError):
@@ -59,13 +59,14 @@ class NoFiniteNumberError(MeasureError):
 
 @dataclass(frozen=True)
 class Measures:
-    """What to measure beside PSNR and SSIM.
+    """The measures beside PSNR and SSIM. The first use, or `check`, raises InvalidInput for a function that is missing.
 
-    distance: `efficientnet`, or the dotted path `module:function` of one that takes two pictures `(height, width, 3)`
-    in 0..1 and gives a number, 0 for equal. quality: the dotted path of a function that takes a picture and its prompt
-    and gives a number that is higher for better pictures, such as how well it shows the text. None: not measured.
-    modules: Python files that these paths may name, beside what is installed.
-    Raises InvalidInput, when they are first used or by `check`, if they are not there.
+    Attributes:
+        distance: "efficientnet", or the path `module:function` of a function. It takes two pictures
+            `(height, width, 3)`, 0 to 1, and returns a number, 0 for equal pictures. None: not measured.
+        quality: The path of a function that takes a picture and its prompt. It returns a number that is higher for
+            better pictures, such as for pictures that show the prompt better. None: not measured.
+        modules: Python files that these paths may name, beside installed modules.
     """
 
     distance: str | None = None
@@ -73,7 +74,7 @@ class Measures:
     modules: Sequence[str] = ()
 
     def check(self) -> None:
-        """Load all of them, before hours of generation. Raises InvalidInput if one cannot be loaded."""
+        """Load all functions before the run. Raises InvalidInput if one cannot be loaded."""
         _ = (self._distance, self._quality)
 
     @cached_property
@@ -91,9 +92,9 @@ class Measures:
         return None if self.quality is None else self._imported("quality", self.quality)
 
     def try_out(self, a: bytes, b: bytes, prompt: str) -> None:
-        """Use the functions on two pictures, before hours of generation. Raises InvalidInput if one fails.
+        """Call the functions on two pictures before the run. Raises InvalidInput if one fails.
 
-        A number that is not finite is none: a function may have no value for one prompt.
+        NaN and infinity are no failure here, since a function may have no value for one prompt.
         """
         reference, picture = (read_picture(io.BytesIO(each)) for each in (a, b))
         problems = []
@@ -111,9 +112,11 @@ class Measures:
         raise_problems(list(dict.fromkeys(problems)))
 
     def fidelity(self, picture: np.ndarray, reference: np.ndarray, mask: np.ndarray | None) -> dict[str, float]:
-        """How near B's picture is to A's by what is built in, both `(height, width, 3)` in 0..1.
+        """Return the built-in measures of how near B's picture is to A's, by name.
 
-        mask: bool `(height, width)`, the pixels that B's large model rendered more often; None without such a report.
+        Args:
+            picture, reference: The pictures of B and A, `(height, width, 3)`, 0 to 1.
+            mask: Pixels that the large model rendered more often, bool `(height, width)`; None if no report has them.
         """
         similar = similarity(picture, reference)
         found = {"psnr_db": psnr(picture, reference), "ssim": mean_similarity(similar)}
@@ -125,11 +128,11 @@ class Measures:
         return found
 
     def how_far(self, picture: np.ndarray, reference: np.ndarray) -> float | None:
-        """The perceptual distance, None without a measure of it. Raises MeasureError."""
+        """Return the perceptual distance; None if it is not measured. Raises MeasureError."""
         return None if self._distance is None else _number(self._distance, picture.copy(), reference.copy())
 
     def on_its_own(self, picture: np.ndarray, prompt: str) -> float | None:
-        """The quality of one picture, None without a measure of it. Raises MeasureError."""
+        """Return the quality of one picture; None if it is not measured. Raises MeasureError."""
         return None if self._quality is None else _number(self._quality, picture.copy(), prompt)
 
     def _imported(self, field: str, path: str) -> Any:
@@ -137,7 +140,7 @@ class Measures:
         module, _, attribute = path.partition(":")
         try:
             found = getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # whatever the operator's module raises, the answer names it
+        except Exception as error:  # an operator's module may raise anything
             raise InvalidInput([Problem(field, f"module:function that can be imported ({error})", path)]) from error
         if not callable(found):
             raise InvalidInput([Problem(field, "module:function", path)])
@@ -145,13 +148,13 @@ class Measures:
 
 
 def _number(function: Callable[..., Any], *arguments: Any) -> float:
-    """What a function of the operator's returns, if that is a finite number. Raises MeasureError."""
+    """Return the result of an operator's function. Raises MeasureError unless it is a finite number."""
     try:
         returned = function(*arguments)
         if isinstance(returned, str | bytes):
             raise TypeError(f"it returned {returned!r}, which is no number")
         value = float(returned)
-    except Exception as error:  # whatever it raises is a failure of this picture alone
+    except Exception as error:  # an operator's function may raise anything, which fails this picture alone
         raise MeasureError(" ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_ERROR]) from error
     if not math.isfinite(value):
         raise NoFiniteNumberError(f"it returned {value}, which is no finite number")
@@ -159,7 +162,7 @@ def _number(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def seam(mask: np.ndarray) -> np.ndarray:
-    """The pixels along the border of a mask, both `(height, width)` bool."""
+    """Return the pixels along the border of a mask; both are bool `(height, width)`."""
     side = 2 * SEAM_PIXELS + 1
     grown = [
         np.asarray(Image.fromarray(each).convert("L").filter(ImageFilter.MaxFilter(side))) > 0 for each in (mask, ~mask)
@@ -168,7 +171,7 @@ def seam(mask: np.ndarray) -> np.ndarray:
 
 
 def step_across(picture: np.ndarray, mask: np.ndarray) -> float:
-    """The mean difference of neighbouring pixels on both sides of a mask's border, 0..1; NaN without a border."""
+    """Return the mean difference of neighbouring pixels across a mask's border, 0 to 1; NaN without a border."""
     steps = []
     for axis in (0, 1):
         crosses = np.diff(mask, axis=axis)
@@ -178,7 +181,7 @@ def step_across(picture: np.ndarray, mask: np.ndarray) -> float:
 
 
 def mask_of(report: Mapping[str, Any] | None, size: tuple[int, int]) -> np.ndarray | None:
-    """The pixels `(height, width)` that the large model rendered more often, by a server's report; else None."""
+    """Return the pixels `(height, width)` that the large model rendered more often; None without such a report."""
     try:
         grid = np.asarray(report["mask"]["large_steps"][0], np.float64)  # type: ignore[index]
     except (TypeError, KeyError, IndexError, ValueError):
@@ -187,6 +190,6 @@ def mask_of(report: Mapping[str, Any] | None, size: tuple[int, int]) -> np.ndarr
 
 
 def read_picture(path: Path | BinaryIO) -> np.ndarray:
-    """`(height, width, 3)` in 0..1."""
+    """Return a picture as `(height, width, 3)`, 0 to 1."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"), np.float64) / 255

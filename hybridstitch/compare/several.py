@@ -34,11 +34,11 @@ from hybridstitch.serving.server.served import PLAIN, STITCHED, served
 
 RECIPES = ("large", "small", "two-stage", "hybridstitch")
 SPEEDS = (1.83, 2.5, 4.0)
-"""Of pairs that were tuned."""
+"""Speeds that are compared on a tuned pair."""
 WARM_UP = 2
 """Requests to each endpoint that do not count."""
 PAUSE_SECONDS = 0.5
-"""Before each request: threads of the worker before it still spin for a moment, and slow the next one."""
+"""Pause before each request: threads of the worker before it still use the processor for a moment."""
 
 
 def interleaved(endpoints: Mapping[str, Endpoint], prompts: Sequence[str], pause: float) -> dict[str, list[Answer]]:

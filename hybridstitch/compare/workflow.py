@@ -69,7 +69,7 @@ def _endpoints(comparison: Comparison, credentials: Credentials) -> dict[str, En
 
 
 def session() -> dict[str, Any]:
-    """This process and its machine, for the report."""
+    """Return the description of this process and its machine, for the report."""
     return {
         "begun": time.time(),
         "machine": machine(),

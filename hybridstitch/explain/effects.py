@@ -19,14 +19,17 @@ from hybridstitch.masks.attribution import movement
 with extra("serve"):
     from captum.attr import FeatureAblation, IntegratedGradients
 
-RESTS = {
+RESTS = {  # clients receive these texts as `baseline`
     "ablation": "the prompt with the word deleted, encoded anew",
     "integrated_gradients": "the prompt with padding in the place of each of its words",
 }
 
 
 class Effects:
-    """The effect of words on one target. The responses to the whole prompt and to the baseline are computed once."""
+    """The effect of words on one target, see `Target` for *response* and *strength*.
+
+    The responses to the whole prompt and to the prompt without words are computed once.
+    """
 
     def __init__(self, target: Target, readings: Readings, rows: int):
         """rows: Prompts in one forward; more are faster and take more memory."""
@@ -47,7 +50,7 @@ class Effects:
         return self._responses(self._encode([range(len(self.words))]))
 
     def ablation(self) -> list[float]:
-        """Return for each word the strength that is lost without it, and fill `heat`."""
+        """Return the strength that is lost without each word, and add to `heat` how far each token moves."""
         present = torch.ones(1, len(self.words))
         lost = FeatureAblation(self._strength_of_present).attribute(
             present, baselines=0, perturbations_per_eval=self.rows

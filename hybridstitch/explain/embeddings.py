@@ -48,7 +48,7 @@ class Embedded:
         inputs, baselines, owners = [], [], []
         for (tokenizer, encoder), text in zip(_encoders(pipeline), readings.texts, strict=False):
             if not tokenizer.is_fast:
-                expected = "ablation: a tokenizer of this pair does not say which characters a token stands for"
+                expected = "ablation: a tokenizer of this pair does not report the characters of a token"
                 raise InvalidInput([Problem("method", expected, "integrated_gradients")])
             length = pipeline.prompts.text_length if encoder is pipeline.components["text_encoder_3"] else None
             tokens = tokenizer(

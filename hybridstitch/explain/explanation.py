@@ -23,10 +23,11 @@ class Explanation:
         mask: The tokens that are explained, bool `(rows, columns)`: those that the large model rendered in an
             explained step with a mask, or those of the region; None for the whole image.
         target, method: As requested.
-        baseline: What replaces a word, in words.
+        baseline: Description of the prompt that a word is compared with, see `effects.RESTS`.
         steps_explained: The explained steps, from 0.
         forwards: Forwards of a transformer beyond the generation's own, for one picture and one half of the guidance.
-        convergence_delta: Integrated gradients only: the sum of the scores minus the whole effect, in its units.
+        convergence_delta: Integrated gradients only: distance of the sum of the scores from the whole effect, at least
+            0, in the units of the scores.
         report: The report of the generation, as JSON.
     """
 

@@ -27,7 +27,7 @@ class Recording:
         report: The report of the generation, as JSON.
         generation: What was generated.
         points: The state before each step.
-        steps: What each step did.
+        steps: The result of each step.
     """
 
     image: Image.Image
@@ -82,7 +82,7 @@ class Recording:
         return selected.index_fill(0, tokens[0], True)
 
     def replay_start(self, step: int) -> int:
-        """Return the last but one dense step before a step, or the only one: masks depend on nothing earlier."""
+        """Return the dense step from which a mask can be replayed: the last but one before `step`, or the only one."""
         return [dense for dense in self.dense if dense < step][-2:][0]
 
     def inside(self, region: Region, cell: int) -> Tensor:

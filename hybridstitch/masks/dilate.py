@@ -30,5 +30,5 @@ class Dilate(MaskWrapper):
         own = ranks(self.mask.scores(trajectory))
         window = 2 * self.radius + 1
         near = torch.nn.functional.max_pool2d(own.unflatten(1, trajectory.grid).unsqueeze(1), window, 1, self.radius)
-        # Tokens near the same maximum keep the order of their own ranks, below all tokens near a higher maximum.
+        # Tokens near the same maximum keep the order of their ranks. All rank below tokens near a higher maximum.
         return near.flatten(1) + own / (2 * trajectory.token_count)

@@ -125,7 +125,7 @@ def sign_flip(
     """p of the sign-flip test that the mean of differences `(prompts,)` is 0.
 
     NaN are left out; 1 if nothing is left. The p value is exact up to 12 differences. Beyond, it comes from random
-    flips and is at least 1 / (draws + 1). One matrix product makes it ten times as fast as `scipy.permutation_test`.
+    flips and is at least `1 / (draws + 1)`. One matrix product makes it ten times as fast as `scipy.permutation_test`.
 
     Args:
         alternative: "greater" tests against a mean above 0, one-sided.

@@ -73,7 +73,7 @@ def _build(folder: Path, library: str, kind: str) -> Any:
 def _weight_problems(name: str, where: str, part: Any, held: Mapping[str, tuple[int, ...]] | None) -> list[Problem]:
     """Whether weights of a part are missing or have another shape."""
     if held is None or not isinstance(part, nn.Module) or hasattr(part.config, "quantization_config"):
-        return []  # quantised weights have shapes of their own
+        return []  # the shapes of quantised weights differ from those of the configuration
     tensors = part.state_dict(keep_vars=True)
     for tensor, value in tensors.items():
         if tensor in held and held[tensor] != tuple(value.shape):

@@ -107,7 +107,7 @@ def fitting(answer: Response, limit: int) -> Response:
     """The answer; an error instead if it exceeds `limit` bytes, since that would end the worker."""
     if len(answer.body) <= limit - ENVELOPE_BYTES:
         return answer
-    message = f"the answer has {len(answer.body)} bytes, the server allows {limit}; ask for fewer or smaller pictures"
+    message = f"the answer has {len(answer.body)} bytes, the server allows {limit}; request fewer or smaller pictures"
     return _error("response_too_large", message, 500)
 
 

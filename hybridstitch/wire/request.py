@@ -21,7 +21,7 @@ from hybridstitch.wire.fields import BUILT_IN_DEFAULTS, request_fields
 from hybridstitch.wire.names import MAX_SEED
 from hybridstitch.wire.rules import Rule, is_one_picture, request_rules, settle
 
-MAX_FIELDS = 64  # bounds the error answer: a request with more is refused as a whole
+MAX_FIELDS = 64  # an error names every wrong field, so their number needs a bound
 MAX_DEPTH = 16  # no valid request nests deeper, and deeper ones could exhaust Python's stack
 DELIVERY = ("request_id", "deadline_ms", "stream", "previews")
 """Fields about the exchange. The picture does not depend on them."""
@@ -172,7 +172,8 @@ def draft_request(
     """Validate as `parse_request` does, and list wrong fields in the draft.
 
     Args:
-        others: Fields that the caller has taken out and knows; None for one that is not set or wrong.
+        others: Further fields that the caller has validated, such as those of a question; None for one that is not
+            set or wrong.
         more_rules: Rules between those and the fields of a request.
 
     Raises:

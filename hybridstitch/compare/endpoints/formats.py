@@ -1,4 +1,4 @@
-"""How endpoints are asked and what their answers look like: one small adapter for each shape."""
+"""The shapes of requests and answers that endpoints have: one small adapter for each shape."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FORMATS = {"png": ("PNG",), "jpg": ("JPEG",), "webp": ("WEBP",)}
 MAX_PIXELS = 2**26
 """A larger picture is refused before it is decoded."""
 MAX_WALK = 10_000
-"""Values of a JSON answer that are looked at for a picture."""
+"""The most values of a JSON answer that are searched for a picture."""
 
 Document = Any
 Fields = Mapping[str, Any]
 
 
 class UnreadableAnswerError(ValueError):
-    """An answer that holds no picture, or more than one, or another shape than the one that was named."""
+    """An answer without a picture, with more than one, or of another shape than the expected one."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,10 @@ class Picture:
 class Shape:
     """One kind of endpoint.
 
-    request: the arguments of `requests.post` for a prompt, a seed (None: do not send one) and fields.
-    read: the picture in the bytes of an answer. Raises UnreadableAnswerError.
-    links: whether an answer may name the address of the picture instead, see `linked`.
+    Attributes:
+        request: Returns the arguments of `requests.post` for a prompt, a seed (None: send none) and fields.
+        read: Returns the picture in the body of an answer. Raises UnreadableAnswerError.
+        links: Whether an answer may hold the address of the picture instead, see `linked`.
     """
 
     request: Callable[[str, int | None, Fields], dict[str, Any]]
@@ -54,7 +55,7 @@ class Shape:
 
 
 def checked(data: bytes) -> Picture:
-    """The bytes, if they are a whole picture in a format that we keep. Raises UnreadableAnswerError."""
+    """Return the picture in these bytes. Raises UnreadableAnswerError unless it is a whole PNG, JPEG or WebP."""
     extension = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
     if extension is None:
         raise UnreadableAnswerError("not the bytes of a PNG, JPEG or WebP picture")
@@ -69,7 +70,7 @@ def checked(data: bytes) -> Picture:
 
 
 def recognised(body: bytes) -> Picture:
-    """The picture in an answer of any shape. Raises UnreadableAnswerError."""
+    """Return the picture in an answer of any shape. Raises UnreadableAnswerError."""
     if any(body.startswith(magic) for magic in MAGIC):
         return checked(body)
     document = _json(body)
@@ -77,9 +78,12 @@ def recognised(body: bytes) -> Picture:
 
 
 def linked(body: bytes) -> str | None:
-    """The one address that a JSON answer gives as `url`, or as any text that is one; None where there is no such.
+    """Return the address of the picture in a JSON answer; None if there is none.
 
-    Raises UnreadableAnswerError for several.
+    A field `url` takes precedence over other texts that are addresses.
+
+    Raises:
+        UnreadableAnswerError: The answer holds several addresses.
     """
     try:
         document = _json(body)
@@ -88,7 +92,7 @@ def linked(body: bytes) -> str | None:
     found = dict.fromkeys(text for text in _strings(document, "url") if text and not _decoded(text))
     found = found or dict.fromkeys(text for text in _strings(document) if text.startswith(("http://", "https://")))
     if len(found) > 1:
-        raise UnreadableAnswerError(f"{len(found)} addresses of pictures where one picture was asked for")
+        raise UnreadableAnswerError(f"{len(found)} addresses of pictures, expected one")
     return next(iter(found), None)
 
 
@@ -117,17 +121,17 @@ def _read_pixels(body: bytes) -> Picture:
 
 
 def _from_base64(document: Document) -> Picture:
-    """The one picture among the strings of a JSON document, as base64 or a data URL."""
+    """Return the only picture among the strings of a JSON document, as base64 or a data URL."""
     found = [data for text in _strings(document) if (data := _decoded(text))]
     if len(found) != 1:
-        raise UnreadableAnswerError(f"{len(found) or 'no'} pictures in base64 where one was asked for")
+        raise UnreadableAnswerError(f"{len(found) or 'no'} pictures in base64, expected one")
     report = document.get("report") if isinstance(document, dict) else None
     picture = checked(found[0])
     return Picture(picture.data, picture.extension, report if isinstance(report, dict) else None)
 
 
 def _strings(document: Document, key: str | None = None) -> Iterator[str]:
-    """Every text in a document, or those alone that stand under a key."""
+    """Yield every text in a document, or only the texts under a key."""
     waiting: list[tuple[str | None, Document]] = [(None, document)]
     seen = 0
     while waiting and seen < MAX_WALK:
@@ -143,7 +147,7 @@ def _strings(document: Document, key: str | None = None) -> Iterator[str]:
 
 
 def _decoded(text: str) -> bytes | None:
-    """The picture in a string, None for any other text."""
+    """Return the picture in a string; None for any other text."""
     if text.startswith("data:image/"):
         text = text.partition(";base64,")[2]
     try:
@@ -162,7 +166,7 @@ def _is_nested(document: Document) -> bool:
 
 
 def _pixels(document: Document) -> Picture:
-    """A picture from rows of columns of channels, 0 to 255; TorchServe's diffusers example answers so."""
+    """Return the picture in lists `[row][column][channel]` of 0 to 255, which TorchServe's diffusers example sends."""
     try:
         values = np.asarray(document, dtype=np.float64)
     except (ValueError, TypeError) as error:
@@ -191,8 +195,11 @@ SHAPES: dict[str, Shape] = {
     "text": Shape(_text_request, recognised, links=True),
     "openai": Shape(_openai_request, _read_base64, links=True),
 }
-"""By kind. hybridstitch: JSON with the report, of both archives of this project. image: bytes of a picture. base64:
-JSON with one picture anywhere in it. pixels: nested lists of channels. text: the prompt alone is sent, and the answer
-may have any shape, as TorchServe's diffusers example wants it. openai: `POST /v1/images/generations`."""
+"""The shapes by kind.
+
+`hybridstitch`: JSON with the report, from either archive of this project. `image`: the bytes of a picture. `base64`:
+JSON with one picture anywhere in it. `pixels`: nested lists of channels. `text`: the request is the prompt alone, and
+the answer has any shape, as with TorchServe's diffusers example. `openai`: `POST /v1/images/generations`.
+"""
 ANY = Shape(_json_request, recognised, links=True)
-"""What is asked with where no kind was named: JSON, and an answer of any shape."""
+"""The shape of an endpoint without a kind: a JSON request, and an answer of any shape."""

@@ -10,13 +10,13 @@ from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.serving.client.auth import shown_path
 
 OF_HTTP = ("host", "content-length", "content-type", "transfer-encoding", "connection")
-"""Headers that are not the user's to give."""
+"""Headers that HTTP sets, so a user cannot."""
 
 
 def read_headers(side: str, given: Sequence[str]) -> dict[str, str]:
-    """Names and values of texts `NAME: VALUE`; `NAME: @FILE` reads the value from a file, without its line end.
+    """Return the headers in texts `NAME: VALUE`. `NAME: @FILE` reads the value from a file, without its line end.
 
-    Raises InvalidInput, which shows no value: it may be a key.
+    An InvalidInput shows no value, because a value may be a key.
     """
     field = f"header-{side}"
     found: dict[str, str] = {}

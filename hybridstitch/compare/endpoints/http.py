@@ -1,4 +1,4 @@
-"""An endpoint over HTTP: asked with a deadline, read with a limit, timed from the request to the last byte."""
+"""An endpoint over HTTP: requests with a deadline, bodies with a limit, timed from the request to the last byte."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hybridstitch.wire.names import HEADER_PREFIX
 MAX_ERROR = 300
 """Characters that are kept of an error."""
 SHORTEST_SECRET = 4
-"""Characters: a value such as `2` is no secret, and hiding it would hide numbers of every error."""
+"""Shorter values are not hidden: a value such as `2` is no secret, and hiding it would hide numbers in errors."""
 
 
 class RefusedError(Exception):
-    """An answer of another status than 200, with the status and the body in words."""
+    """An answer with another status than 200; the text has the status and the body."""
 
 
 class HttpEndpoint:
@@ -70,7 +70,7 @@ class HttpEndpoint:
         return Answer(ended - started, picture.data, picture.extension, picture.report)
 
     def describe(self) -> dict[str, Any]:
-        """Its kind, as named or recognised; the names of the headers that it is sent, and whether a token is."""
+        """Return the kind, named or recognised, the names of the sent headers, and whether a token is sent."""
         return {
             "kind": self.kind,
             "sends_seed": self.spec.sends_seed,
@@ -82,7 +82,7 @@ class HttpEndpoint:
         return Answer(time.perf_counter() - started, error=self._words(error))
 
     def _followed(self, body: bytes, deadline: float) -> bytes | None:
-        """What lies at the address that an answer names instead of its picture; None if it names none."""
+        """Return the bytes at the address that an answer has instead of a picture; None if it has no address."""
         address = linked(body) if self._shape.links else None
         if address is None:
             return None
@@ -94,7 +94,7 @@ class HttpEndpoint:
     def _exchange(
         self, method: str, address: str, deadline: float, arguments: Mapping[str, Any] = NO_FIELDS
     ) -> tuple[Mapping[str, str], bytes]:
-        """Headers and body of an answer. Raises RefusedError if its status is not 200."""
+        """Return headers and body of an answer. Raises RefusedError if its status is not 200."""
         left = max(LEAST_SECONDS, deadline - time.monotonic())
         with self._session().request(
             method,
@@ -127,7 +127,7 @@ class HttpEndpoint:
         return request
 
     def _words(self, text: str) -> str:
-        """An error to be kept: short, without the token, a header's value or the query, which a server may echo."""
+        """Return an error for the report: short, without token, header values and query, which a server may echo."""
         query = urlsplit(self.spec.target).query
         values = [part.rpartition("=")[2] for part in query.split("&")]
         in_query = [query, *values, *map(unquote_plus, values)]
@@ -138,7 +138,7 @@ class HttpEndpoint:
 
 
 def _broken(error: BaseException) -> str:
-    """What went wrong on the line, without the errors around it, which repeat the address."""
+    """Return the root error of a connection. The errors around it repeat the address."""
     kind = UNREACHABLE if isinstance(error, requests.ConnectionError) else type(error).__name__
     return f"{kind}: {root(error)}"
 

@@ -21,11 +21,17 @@ def open_endpoint(
     side: str = "endpoint",
     headers: Mapping[str, str] = NO_HEADERS,
 ) -> Endpoint:
-    """Ready to be asked. token: sent as a bearer token, never written anywhere. timeout: seconds for one answer.
+    """Return an endpoint that is ready for requests.
 
-    headers: sent to a URL with every request, as secret as the token.
+    Args:
+        spec: The parts of the endpoint string.
+        token: Sent to a URL as a bearer token, and written nowhere.
+        timeout: Seconds for one answer, above 0 to 3600.
+        side: Name of the endpoint in errors.
+        headers: Sent to a URL with every request, and as secret as the token.
 
-    Raises InvalidInput for a folder that is no pair and for fields that a pair does not take.
+    Raises:
+        InvalidInput: The folder is no pair, or has no such field; or the timeout is out of range.
     """
     if not 0 < timeout <= MAX_SECONDS:
         raise InvalidInput([Problem("timeout", f"seconds above 0, {MAX_SECONDS:g} at most", timeout)])
@@ -35,7 +41,7 @@ def open_endpoint(
 
 
 def open_endpoints(specs: Mapping[str, Spec], credentials: Credentials, timeout: float) -> dict[str, Endpoint]:
-    """All of these sides, see `open_endpoint`. Raises InvalidInput with the problems of all."""
+    """Return the endpoints of all sides, see `open_endpoint`. Raises InvalidInput with the problems of all sides."""
     found: dict[str, Endpoint] = {}
     problems: list[Problem] = []
     for side, spec in specs.items():
@@ -49,9 +55,10 @@ def open_endpoints(specs: Mapping[str, Spec], credentials: Credentials, timeout:
 
 
 def read_token(side: str, key_file: Path | None) -> str | None:
-    """The token of a side, "a" or "b": from a server's key_file.json, else from HYBRIDSTITCH_TOKEN_A or _B, else None.
+    """Return the token of a side, "a" or "b"; None if there is none.
 
-    Raises InvalidInput, which does not show what the file holds.
+    It comes from a server's key_file.json or, without a file, from HYBRIDSTITCH_TOKEN_A or _B. The InvalidInput for a
+    wrong file does not show its content.
     """
     variable = f"HYBRIDSTITCH_TOKEN_{side.upper()}"
     return read_credential("inference", variable, key_file, field=f"key-file-{side}")

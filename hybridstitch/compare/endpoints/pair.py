@@ -32,7 +32,7 @@ class PairEndpoint:
             raise InvalidInput(found) from error
 
     def ask(self, prompt: str, seed: int, fields: Mapping[str, Any] = NO_FIELDS) -> Answer:
-        """Generate one picture. Waiting for another one counts as time, as in the queue of a server."""
+        """Generate one picture. Time spent waiting for another picture counts, as in the queue of a server."""
         from hybridstitch.serving.worker.render import generate
 
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What an endpoint is: a predictions URL or a pair folder, with the fields that every request gets."""
+"""Endpoint strings: a predictions URL or a pair folder, with the fields that every request gets."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ KINDS = ("auto", *SHAPES)
 OF_THE_RUN = ("prompt", "n", "num_images", "response_format", "stream")
 """Fields that a comparison sets itself: both sides generate one picture of the same prompt at a time."""
 CAN_BE_LEFT_OUT = ("n", "response_format")
-"""Of these, the ones that a server may refuse and that an endpoint string takes out by giving them no value."""
+"""Those of them that a server may refuse. An endpoint string without a value for one leaves it out."""
 HIDDEN = "hidden-"
 """Prefix of the digest that replaces a query's value in reports."""
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 UNREACHABLE = "unreachable"
-"""Begins the error of a server that takes no connection, or breaks it off."""
+"""Prefix of the error of a server that accepts no connection or closes it."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """By side, its token and the headers that it wants. They are sent to that side alone and kept nowhere."""
+    """The token and the headers of each side. They are sent to that side alone and written nowhere."""
 
     tokens: Mapping[str, str | None]
     headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -40,10 +40,14 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request.
+    """The answer to one request: a picture or a failure.
 
-    seconds: from sending it to the last byte of the answer. picture: its bytes, None for a failure, and `extension`
-    their format. report: what the endpoint computed, if it reports that. error: why there is no picture.
+    Attributes:
+        seconds: Time from sending the request to the last byte of the answer.
+        picture: The encoded picture; None for a failure.
+        extension: Its format: `png`, `jpg` or `webp`.
+        report: The endpoint's report about the picture, if it has one.
+        error: The cause of a failure; None for a picture.
     """
 
     seconds: float
@@ -59,21 +63,29 @@ class Endpoint(Protocol):
     spec: Spec
 
     def ask(self, prompt: str, seed: int, fields: Mapping[str, Any] = NO_FIELDS) -> Answer:
-        """One picture, or the failure as an answer: it raises nothing that the endpoint is the cause of.
+        """Return a picture, or a failure as an answer. No failure of the endpoint raises an exception.
 
-        fields: of this request, below those of the endpoint.
+        Args:
+            prompt: The prompt.
+            seed: Seed of the picture.
+            fields: Further fields of this request; fields of the endpoint string take precedence.
         """
 
     def describe(self) -> dict[str, Any]:
-        """What is known of it, for the report."""
+        """Return the description of the endpoint for the report."""
 
 
 @dataclass(frozen=True)
 class Spec:
     """An endpoint string in its parts.
 
-    target: URL, or folder of a pair. fields: go into every request. kind: how to ask and what to expect, see `shapes`.
-    sends_seed: False for servers that take no seed. left_out: fields of the run that this server does not take.
+    Attributes:
+        text: The whole string.
+        target: URL, or folder of a pair.
+        fields: Fields of every request.
+        kind: Shape of requests and answers, see `formats.SHAPES`; "auto" recognises it.
+        sends_seed: False for servers that take no seed.
+        left_out: Fields of the run that this server does not take.
     """
 
     text: str
@@ -90,7 +102,7 @@ class Spec:
 
 
 def parse_endpoint(text: str, side: str = "endpoint") -> Spec:
-    """The parts of `TARGET#field=value&…`; a value is JSON where it can be read as such, otherwise text.
+    """Return the parts of `TARGET#field=value&…`. A value is JSON if it can be parsed as JSON, otherwise text.
 
     `kind=` names one of `KINDS`, `seed=off` a server that takes no seed. A field of `CAN_BE_LEFT_OUT` without a value
     is not sent. Raises InvalidInput with every problem.
@@ -125,10 +137,9 @@ def parse_endpoint(text: str, side: str = "endpoint") -> Spec:
 
 
 def without_secrets(text: str) -> str:
-    """An endpoint string that may be kept: each value of its query is replaced by a short digest.
+    """Return an endpoint string with a short digest in place of each value of its query.
 
-    Equal values have equal digests, so a folder is still known to be that of another comparison. What is hidden
-    already stays as it is.
+    Equal values have equal digests, so the folder of another comparison is still recognised. Digests stay unchanged.
     """
     target, mark, fragment = text.partition("#")
     address, question, query = target.partition("?")

@@ -15,7 +15,7 @@ from hybridstitch.compare.measured import MeasuredSample
 from hybridstitch.compare.measures import mask_of, read_picture
 
 EACH = 2
-"""Pairs of each group."""
+"""Samples in each group."""
 LARGEST = 512
 """Pixels of the longer side; larger pictures are made smaller."""
 TIMES = "\u00d7"
@@ -41,7 +41,7 @@ def shown(samples: Sequence[MeasuredSample]) -> Groups:
 
 
 def _nearness(sample: MeasuredSample) -> tuple[float, int, int]:
-    """PSNR, above all others for identical pictures; where there is none, how much better B's picture is by itself."""
+    """Return the key of the order: PSNR, infinite for identical pictures; without PSNR, the quality of B minus A."""
     value = math.inf if sample.identical else sample.fidelity.get("psnr_db")
     if value is None and sample.quality_a is not None and sample.quality_b is not None:
         value = sample.quality_b - sample.quality_a
@@ -49,7 +49,7 @@ def _nearness(sample: MeasuredSample) -> tuple[float, int, int]:
 
 
 def panels(sample: MeasuredSample, folder: Path) -> list[tuple[str, str]]:
-    """Captions and data URLs: A, B, their difference where the sizes agree, B's mask (or A's) where there is one."""
+    """Return captions and data URLs: A, B, their difference if the sizes agree, and B's mask or else A's."""
     found = [(row.side.upper(), folder / row.picture) for row in (sample.a, sample.b) if row.picture]
     panel = [(side, _shown(Image.open(path).convert("RGB"))) for side, path in found]
     reference, picture = (read_picture(path) for _, path in found)

@@ -25,15 +25,18 @@ from hybridstitch.compare.verdict.fixed import decide
 from hybridstitch.measure.intervals import without_nan
 
 FORMAT = 1
-"""Of report.json; raised when a key changes its meaning."""
+"""Version of report.json; it grows when a key changes its meaning."""
 MADE = ("recipe", "num_inference_steps", "guidance_scale", "width", "height", "flops_share", "large_token_share")
-"""What is shown of an endpoint's own report."""
+"""Fields of an endpoint's report that are shown."""
 COLUMNS = ("seconds", "started", "session", "picture", "sha256", "error")
-"""Of each side in pairs.csv."""
+"""Columns of each side in pairs.csv."""
 
 
 def write_report(comparison: Comparison, folder: Folder, samples: Sequence[MeasuredSample]) -> dict[str, Any]:
-    """Write all three from the samples, in the order of the run; the content of report.json."""
+    """Write report.json, pairs.csv and the page, and return the content of report.json.
+
+    samples: In the order of the run.
+    """
     report = make_report(comparison, folder, samples)
     write_whole(folder.path / "report.json", json.dumps(report, indent=1, allow_nan=False))
     write_whole(folder.path / "pairs.csv", pairs_csv(samples))
@@ -44,7 +47,7 @@ def write_report(comparison: Comparison, folder: Folder, samples: Sequence[Measu
 def make_report(comparison: Comparison, folder: Folder, samples: Sequence[MeasuredSample]) -> dict[str, Any]:
     """The content of report.json. Raises InvalidInput if there is no sample."""
     verdict = decide([sample.judged() for sample in samples], comparison.margins)
-    # Intervals of a run that stopped when it liked would be too narrow: then the sequential answer counts.
+    # A run with optional stopping has intervals that are too narrow, so the sequential result counts instead.
     progress = comparison.progress(samples) if comparison.until_decided else None
     sessions = folder.sessions()
     report = {
@@ -74,7 +77,7 @@ def make_report(comparison: Comparison, folder: Folder, samples: Sequence[Measur
 
 
 def pairs_csv(samples: Sequence[MeasuredSample]) -> str:
-    """One line for each sample; PSNR of identical pictures is `inf`, what was not measured is empty."""
+    """Return one line for each sample. PSNR of identical pictures is `inf`; a value that was not measured is empty."""
     measures = [name for name in NAMES if name != "quality"]
     sides = [f"{column}_{side}" for side in SIDES for column in COLUMNS]
     head = ["prompt", "text", "seed", "identical", *measures, "quality_a", "quality_b", *sides, "note"]
@@ -92,9 +95,9 @@ def pairs_csv(samples: Sequence[MeasuredSample]) -> str:
 
 
 def rerun(comparison: Comparison, out: str, described: Mapping[str, Mapping[str, Any]]) -> str:
-    """The command that makes the same comparison, as a line for a shell.
+    """Return the shell command that runs the same comparison. Tokens and headers have no values in it.
 
-    described: what each endpoint reports about itself. Tokens and headers appear without values.
+    described: The description of each endpoint by side.
     """
     load, measures = comparison.load, comparison.measures
     words = ["hybridstitch", "compare", "--a", comparison.a, "--b", comparison.b, "--prompts", comparison.prompts_from]
@@ -142,7 +145,7 @@ def _warnings(comparison: Comparison, samples: Sequence[MeasuredSample]) -> list
     if silent:
         names = " and ".join(silent)
         found.append(
-            f"No seed is sent to {names}: its pictures have noise of their own, so nearness says nothing here."
+            f"No seed is sent to {names}: its pictures start from different noise, so fidelity means nothing here."
         )
     if notes := [sample.note for sample in samples if sample.note]:
         found.append(f"{len(notes)} of {len(samples)} pairs have no fidelity: {notes[0]}.")
@@ -175,7 +178,7 @@ def _sample(sample: MeasuredSample) -> dict[str, Any]:
 
 
 def _shown(sample: MeasuredSample, name: str) -> float | None:
-    """A figure as it is: the PSNR of identical pictures has no bound."""
+    """Return a measure as it is reported: the PSNR of identical pictures is infinite."""
     return math.inf if sample.identical and name.endswith("psnr_db") else sample.fidelity.get(name)
 
 
@@ -184,5 +187,5 @@ def _csv_number(value: float | None) -> str:
 
 
 def _csv_text(value: Any) -> Any:
-    """Text that a spreadsheet takes for a formula gets an apostrophe in front."""
+    """Return a cell. Text that a spreadsheet would read as a formula gets an apostrophe in front."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,1 +1,1 @@
-"""What people prefer, asked on a page of this machine."""
+"""Human judgements: a local page that shows samples, and the evaluation of the judgements."""

@@ -1,4 +1,4 @@
-"""What people preferred: judgements as lines in the comparison's folder, and what they say together."""
+"""What people preferred: judgements as lines in the comparison's folder, and their counts and test."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ CHOICES = ("left", "right", "tie")
 
 
 def left_side(cell: Cell, order_seed: int = 0) -> str:
-    """The side whose picture is shown on the left: a coin for each sample, the same each time."""
+    """Return the side whose picture is shown on the left: random for each sample, and the same each time."""
     return random.Random(f"left {order_seed} {cell}").choice(SIDES)
 
 
 def order_of_samples(cells: Sequence[Cell], order_seed: int = 0) -> list[Cell]:
-    """The cells in the order in which they are shown."""
+    """Return the cells in the order in which they are shown."""
     shuffled = sorted(cells)
     random.Random(f"rate {order_seed}").shuffle(shuffled)
     return shuffled
 
 
 def judgements(folder: Path) -> dict[Cell, str]:
-    """For each judged sample `a`, `b` or `tie`; the last judgement counts."""
+    """Return `a`, `b` or `tie` for each judged sample; the last judgement counts."""
     return {(each["prompt"], each["seed"]): each["preferred"] for each in read_entries(folder / JUDGEMENTS)}
 
 
 def keep(folder: Path, cell: Cell, choice: str, when: float, order_seed: int = 0) -> None:
-    """Write down a judgement, one of `CHOICES`, before it counts."""
+    """Append a judgement, one of `CHOICES`, to the file of judgements."""
     left = left_side(cell, order_seed)
     preferred = {"left": left, "right": "b" if left == "a" else "a", "tie": "tie"}[choice]
     line = {"prompt": cell[0], "seed": cell[1], "left": left, "choice": choice, "preferred": preferred, "when": when}
@@ -42,9 +42,10 @@ def keep(folder: Path, cell: Cell, choice: str, when: float, order_seed: int = 0
 
 
 def preference(folder: Path, samples: Sequence[MeasuredSample]) -> Mapping[str, Any] | None:
-    """Counts, B's share of the judgements that are no tie with Wilson's interval, and the exact p of no preference.
+    """Return the counts, B's share of the judgements without ties, and the exact p of no preference.
 
-    None if nothing was judged. Identical pictures are never shown, so they are no ties.
+    The share has Wilson's interval. Identical pictures are never shown, so they do not count as ties. None if nothing
+    was judged.
     """
     known = {(sample.prompt, sample.seed) for sample in samples}
     judged = [preferred for cell, preferred in judgements(folder).items() if cell in known]

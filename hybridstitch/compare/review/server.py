@@ -1,4 +1,4 @@
-"""A page on this machine alone that shows samples in hidden order and keeps what a person prefers."""
+"""A local page that shows samples in hidden order and stores which picture a person prefers."""
 
 from __future__ import annotations
 
@@ -23,17 +23,26 @@ from hybridstitch.html.document import render_page
 
 LOOPBACK = "127.0.0.1"
 LONGEST_BODY = 256
-"""Bytes of a judgement."""
+"""The most bytes of a judgement."""
 
 
 class Rating:
-    """Serves the samples of a comparison that are not judged yet. Use it as a context manager; `url` is for a browser.
+    """Serves the samples of a comparison that are not judged yet. Use it as a context manager; open `url` in a browser.
 
-    Pairs with a failure, and identical ones, are not shown. port: 0 picks a free one.
-    Raises InvalidInput if the folder has no sample to show, or the port is taken.
+    Samples with a failure and samples with identical pictures are not shown.
     """
 
     def __init__(self, comparison: Comparison, folder: Folder, port: int = 0):
+        """Prepare the page.
+
+        Args:
+            comparison: The settings of the comparison.
+            folder: Its folder.
+            port: Port on this machine; 0 selects a free one.
+
+        Raises:
+            InvalidInput: The folder has no sample to show, or the port is taken.
+        """
         self.folder, self._order_seed = folder, comparison.order_seed
         self.prompts = comparison.prompts
         rows = folder.rows()
@@ -61,7 +70,7 @@ class Rating:
 
     @property
     def left_to_judge(self) -> int:
-        """Pairs that were not judged yet."""
+        """The number of samples that are not judged yet."""
         return len(self.order) - len(self.judged)
 
     def __enter__(self) -> Self:
@@ -84,13 +93,13 @@ class Rating:
             return
 
     def judge(self, number: int, choice: str) -> None:
-        """Keep a judgement of the sample of this number in the order shown, on disk before it counts."""
+        """Store the judgement of a sample. number: Its place in the shown order."""
         with self._lock:
             keep(self.folder.path, self.order[number], choice, time.time(), self._order_seed)
             self.judged.add(self.order[number])
 
     def page(self, nonce: str) -> str:
-        """The first sample that is not judged, or the end."""
+        """Return the page of the first sample that is not judged, or the last page."""
         index = next((number for number, cell in enumerate(self.order) if cell not in self.judged), None)
         return render_page(
             "rate.html",
@@ -102,7 +111,7 @@ class Rating:
         )
 
     def picture(self, number: int, place: str) -> bytes:
-        """The left or right picture as a PNG without the metadata that would tell whose it is."""
+        """Return the left or right picture as a PNG without the metadata that would reveal its endpoint."""
         cell = self.order[number]
         left = left_side(cell, self._order_seed)
         side = left if place == "left" else "b" if left == "a" else "a"
@@ -136,7 +145,7 @@ def _handler(rating: Rating, root: str) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
-            """The console is for the person who judges."""
+            """Log nothing: the console shows messages for the person who judges."""
 
         def _is_number(self, text: str) -> bool:
             return text.isdecimal() and len(text) < 9 and int(text) < len(rating.order)

@@ -1,4 +1,4 @@
-"""The folder of a comparison: what counts lies on disk first, and an interrupted run goes on where it stopped."""
+"""The folder of a comparison. An answer is on disk before it counts, so an interrupted run continues from there."""
 
 from __future__ import annotations
 
@@ -22,10 +22,19 @@ COMPARISON, SHADOW = "a comparison", "a shadow run"
 
 @dataclass(frozen=True)
 class Row:
-    """One answer as it lies on disk: a line of answers.jsonl.
+    """One answer on disk: a line of answers.jsonl.
 
-    picture: its path in the folder, None for a failure, whose `error` says why. sha256: of the picture's bytes.
-    started: seconds since 1970. session: the number of the process that asked, from 0.
+    Attributes:
+        side: "a" or "b".
+        prompt: Number of the prompt, from 0.
+        seed: Seed of the request.
+        seconds: Latency.
+        started: When the request was sent, in seconds since 1970.
+        session: Number of the process that sent it, from 0.
+        picture: Path of the picture in the folder; None for a failure.
+        sha256: Digest of the picture's bytes; None for a failure.
+        report: What the endpoint reported about the picture, if anything.
+        error: The cause of a failure; None for a picture.
     """
 
     side: str
@@ -49,7 +58,7 @@ class Folder:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the comparison was begun with. Raises InvalidInput for a folder without one."""
+        """The settings that the comparison began with. Raises InvalidInput for a folder without a comparison."""
         kept = read_settings(self.path, "folder", "the folder of a comparison", lambda each: _kind(each) == COMPARISON)
         if kept is None:
             raise InvalidInput([Problem("folder", "the folder of a comparison", str(self.path))])
@@ -57,9 +66,10 @@ class Folder:
 
     @contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Hold the folder for a run with these settings.
+        """Lock the folder for a run with these settings while the context is open.
 
-        Raises InvalidInput if it holds answers to other settings, or another process runs in it.
+        Raises:
+            InvalidInput: It holds answers to other settings, or another process uses it.
         """
         try:
             (self.path / IMAGES).mkdir(parents=True, exist_ok=True)
@@ -85,7 +95,7 @@ class Folder:
             raise InvalidInput([Problem("out", expected, str(self.path))])
 
     def rows(self) -> Mapping[tuple[str, Cell], Row]:
-        """The last answer of each side and cell. The disk is read once; what is added later is known."""
+        """The last answer of each side and cell. Only the first call reads the disk; `add` updates the result."""
         if self._rows is None:
             known = [Row(**line) for line in read_entries(self.path / ANSWERS)]
             self._rows = {(row.side, (row.prompt, row.seed)): row for row in known}
@@ -97,17 +107,17 @@ class Folder:
         return {cell for side, cell in rows if side == "a" and ("b", cell) in rows}
 
     def sessions(self) -> list[dict[str, Any]]:
-        """What each process noted about itself, the first one first."""
+        """The descriptions of the processes that sent requests, in order."""
         return list(read_entries(self.path / SESSIONS))
 
     def begin_session(self, described: Mapping[str, Any]) -> int:
-        """Note a process that will ask; its number."""
+        """Store the description of a process that will send requests, and return its number."""
         number = len(self.sessions())
         append_entries(self.path / SESSIONS, dict(described))
         return number
 
     def add(self, side: str, cell: Cell, answer: Answer, started: float, session: int) -> Row:
-        """Keep an answer: its picture first, then its line."""
+        """Store an answer and return its row. The picture is written first, so each line has its picture."""
         name, digest = None, None
         if answer.picture is not None:
             name = f"{IMAGES}/{cell[0]:05d}-{cell[1]}-{side}.{answer.extension}"
@@ -121,10 +131,10 @@ class Folder:
 
 
 def settings_of(folder: Path, kind: str) -> dict[str, Any] | None:
-    """What a run into this folder was begun with, None if none was. Raises InvalidInput for one of another kind."""
+    """Return the settings of the run in a folder, None for no run. Raises InvalidInput for a run of another kind."""
     return read_settings(folder, "out", f"an empty folder, or one of {kind}", lambda each: _kind(each) == kind)
 
 
 def _kind(settings: Mapping[str, Any]) -> str:
-    """What these settings are of."""
+    """Return the kind of run that these settings belong to."""
     return COMPARISON if {"a", "b", "prompts"} <= settings.keys() else SHADOW if "shadow" in settings else "a run"

@@ -1,4 +1,4 @@
-"""The order of the requests: both sides see the same load, and drift of the machine hits both alike."""
+"""The order of the requests: both sides get the same load, and a slower minute of the machine affects both."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 SIDES = ("a", "b")
-"""a: what is in use, b: the candidate."""
+"""`a` is the endpoint in use, `b` the candidate."""
 
 Cell = tuple[int, int]
-"""Number of a prompt, and a seed."""
+"""Number of a prompt, and a seed: what one sample is generated from."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Block:
 
 
 def ordered_cells(prompts: int, seeds: list[int], order_seed: int = 0) -> list[Cell]:
-    """Every prompt with every seed; prompts in random order, seeds of one prompt after another."""
+    """Return every prompt with every seed. Prompts are in random order; the seeds of a prompt follow each other."""
     numbers = list(range(prompts))
     random.Random(f"prompts {order_seed}").shuffle(numbers)
     return [(number, seed) for number in numbers for seed in seeds]
@@ -31,10 +31,16 @@ def ordered_cells(prompts: int, seeds: list[int], order_seed: int = 0) -> list[C
 def ordered_blocks(
     prompts: int, seeds: list[int], size: int = 1, order_seed: int = 0, done: Collection[Cell] = ()
 ) -> list[Block]:
-    """All blocks in their order: A B B A or B A A B, at random for each such four.
+    """Return all blocks in their order: A B B A or B A A B, chosen at random for each four blocks.
 
-    size: cells of a block. With blocks of one cell and two seeds, the four are one prompt. done: cells that need no
-    request any more; the blocks of the others stay what they were.
+    With blocks of one cell and two seeds, four blocks are one prompt.
+
+    Args:
+        prompts: Number of prompts.
+        seeds: The seeds of each prompt.
+        size: Cells of a block, at least 1.
+        order_seed: Seed of the order.
+        done: Cells that need no request any more. They are left out, and the order of the others does not change.
     """
     cells = ordered_cells(prompts, seeds, order_seed)
     blocks = []

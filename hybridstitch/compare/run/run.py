@@ -20,17 +20,20 @@ MOST_AT_ONCE = 256
 MOST_PAUSE = 60.0
 
 Decided = Callable[[], bool]
-"""Whether what the answers so far say is enough."""
+"""Returns whether the answers so far decide the comparison."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """How requests are sent; the sides never share a moment, so neither slows the other.
+    """How requests are sent. Only one side has requests in flight at a time, so neither slows the other.
 
-    concurrency: requests in flight in a closed loop, 1 or more. rate: instead, requests a second, whether or not the
-    ones before were answered; latency then counts from the moment that a request was due. block: requests to one side
-    before the other has its turn; `concurrency` of them by default, 8 at a rate. pause: seconds before each block, 0 by
-    default: where both sides share a machine, threads of the one asked before may still spin.
+    Attributes:
+        concurrency: Requests in flight in a closed loop, 1 to 256, default 1.
+        rate: Instead of a closed loop: requests a second, sent whether or not earlier ones were answered. Latency
+            then counts from the moment that a request was due. Above 0 and at most 1000.
+        block: Requests to one side before the other side's turn, 1 to 256. Default: `concurrency`, or 8 with `rate`.
+        pause: Seconds before each block, 0 to 60, default 0. If both sides share a machine, threads of the side
+            before may still use its processor.
     """
 
     concurrency: int = 1
@@ -62,7 +65,7 @@ class Load:
 
 
 class Run:
-    """One process that asks. endpoints: by side, warmed up."""
+    """One process that sends the requests of a comparison to two warm endpoints, given by side."""
 
     def __init__(
         self,
@@ -77,15 +80,20 @@ class Run:
         self.folder, self.load, self.order_seed = folder, load, order_seed
 
     def missing(self) -> list[Block]:
-        """Blocks that are still to be sent. A sample of which one answer is there is asked for as a whole again: its
-        times compare only if they are of the same minutes."""
+        """Return the blocks that are still to be sent.
+
+        A sample with one answer is requested from both sides again: latencies are comparable only if they were
+        measured within the same minutes.
+        """
         done = self.folder.complete()
         return ordered_blocks(len(self.prompts), self.seeds, self.load.block_size, self.order_seed, done)
 
     def go(self, described: Mapping[str, Any], decided: Decided | None = None) -> None:
-        """Ask for all that is missing, or until it is decided.
+        """Send every missing request, or stop once the comparison is decided.
 
-        described: what to note of this process. decided: asked after each block of samples.
+        Args:
+            described: Description of this process, for the report.
+            decided: Called after both sides have answered a block; True ends the run. None never ends it early.
         """
         blocks = self.missing()
         told = {side: endpoint.describe() for side, endpoint in self.endpoints.items()}
@@ -115,7 +123,7 @@ class Run:
                 yield futures[future], *future.result()
 
     def _ask(self, side: str, cell: Cell, due: float | None = None) -> tuple[Answer, float]:
-        """The answer and when its request was sent. due: by the clock `perf_counter`; a delay counts as latency."""
+        """Return the answer and when its request was sent. due: On `perf_counter`; a delay counts as latency."""
         late = 0.0
         if due is not None:
             time.sleep(max(0.0, due - time.perf_counter()))
@@ -126,7 +134,7 @@ class Run:
 
 
 def check_seeds(seeds: list[int]) -> None:
-    """Raises InvalidInput unless these are different seeds that a request can name."""
+    """Raise InvalidInput unless these are different seeds that a request can name."""
     wrong = [seed for seed in seeds if not 0 <= seed < 2**53]
     if wrong or len(set(seeds)) != len(seeds) or not seeds:
         raise InvalidInput([Problem("seeds", "different whole numbers of 0 to 2^53-1", seeds)])

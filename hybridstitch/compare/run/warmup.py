@@ -1,4 +1,4 @@
-"""The requests before any that counts: they show within seconds whether both sides answer at all."""
+"""Warm-up requests, which do not count. They show within seconds whether both sides answer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hybridstitch.compare.endpoints.spec import NO_FIELDS, UNREACHABLE, Answer, 
 from hybridstitch.errors import Problem, raise_problems
 
 GRACE_SECONDS = 2.0
-"""How long the other side may still take once one has failed: a run that cannot begin must not wait for a picture."""
+"""Time for the other side to answer after one has failed. A run that cannot begin must not wait for a picture."""
 REFUSED = re.compile(r"40[13]:|InvalidKeyException")
-"""What errors of a server that wants a token, or another one, look like."""
+"""Matches the errors of a server that requires a token, or another token."""
 
 
 def open_warm(
@@ -26,11 +26,16 @@ def open_warm(
     count: int,
     fields: Mapping[str, Any] = NO_FIELDS,
 ) -> tuple[dict[str, Endpoint], dict[str, bytes]]:
-    """Both sides, each asked `count` times, and a picture of each (none with a count of 0).
+    """Open both sides and send `count` warm-up requests to each.
 
-    Sides over HTTP come first, at the same moment: nothing is loaded for a server that refuses us. Those of this
-    machine take turns, as two models that generate at once take longer than one after the other.
-    Raises InvalidInput for endpoints that cannot be opened, and for those that do not answer.
+    Sides over HTTP come first and in parallel, so that no pair is loaded if a server refuses the requests. Pair
+    folders take turns, because two models that generate at once take longer than one after the other.
+
+    Returns:
+        The endpoints by side, and a picture of each side; no pictures with a `count` of 0.
+
+    Raises:
+        InvalidInput: An endpoint cannot be opened, or does not answer with a picture.
     """
     remote = {side: spec for side, spec in specs.items() if spec.is_url}
     endpoints = open_endpoints(remote, credentials, timeout)
@@ -44,9 +49,10 @@ def open_warm(
 def warm_up(
     endpoints: Mapping[str, Endpoint], prompt: str, seed: int, count: int, fields: Mapping[str, Any] = NO_FIELDS
 ) -> dict[str, bytes]:
-    """Ask every endpoint `count` times, all of them at the same moment; a picture of each side that was asked.
+    """Send `count` requests to every endpoint, to all endpoints in parallel, and return a picture of each side.
 
-    Raises InvalidInput that names each side of which no request brought a picture.
+    Raises:
+        InvalidInput: Names each side that returned no picture.
     """
     answers: dict[str, list[Answer]] = {side: [] for side in endpoints}
 

@@ -1,4 +1,4 @@
-"""What a shadow run saw over time: windows of samples, and whether the later half differs from the earlier."""
+"""A shadow run over time: windows of samples, and whether the later half differs from the earlier half."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hybridstitch.html.plots import lines
 from hybridstitch.measure.intervals import DRAWS, without_nan
 
 NAMES = {"speedup": "Speed-up of B", **{name: TITLES[name] for name in ("psnr_db", "ssim")}}
-"""Titles of the figures that are followed over time."""
+"""Titles of the figures that are reported over time."""
 LEVEL = 0.95
 
 
 def figures(sample: MeasuredSample) -> dict[str, float]:
-    """Of one sample; NaN where there is none. Speed-up as its logarithm, so that means are of ratios."""
+    """Return the figures of one sample, NaN if it has none. The speed-up is a logarithm, so means are geometric."""
     speedup = math.log(sample.a.seconds / sample.b.seconds) if sample.answered else math.nan
     return {"speedup": speedup, **{name: sample.fidelity.get(name, math.nan) for name in ("psnr_db", "ssim")}}
 
@@ -28,10 +28,17 @@ def figures(sample: MeasuredSample) -> dict[str, float]:
 def summarise(
     samples: Sequence[MeasuredSample], size: int, counts: Mapping[str, int], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`counts` of requests, `asked` for, `windows` of `size` samples in time, and `drift` of each figure.
+    """Return the report of a shadow run, as JSON.
 
-    drift: mean of the later half of the samples minus that of the earlier, with a 95 % bootstrap interval; of the
-    speed-up as a ratio. `drifted` if the interval leaves out no change. With fewer than four samples there is none.
+    Its `drift` is the mean of the later half of the samples minus that of the earlier half, with a 95 % bootstrap
+    interval; for the speed-up it is a ratio. A figure has `drifted` if the interval excludes no change. Fewer than
+    four samples have no drift.
+
+    Args:
+        samples: The samples in order of time.
+        size: Samples of a window.
+        counts: Numbers of requests, see `Shadow`.
+        asked: The settings of the run.
     """
     values = {name: np.array([figures(sample)[name] for sample in samples], float) for name in NAMES}
     windows = []
@@ -54,7 +61,7 @@ def summarise(
 
 
 def sentence(report: Mapping[str, Any]) -> str:
-    """What drifted, in one sentence."""
+    """Return in one sentence which figures drifted."""
     moved = [NAMES[name] for name, each in report["drift"].items() if each["drifted"]]
     count = f"{sum(window['pairs'] for window in report['windows'])} requests were sent to both"
     if not report["drift"]:
@@ -64,7 +71,7 @@ def sentence(report: Mapping[str, Any]) -> str:
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The report as one page that needs nothing else."""
+    """Return the report as one page without external files."""
     levels, limits = {"speedup": 1.0}, {"ssim": 1.0}
     plots = {
         name: lines(

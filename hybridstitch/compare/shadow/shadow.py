@@ -1,4 +1,4 @@
-"""Shadow mode: a sampled share of real requests goes to both endpoints, within bounds, and what comes is kept."""
+"""Shadow mode: sends a sampled share of real requests to both endpoints and stores the answers."""
 
 from __future__ import annotations
 
@@ -25,19 +25,15 @@ from hybridstitch.compare.shadow.drift import page, sentence, summarise
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 WAITING = 64
-"""Requests that may wait; further ones are let go and counted."""
+"""The most requests that wait. Further ones are dropped and counted as `let_go`."""
 REQUESTS = "requests.jsonl"
 Request = Mapping[str, Any]
 
 
 class Shadow:
-    """A context manager that is offered every request. Its own thread sends them, one sample at a time.
+    """A context manager whose thread sends a share of the offered requests, one sample at a time.
 
-    endpoints: by side. out: its folder; prompts and pictures lie there afterwards, and an interrupted run goes on.
-    share: of the requests, 0..1, chosen by a hash of the request and `seed`, so that the same request is always chosen
-    or never. limit: samples in the folder, those of earlier runs too. window: samples of a window of time, 2 or more.
-    replay: the requests are the same each time, as those of a file: what was answered before is passed over.
-    Raises InvalidInput for numbers out of range, and a folder of other settings.
+    Call `offer` with every request inside the `with` block. The report is complete after the block.
     """
 
     def __init__(
@@ -50,6 +46,23 @@ class Shadow:
         window: int = 20,
         replay: bool = False,
     ):
+        """Prepare a shadow run. Nothing is sent before the `with` block.
+
+        Args:
+            endpoints: Both endpoints by side.
+            out: Folder for requests, answers, pictures and the report. A run into a folder of the same settings
+                continues it.
+            share: Share of the requests, above 0 to 1. A hash of the request and `seed` selects them, so a request is
+                selected always or never.
+            seed: Seed of the selection.
+            limit: The most samples in the folder, with those of earlier runs, at least 1.
+            window: Samples of one window of time in the report, at least 2.
+            replay: Whether each run is offered the same requests, such as those of a file. Requests that an earlier
+                run has answered are then skipped.
+
+        Raises:
+            InvalidInput: A number is out of range. Entering the `with` block raises it for a folder of other settings.
+        """
         problems = [Problem("share", "0 to 1, not 0", share)] if not 0 < share <= 1 else []
         problems += [Problem("limit", "1 or more", limit)] if limit < 1 else []
         problems += [Problem("window", "2 or more", window)] if window < 2 else []
@@ -67,7 +80,7 @@ class Shadow:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a folder must agree in."""
+        """The settings that a folder must have for a run to continue in it."""
         described = {side: without_secrets(endpoint.spec.text) for side, endpoint in self.endpoints.items()}
         return {"shadow": described, "share": self.share, "seed": self.seed, "window": self.window}
 
@@ -88,7 +101,7 @@ class Shadow:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._stack:
-            self._stopping = kind is not None  # then what waits is left
+            self._stopping = kind is not None  # then waiting requests are dropped
             self._queue.put(None)
             self._thread.join()
             self._write()
@@ -96,14 +109,22 @@ class Shadow:
             raise RuntimeError(f"shadow: {self._failed}") from self._failed
 
     def chooses(self, request: Request) -> bool:
-        """Whether a request belongs to the share."""
+        """Return whether a request belongs to the share."""
         text = json.dumps([self.seed, dict(request)], sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") < self.share * 2**64
 
     def offer(self, request: Request, wait: bool = False) -> bool:
-        """Take a request, if it is chosen and there is room; never blocks, unless it is to wait for room.
+        """Queue a request if it belongs to the share and there is room.
 
-        Raises InvalidInput for a request without a prompt.
+        Args:
+            request: The body of a request, with a `prompt`.
+            wait: Whether to block until there is room in the queue. False returns at once.
+
+        Returns:
+            Whether the request was queued.
+
+        Raises:
+            InvalidInput: The request has no prompt, or a wrong seed.
         """
         raise_problems(request_problems(request, "request"))
         with self._lock:
@@ -155,7 +176,7 @@ class Shadow:
 
 
 def read_requests(path: Path) -> list[Request]:
-    """The requests of a JSON Lines file, bodies of `POST /predictions`. Raises InvalidInput with every wrong line."""
+    """Return the bodies of requests in a JSON Lines file. Raises InvalidInput that names every wrong line."""
     found: list[Request] = []
     problems: list[Problem] = []
     for where, request in json_lines(read_text(path, "requests", "a .jsonl file of requests"), "requests"):
@@ -170,7 +191,7 @@ def read_requests(path: Path) -> list[Request]:
 
 
 def request_problems(request: object, where: str) -> list[Problem]:
-    """What is wrong with a request: it is an object with a prompt and, if any, a seed that a request can name."""
+    """Return what is wrong with a request: it needs a prompt, and a `seed` must be one that a request can name."""
     if not isinstance(request, Mapping):
         return [Problem(where, "an object with a prompt", request)]
     prompt, seed = text_problem(f"{where} prompt", request.get("prompt")), request.get("seed")

@@ -1,4 +1,4 @@
-"""What a comparison found of speed, of each measure and of failures."""
+"""The findings of a comparison: speed, each measure, and failures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from hybridstitch.measure.intervals import Interval
 
 @dataclass(frozen=True)
 class Speed:
-    """ratio: median seconds of A over those of B, with interval; p: one-sided; faster: None where neither is shown.
+    """The speed-up of B.
 
-    prompts: how many both sides answered.
+    Attributes:
+        ratio: Median seconds of A divided by those of B, with its interval.
+        p: One-sided p that B is not faster than declared.
+        faster: True: B is shown to be faster than declared. False: shown not to be. None: neither.
+        prompts: Number of prompts that both sides answered.
     """
 
     ratio: Interval
@@ -25,16 +29,22 @@ class Speed:
 
 @dataclass(frozen=True)
 class Measured:
-    """One measure.
+    """The result of one measure.
 
-    interval: its mean over prompts. samples, prompts: how many have a value.
-    p, p_adjusted: one-sided, that its mean clears the limit only by chance; alone and among all. None without limit.
-    non_inferior: True shown to clear the limit, False shown not to, None neither (or no limit).
-    unmeasured: samples on which its measure failed. too_often: whether B's failed answers and these together are more
-        than may fail; then `non_inferior` is False.
-    power, prompts_needed: the chance of this run to show that B is as good, if it is, and the prompts for the power
-        that the margins ask for; None for fidelity, for fewer than two prompts, without limit, and for more than a
-        million prompts.
+    Attributes:
+        name: Name of the measure.
+        limit: What its mean must clear, as declared.
+        interval: Its mean over prompts, with the interval.
+        samples, prompts: Number of samples and prompts that have a value.
+        p: One-sided p that its mean does not clear the limit; None without a limit.
+        p_adjusted: `p` adjusted by Holm over all measures with a limit.
+        non_inferior: True: shown to clear the limit. False: shown not to. None: neither, or no limit.
+        power: Chance that a run of this size shows that B is as good, if it is; None for fidelity, without a limit,
+            and for fewer than two prompts.
+        prompts_needed: Prompts for the power that the margins require; None where `power` is None, and above a
+            million.
+        unmeasured: Number of samples on which the measure failed.
+        too_often: Whether these and B's failed answers together are more than allowed. Then `non_inferior` is False.
     """
 
     name: str
@@ -75,7 +85,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Failures:
-    """In how many of the samples A and B failed, and by how much the share of B may be higher."""
+    """The number of samples on which A and B failed.
+
+    Attributes:
+        a, b: Failed samples of each side.
+        samples: All samples.
+        allowed: How much higher the share of B's failures may be than A's, 0 to 1.
+    """
 
     a: int
     b: int
@@ -101,9 +117,13 @@ SPEED_WORDS = {True: "faster", False: "not faster", None: "speed undecided"}
 
 
 def picture_word(failing: bool, quality: Collection[bool | None], fidelity: Collection[bool | None]) -> str:
-    """What was shown of B's pictures, from what was shown of each measure with a limit.
+    """Return the finding about B's pictures in one or a few words.
 
     "inferior" is for quality and for failures: pictures that are only far from A's may be as good.
+
+    Args:
+        failing: Whether B fails more often than allowed.
+        quality, fidelity: `Measured.non_inferior` of each measure with a limit.
     """
     if failing or False in quality:
         return "inferior"

@@ -1,10 +1,12 @@
 """The verdict over a finished run: is B faster, and are its pictures not worse than the margins allow?
 
-Every claim is one-sided with an error of at most alpha, and needs two witnesses that agree: a bootstrap interval, which
-knows skew but is a little narrow for few prompts, and a test of the per-prompt figures. Faster: the interval of the
-ratio of medians and Wilcoxon's test of log ratios, which one slow answer cannot sway. A measure: the interval of its
-mean and the sign-flip test, whose p is adjusted by Holm over all measures with a limit, so that each of them may be
-quoted alone.
+Every claim is one-sided with an error of at most alpha. It is shown only if two methods agree: a bootstrap interval and
+a test of the figures of each prompt. The interval accounts for skew but is slightly narrow for few prompts.
+
+- Faster: the interval of the ratio of medians, and Wilcoxon's test of log ratios, which a single slow answer hardly
+  affects.
+- A measure: the interval of its mean, and the sign-flip test. Holm's method adjusts p over all measures with a limit,
+  so each of them may be quoted alone.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ from hybridstitch.measure.statistics import bca, holm, prompt_means, ratio_of_me
 
 
 class Chances(NamedTuple):
-    """p that the mean is above its limit only by chance, the same adjusted by Holm, and adjusted p that it is below."""
+    """The p values of a measure.
+
+    Attributes:
+        above: One-sided p that the mean is not above its limit.
+        above_adjusted: The same, adjusted by Holm.
+        below_adjusted: One-sided p that the mean is not below its limit, adjusted by Holm.
+    """
 
     above: float
     above_adjusted: float
@@ -119,7 +127,7 @@ def _measured(
 
 
 def _with_failures(found: Measured, unmeasured: int, failures: Failures) -> Measured:
-    """What was found of a measure, beside the samples on which its measure failed."""
+    """Return the result of a measure together with the samples on which it failed."""
     too_often = found.judged and unmeasured > 0 and failures.too_often(unmeasured)
     shown = False if too_often else found.non_inferior
     return replace(found, non_inferior=shown, unmeasured=unmeasured, too_often=too_often)
@@ -133,10 +141,10 @@ def _claim(low: float, high: float, above: float, below: float, alpha: float) ->
 
 
 def _planning(limit: Quality | Fidelity, means: np.ndarray, margins: Margins) -> tuple[float | None, int | None]:
-    """The power of this run and the prompts to plan for, if B is in truth just as good as A.
+    """Return the power of this run and the prompts to plan for, assuming that B is exactly as good as A.
 
-    Each measure has to stand the strictest step of Holm's method here, so with several the true power is rather higher.
-    None for fidelity, where there is no such truth to plan for.
+    Each measure is tested at the strictest step of Holm's method, so with several measures the true power is higher.
+    Both are None for fidelity, where no such assumption exists.
     """
     kept = means[~np.isnan(means)]
     if not isinstance(limit, Quality) or limit.margin is None or len(kept) < 2:

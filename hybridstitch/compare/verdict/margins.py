@@ -14,11 +14,12 @@ from hybridstitch.errors import Problem, raise_problems
 
 @dataclass(frozen=True)
 class Quality:
-    """A measure of pictures on their own, given as B minus A, above 0 is better.
+    """A measure of the quality of each picture. Its values are B minus A; above 0, B is better.
 
-    margin: how much worse B may be in the mean, above 0, in the measure's units. None: reported, not judged.
-    bound: what the sequential mode needs: the largest distance from the margin that a prompt can have; further ones
-        count as this much. Above 0; None: not for the sequential mode.
+    Attributes:
+        margin: How much worse B may be in the mean, above 0, in units of the measure. None: reported, not judged.
+        bound: For the sequential mode: a prompt further from the margin than this counts as this far. Above 0; None
+            excludes the measure from that mode.
     """
 
     margin: float | None = None
@@ -49,8 +50,10 @@ class Quality:
 class Fidelity:
     """A measure of how near B's picture is to A's.
 
-    limit: what the mean must be above, or below if `lower_is_nearer`. None: reported, not judged.
-    bound: as for Quality.
+    Attributes:
+        limit: What the mean must be above, or below with `lower_is_nearer`. None: reported, not judged.
+        lower_is_nearer: Whether a lower value means a nearer picture, as for distances.
+        bound: As for `Quality`.
     """
 
     limit: float | None = None
@@ -75,14 +78,14 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Margins:
-    """Everything that the verdict is judged by.
+    """All limits of the verdict.
 
-    quality, fidelity: the measures by name, of pictures on their own and of nearness to A's.
-    min_speedup: B must be more than this many times as fast as A; above 0, default 1.
-    extra_failures: B is inferior if the share of samples where it fails is higher than A's by more than this; 0 to 1,
-        default 0.
-    alpha: the chance of a wrong claim, above 0 and below 0.5, default 0.05.
-    power: the chance of showing what is true that a run is planned for, between 0 and 1, default 0.8.
+    Attributes:
+        quality, fidelity: The measures by name: quality of each picture, and nearness to A's picture.
+        min_speedup: B must be more than this many times as fast as A; above 0, default 1.
+        extra_failures: B is inferior if its share of failed samples exceeds A's by more than this; 0 to 1, default 0.
+        alpha: Chance of a wrong claim, above 0 and below 0.5, default 0.05.
+        power: Chance to show a true claim that `prompts_needed` plans for, between 0 and 1, default 0.8.
     """
 
     quality: Mapping[str, Quality] = field(default_factory=dict)
@@ -93,7 +96,7 @@ class Margins:
     power: float = 0.8
 
     def __post_init__(self) -> None:
-        """Raises InvalidInput, naming every field out of range."""
+        """Raise InvalidInput that names every field out of range."""
         expected = {
             "min_speedup": (0 < self.min_speedup < math.inf, "a number above 0"),
             "extra_failures": (0 <= self.extra_failures <= 1, "a share from 0 to 1"),
@@ -123,13 +126,13 @@ class Margins:
 
     @property
     def level(self) -> float:
-        """The level of two-sided intervals of which each end errs with chance alpha."""
+        """The level of two-sided intervals: each end errs with a chance of alpha."""
         return 1 - 2 * self.alpha
 
     def fewest_prompts(self, claims: int = 1) -> int:
-        """With fewer prompts no test can show anything: its p is at least 2 to the power of minus their number.
+        """The fewest prompts with which a test can show a claim: its p is at least 2 ** -prompts.
 
-        claims: how many share alpha.
+        claims: Number of claims that share alpha.
         """
         return math.ceil(math.log2(claims / self.alpha))
 

@@ -1,4 +1,4 @@
-"""How likely a run is to show that B is as good as A, if it is, and how many prompts that takes."""
+"""The chance that a run shows that B is as good as A, if it is, and the prompts that this takes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ MOST = 10**6
 
 
 def power(margin: float, spread: float, prompts: int, alpha: float = 0.05, effect: float = 0.0) -> float:
-    """The chance that the one-sided test at alpha shows a mean difference above -margin.
+    """Return the chance that the one-sided test at alpha shows a mean difference above -margin.
 
-    margin: how much worse B may be, above 0. spread: standard deviation between prompts of the differences, each the
-    mean over its seeds. effect: the true mean difference, B minus A.
-    It is the power of Student's test, to which the sign-flip test comes close, at the level that the flips of these
-    prompts can reach. It is 0 for too few prompts to reach any level up to alpha.
+    It is the power of Student's test, which the sign-flip test approximates, at the highest level up to alpha that
+    the flips of these prompts can reach. Too few prompts reach no such level; the power is then 0.
+
+    Args:
+        margin: How much worse B may be, above 0.
+        spread: Standard deviation between prompts of the differences, each a mean over its seeds.
+        prompts: Number of prompts.
+        alpha: Level of the test.
+        effect: The true mean difference, B minus A.
     """
     flips = 2 ** min(prompts, 50)
     level = math.floor(alpha * flips) / flips
@@ -31,7 +36,7 @@ def power(margin: float, spread: float, prompts: int, alpha: float = 0.05, effec
 def prompts_needed(
     margin: float, spread: float, target: float = 0.8, alpha: float = 0.05, effect: float = 0.0
 ) -> int | None:
-    """The fewest prompts with a power of at least `target`, the rest as for `power`; None: more than a million."""
+    """Return the fewest prompts with a power of at least `target`; None above a million. The rest is as for `power`."""
     low, high = 0, MOST
     if not power(margin, spread, high, alpha, effect) >= target:
         return None

@@ -1,4 +1,4 @@
-"""What a comparison measured: one sample for each prompt and seed, and all of them as arrays."""
+"""The measured values of a comparison: one sample for each prompt and seed, and all of them as arrays."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from hybridstitch.errors import Problem, raise_problems
 
 @dataclass(frozen=True)
 class Sample:
-    """What both endpoints made of one prompt and seed.
+    """The measured answers of both endpoints to one prompt and seed.
 
-    seconds_a, seconds_b: time to the answer, above 0; NaN where the endpoint failed.
-    measures: by name, finite or NaN. Quality: B minus A, turned so that above 0 is better. Fidelity: how near B's
-        picture is to A's. Empty where an endpoint failed.
-    identical: whether both pictures are the same in every pixel.
-    unmeasured: measures that failed on this sample. They count against B as a failed answer does.
+    Attributes:
+        prompt: Number or name of the prompt.
+        seed: Seed of both pictures.
+        seconds_a, seconds_b: Time to the answer, above 0; NaN if the endpoint failed.
+        measures: Values by name, finite or NaN. Quality is B minus A; above 0, B is better. Fidelity is how near B's
+            picture is to A's. Empty if an endpoint failed.
+        identical: Whether both pictures have the same pixels.
+        unmeasured: Measures that failed on this sample. They count against B as a failed answer does.
     """
 
     prompt: str | int
@@ -39,9 +42,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Table:
-    """Samples as arrays `(prompts, seeds)`, in the order of their first sample; NaN where there is none.
+    """Samples as arrays `(prompts, seeds)`, with NaN where there is no value.
 
-    seconds_a, seconds_b: NaN where the endpoint failed. measures: one array for every measure that the margins name.
+    Attributes:
+        prompts: The prompts in the order of their first sample.
+        seconds_a, seconds_b: Times; NaN if the endpoint failed.
+        measures: One array for every measure that the margins name.
     """
 
     prompts: tuple[str | int, ...]
@@ -51,7 +57,7 @@ class Table:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], margins: Margins) -> Table:
-        """The table of these samples. Raises InvalidInput, naming every sample that cannot be."""
+        """Return the table of these samples. Raises InvalidInput that names every wrong sample."""
         _check(samples, margins)
         prompts = tuple(dict.fromkeys(sample.prompt for sample in samples))
         row = {prompt: index for index, prompt in enumerate(prompts)}

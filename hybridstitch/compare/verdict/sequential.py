@@ -1,11 +1,11 @@
 """A verdict that can be computed after every prompt, and stops the run when it is decided.
 
-Each claim is a bet. Someone who holds that B is not better than the limit offers fair odds; we stake a share of our
-wealth on every prompt, and if they are right, our wealth ever reaches 1 / alpha with a chance of at most alpha, however
-often we look (Ville). We hold several shares at once and keep their mean wealth, so nothing has to be tuned during the
-run (Waudby-Smith and Ramdas, JRSS B 2024, bet in this way on means of bounded figures).
+Each claim is tested by betting. The null hypothesis, that B is not better than the limit, sets the odds, and a share
+of the wealth is staked on every prompt. If the null hypothesis is true, the wealth ever reaches 1 / alpha with a chance
+of at most alpha, however often it is looked at (Ville's inequality). Several shares are bet at once, and their mean
+wealth counts, so no share has to be tuned (Waudby-Smith and Ramdas, JRSS B 2024, for means of bounded figures).
 
-What is claimed, of prompts such as these, which must come in random order:
+The claims are about the population of the prompts, which must come in random order:
 
 - faster: more than half of them (ties halved) have a mean log ratio of seconds above that of `min_speedup`; that is,
   their median speed-up is above it. This is not the ratio of medians that `decide` reports, and no outlier can move it.
@@ -15,8 +15,8 @@ What is claimed, of prompts such as these, which must come in random order:
 Decided for B: the wealth of every claim has reached 1 / alpha. If only one claim is false, its wealth has done so with
 a chance of at most alpha, so all claims together need no correction. Decided against B: the opposite bet of one of the
 m claims has reached m / alpha. The family-wise error of the m rejections is at most alpha (union bound). Failures of
-B, and of the measures of its pictures, are counted, not betted on: too many of them only keep a run from being decided
-for B, and decide against it at the end.
+B, and of the measures of its pictures, are counted without a bet. Too many of them prevent a decision for B, and decide
+against B at the end of the run.
 """
 
 from __future__ import annotations
@@ -43,18 +43,20 @@ FASTER = "faster"
 HALVINGS = 14
 """Steps in the search for the ends of an interval, to a ten-thousandth of its range."""
 MOST_EVIDENCE = 1e12
-"""Where evidence stops counting: it grows without end, and JSON's numbers do not."""
+"""The largest evidence that is reported: it grows without limit, and JSON's numbers do not."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim at the moment of the answer.
+    """One claim after the last counted prompt.
 
-    name: "faster", or the measure. shown: True it holds, False it does not, None neither.
-    interval: of what is claimed, the share of prompts on which B is fast enough or the mean of the measure; it holds at
-    any moment, each end errs with chance alpha.
-    evidence_for, evidence_against: highest wealth so far, 1e12 at most. clipped: prompts further than `bound` from the
-    limit.
+    Attributes:
+        name: "faster", or the name of a measure.
+        shown: True: it is shown to hold. False: shown not to. None: neither.
+        interval: The share of prompts on which B is fast enough, or the mean of the measure. It is valid at any time;
+            each end errs with a chance of alpha.
+        evidence_for, evidence_against: Highest wealth so far, at most 1e12.
+        clipped: Number of prompts further than `bound` from the limit.
     """
 
     name: str
@@ -78,10 +80,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. passed: True decided for B, False against, None not yet or, when finished, undecided.
+    """The state of a run.
 
-    prompts: how many were counted, which stays the same after the answer; most: how many there can be. finished:
-    whether the run may stop. claims: none before the first prompt.
+    Attributes:
+        margins: The declared limits.
+        passed: True: decided for B. False: decided against B. None: not decided.
+        prompts: Number of counted prompts; prompts after the decision are not counted.
+        most: Number of prompts of the whole run.
+        claims: The state of each claim; empty before the first prompt.
+        failures: Failed samples of both sides.
     """
 
     margins: Margins
@@ -93,7 +100,7 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Whether there is an answer, or no prompt is left."""
+        """Whether the run may stop: it is decided, or no prompt is left."""
         return self.passed is not None or self.prompts == self.most
 
     def summary(self) -> str:
@@ -131,7 +138,7 @@ class Progress:
 
 
 def follow(samples: Sequence[Sample], order: Sequence[str | int], seeds: int, margins: Margins) -> Progress:
-    """Compute where a run stands.
+    """Compute the state of a run.
 
     It counts the prompts of `order` up to the first that lacks a sample, and none after the decision. So the same
     samples always give the same answer, and further ones never change it.
@@ -169,17 +176,22 @@ def follow(samples: Sequence[Sample], order: Sequence[str | int], seeds: int, ma
 
 
 def log_wealth(scores: np.ndarray) -> np.ndarray:
-    """Log of the wealth after each prompt, of bets that the mean score is above 0: `(…, prompts)`, same shape.
+    """Return the log of the wealth after each prompt, from bets that the mean score is above 0.
 
-    scores: -1 to 1; NaN is no bet. If the mean is not above 0, wealth ever reaches 1 / alpha with a chance of at most
-    alpha.
+    If the mean is not above 0, the wealth ever reaches 1 / alpha with a chance of at most alpha.
+
+    Args:
+        scores: `(…, prompts)`, -1 to 1; NaN is no bet.
+
+    Returns:
+        The log wealth in the shape of `scores`.
     """
     gains = np.log1p(STAKES * np.nan_to_num(scores)[..., None])
     return np.logaddexp.reduce(np.cumsum(gains, axis=-2), axis=-1) - math.log(len(STAKES))
 
 
 def lower_bound(scores: np.ndarray, alpha: float) -> float:
-    """A bound below the mean of scores `(prompts,)`, -1 to 1; ever wrong with a chance of at most alpha."""
+    """Return a lower bound of the mean of scores `(prompts,)`, -1 to 1; ever wrong with a chance of at most alpha."""
     low, high = -1.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -240,7 +252,7 @@ def _both_sides(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _claims(scores: np.ndarray, held: np.ndarray, lost: np.ndarray, margins: Margins) -> tuple[Claim, ...]:
-    """The claims after the last of these prompts; back from scores to shares of prompts, and to the measure's units."""
+    """Return the claims after the last of these prompts, with scores converted to shares of prompts or units."""
     units: list[Callable[[float], float]] = [lambda score: (1 + score) / 2]
     units += [limit.at for limit in margins.judged.values()]
     claims = []

@@ -15,10 +15,16 @@ from hybridstitch.measure.intervals import Interval, without_nan
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `decide` found.
+    """The result of `decide`.
 
-    prompts: how many there are. answered: samples that both endpoints answered. identical: those of them with the same
-    picture.
+    Attributes:
+        margins: The declared limits.
+        speed: The speed-up of B.
+        quality, fidelity: The result of each measure.
+        failures: Failed samples of both sides.
+        prompts: Number of prompts.
+        answered: Number of samples that both endpoints answered.
+        identical: Number of answered samples with the same picture.
     """
 
     margins: Margins
@@ -55,7 +61,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """The gate: faster and non-inferior, both shown."""
+        """Whether B is shown to be both faster and non-inferior; the exit code depends on it."""
         return self.faster is True and self.non_inferior is True
 
     def summary(self) -> str:
@@ -71,11 +77,11 @@ class Verdict:
         return _sentence(f"{self.summary()}: {self._speed_clause()}, and {self._picture_clause()}")
 
     def quality_sentence(self) -> str:
-        """What is known of the pictures on their own."""
+        """The findings about the quality of the pictures."""
         return _sentence(_quality_clause(self.quality, self.margins))
 
     def fidelity_sentence(self) -> str:
-        """What is known of how near B's pictures are to A's."""
+        """The findings about how near B's pictures are to A's."""
         return _sentence(_fidelity_clause(self.fidelity, self.margins))
 
     def failure_sentence(self) -> str:
@@ -122,7 +128,7 @@ class Verdict:
         return "Wilcoxon's test of the prompts does not agree with the interval"
 
     def _picture_clause(self) -> str:
-        """The gravest finding, of quality or of fidelity."""
+        """The finding of quality or fidelity that counts most against B."""
         if self.failures.inferior:
             return self._failure_clause()
         if self.no_difference:
@@ -194,7 +200,7 @@ def _gravity(measured: Measured) -> int:
 
 
 def _gravest(measured: Sequence[Measured]) -> Measured | None:
-    """Of the measures with a limit the one that speaks most against B."""
+    """The measure with a limit whose result counts most against B; None if no measure has a limit."""
     judged = [each for each in measured if each.judged]
     return min(judged, key=lambda each: (_gravity(each), -(each.p or 0)), default=None)
 

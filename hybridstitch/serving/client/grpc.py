@@ -171,7 +171,7 @@ class GrpcTransport:
 
     def scale(self, model: str, workers: int, timeout: float) -> None:
         if workers == 0:
-            # Protobuf does not tell zero from a field that was not sent, for which TorchServe takes one.
+            # Protobuf sends zero as an absent field, and TorchServe takes an absent field as 1.
             raise InvalidInput([Problem("workers", "at least 1 over gRPC; 0 only over http", workers)])
         name, version = _split(model)
         numbers = {"min_worker": workers, "max_worker": workers}

@@ -77,7 +77,7 @@ def await_ready(client: Client, version: Version, seconds: float) -> Version:
             return now
         if time.monotonic() > deadline:
             states = ", ".join(worker["status"] for worker in now.described["workers"]) or "none at all"
-            advice = f"model_log.log of the server says why; {_HEAL}"
+            advice = f"model_log.log of the server has the cause; {_HEAL}"
             raise NoAnswer(f"{version.wanted} workers READY were expected, found {states}", advice, True)
         time.sleep(POLL_SECONDS)
 
@@ -154,7 +154,7 @@ def _generate_at_once(client: Client, version: Version, payload: dict[str, Any])
         except ServiceError as error:
             if error.status < 500:
                 raise
-            raise NoAnswer(str(error), f"model_log.log of the server says why; {_HEAL}", True) from error
+            raise NoAnswer(str(error), f"model_log.log of the server has the cause; {_HEAL}", True) from error
         _check_picture(answer.content, payload)
         worker = answer.headers.get(WORKER_HEADER, "")
         return _Generated(time.monotonic() - started, int(worker) if worker.isdecimal() else None)

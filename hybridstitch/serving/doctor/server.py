@@ -38,9 +38,9 @@ def examine_server(client: Client, heal: bool = False) -> list[Finding]:
 def _examine_health(client: Client) -> Finding:
     """The answer of /ping. It comes last: one hanging model makes the server Unhealthy until it is healed."""
     if client.health():
-        return Finding("server", True, f"{client.url} says that it is healthy")
+        return Finding("server", True, f"{client.url} reports that it is healthy")
     advice = "it is down, the token is wrong, or the workers of a model gave up"
-    return Finding("server", False, f"{client.url}/ping does not say Healthy", advice)
+    return Finding("server", False, f"{client.url}/ping does not report Healthy", advice)
 
 
 def _examine_version(client: Client, version: Version, heal: bool) -> Finding:
@@ -68,7 +68,9 @@ def _prove(client: Client, version: Version, name: str, patience: float) -> Find
     version = await_ready(client, version, patience)
     description = describe(client, version)
     if description is None:
-        return Finding(name, None, f"{version.wanted} of {version.wanted} workers READY; not ours: nothing was drawn")
+        return Finding(
+            name, None, f"{version.wanted} of {version.wanted} workers READY; not ours: nothing was generated"
+        )
     return Finding(name, True, generate_on_all(client, version, description))
 
 

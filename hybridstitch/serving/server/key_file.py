@@ -127,7 +127,7 @@ def _claimed(path: Path) -> TextIO:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         claim.close()
-        expected = "a path of its own: another server keeps its tokens there"
+        expected = "a path that no other server keeps its tokens in"
         raise InvalidInput([Problem("key_file", expected, shown_path(path))]) from None
     return claim
 

@@ -42,7 +42,7 @@ class Job:
         started: When its generation began, on the clock of `time.perf_counter`.
         sent_steps, sent_tokens: For each of its pictures, the number of steps that the stream has reported, and the
             last mask. A request that is retried alone keeps them, so it reports no step twice.
-        warnings: For the report, about what its stream left out.
+        warnings: Sentences for the report about events that the stream left out.
     """
 
     index: int
@@ -93,7 +93,7 @@ def groups(jobs: Sequence[Job], pictures: int) -> list[list[Job]]:
 
     Args:
         jobs: Predictions.
-        pictures: The most pictures in a group; a single request with more is a group of its own.
+        pictures: The most pictures in a group; a single request with more forms a group alone.
     """
     found: list[list[Job]] = []
     open_groups: dict[str, list[Job]] = {}

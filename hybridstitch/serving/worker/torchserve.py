@@ -1,4 +1,4 @@
-"""The interface to TorchServe: rows of its batches in, bodies and headers out. No other module knows TorchServe."""
+"""The exchange with TorchServe: reads the rows of its batches, and sends bodies and headers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hybridstitch.wire.documents import Response
 from hybridstitch.wire.names import REQUEST_ID, REQUEST_START
 
 EXPLAINS = "explain"
-"""The header that TorchServe itself adds to what comes by the route of explanations: `True`."""
+"""The header with the value `True` that TorchServe adds to a request by the route of explanations."""
 OLDEST_SECONDS = 86400  # an earlier start, or one in the future, comes from a wrong clock
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def _set_head(context: Context, index: int, answer: Response) -> None:
 
 
 def _headers(context: Context, index: int) -> dict[str, str]:
-    # TorchServe files the types of multipart fields, as dicts, among the headers.
+    # TorchServe puts the types of multipart fields among the headers, as dicts.
     headers = context.get_all_request_header(index)
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 

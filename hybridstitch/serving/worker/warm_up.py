@@ -18,7 +18,7 @@ def warm_up(
     limits: SizeLimits,
     catalogue: Catalogue | None,
 ) -> None:
-    """Generate the smallest picture, which reads all weights and shows that their output is finite.
+    """Generate the smallest picture by every model, and check that the output is finite.
 
     Args:
         generate: Generates the pictures of requests and calls its second argument after every step.
