@@ -268,7 +268,7 @@ def test_an_interrupt_that_breaks_a_librarys_cleanup_is_still_one(
 
     monkeypatch.setattr("hybridstitch.cli.bench._bench", run)
     assert main(["bench", "--count", "1", "--out", "x"]) == 130
-    assert "interrupted: what was generated is kept in x" in capsys.readouterr().err
+    assert "interrupted: the pictures so far are kept in x" in capsys.readouterr().err
 
 
 @pytest.mark.slow
