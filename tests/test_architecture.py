@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,22 @@ def test_tests_share_code_through_support_alone() -> None:
         if name.split(".")[0] == "tests" and not name.startswith(shared)
     ]
     assert strays == []
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("hybridstitch", "HybridStitchPipeline Client Recipe recipes Catalogue Report InvalidInput"),
+        ("hybridstitch.plans", "Plan"),
+        ("hybridstitch.masks", "MaskStrategy"),
+        ("hybridstitch.fills", "Fill"),
+        ("hybridstitch.strategy", "Strategy Range"),
+        ("hybridstitch.testing", "PlanConformance MaskConformance FillConformance"),
+        ("hybridstitch.serving.doctor", "examine"),
+        ("hybridstitch.compare.endpoints", "open_endpoint parse_endpoint"),
+        ("hybridstitch.compare.shadow", "Shadow"),
+    ],
+)
+def test_public_names_stay_where_they_are(module: str, names: str) -> None:
+    found = import_module(module)
+    assert [name for name in names.split() if not callable(getattr(found, name, None))] == []

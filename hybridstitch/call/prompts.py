@@ -51,7 +51,7 @@ def prompts_of(
             problems.append(Problem(name, f"one text, or {count} as in {leader}", f"{len(found)} texts"))
     rows = None if length is None else pair.prompts.clip_length + length
     if leader == "prompt_embeds":
-        # Given both, the halves need only fit each other, as in diffusers; otherwise a half is encoded here.
+        # Given both, cond and uncond need only fit each other, as in diffusers; otherwise uncond is encoded here.
         alone = guided and "negative_prompt_embeds" not in embeds
         rows = rows if alone else embeds["prompt_embeds"].shape[1]
     for name in embeds.keys() - broken:
