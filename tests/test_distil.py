@@ -137,6 +137,15 @@ def test_a_lesson_brings_the_small_model_nearer(parts, library, quick, progress)
     assert all(parameter.grad is None for parameter in parts.large.parameters())
     assert bool(lesson.drawings.prompts) == (progress > distil.GUIDED_FROM)
 
+    known = lesson.memory[-1]
+    lesson.memory.clear()
+    lesson.memory.append(known)
+    with torch.no_grad():
+        found = velocity(parts.large, *known.inputs)
+    torch.testing.assert_close(found, known.wanted)  # the answers of before, without asking the large model again
+    assert lesson.again(small).item() == pytest.approx(known.loss(velocity(small, *known.inputs)).item())
+    assert lesson.again(small).item() < losses[-1]
+
 
 @pytest.mark.slow
 def test_the_stage_goes_on_where_it_stopped_and_is_exported_alone(library, quick, tmp_path):

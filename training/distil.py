@@ -5,6 +5,7 @@ pictures.
 """
 
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,31 @@ class Drawings:
             self.prompts[taken.start + index] = prompts[index]
 
 
+MEMORY = 512
+"""Batches that are kept with the large model's velocities, to be repeated."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the small model answers, and the large model's answer. The last `2 * drawn` states are under guidance."""
+
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+    wanted: torch.Tensor
+    drawn: int
+
+    def guided(self, velocities: torch.Tensor) -> torch.Tensor:
+        """Guided velocities of the unfinished pictures."""
+        with_prompt, without = velocities[-2 * self.drawn :].chunk(2)
+        return without + GUIDANCE * (with_prompt - without)
+
+    def loss(self, found: torch.Tensor) -> torch.Tensor:
+        """The squared distance to the large model's velocity."""
+        loss = functional.mse_loss(found, self.wanted)
+        if self.drawn:
+            loss = loss + GUIDED_WEIGHT * functional.mse_loss(self.guided(found), self.guided(self.wanted))
+        return loss
+
+
 class Lesson:
     """The loss: squared distance to the large model's velocity at noised training scenes, then under guidance too.
 
@@ -211,6 +237,7 @@ class Lesson:
         self.parts, self.shift, self.drop_prompt = parts, shift, drop_prompt
         self.velocity = torch.compile(velocity, dynamic=False) if compiled else velocity
         self.drawings = Drawings(shift)
+        self.memory: deque[Task] = deque(maxlen=MEMORY)
 
     @torch.no_grad()
     def _scenes(self, clean: torch.Tensor, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
@@ -236,16 +263,14 @@ class Lesson:
         with torch.no_grad():
             context, pooled = self.parts.encode(prompts)
             wanted = self.velocity(self.parts.large, states, context, pooled, sigma)
-        found = self.velocity(model, states, context, pooled, sigma)
-        loss = functional.mse_loss(found, wanted)
+        task = Task((states, context, pooled, sigma), wanted, drawn)
+        self.memory.append(task)
+        found = self.velocity(model, *task.inputs)
         if drawn:
-            large, small = (guided(each[scenes:]) for each in (wanted, found))
-            loss = loss + GUIDED_WEIGHT * functional.mse_loss(small, large)
-            self.drawings.advance(taken, large, small.detach(), captions[scenes:])
-        return loss
+            self.drawings.advance(taken, task.guided(wanted), task.guided(found.detach()), captions[scenes:])
+        return task.loss(found)
 
-
-def guided(velocities: torch.Tensor) -> torch.Tensor:
-    """Guided velocities from those with a prompt and, after them, those without."""
-    with_prompt, without = velocities.chunk(2)
-    return without + GUIDANCE * (with_prompt - without)
+    def again(self, model: nn.Module) -> torch.Tensor:
+        """The loss of a random one of the last `MEMORY` batches."""
+        task = random.choice(self.memory)
+        return task.loss(self.velocity(model, *task.inputs))

@@ -160,7 +160,8 @@ def _distil_stage(
     lesson = Lesson(parts, SHIFTS["fine"], DROP_PROMPT, compiled)
     source = partial(batches, library, SIDES["fine"], size)
     check = Check(parts, library, SHIFTS["fine"])
-    return Stage("small-distil", minutes, small, _optimizers(small), lesson, hold_then_fall, source, check)
+    optimizers = _optimizers(small)
+    return Stage("small-distil", minutes, small, optimizers, lesson, hold_then_fall, source, check, lesson.again)
 
 
 def load_encoders(folder: Path, encoders: nn.ModuleList) -> nn.ModuleList:

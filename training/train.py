@@ -21,6 +21,8 @@ EMA_DECAY = 0.995
 CHECKPOINT_SECONDS = 150
 REPORT_SECONDS = 30
 CHECK_SECONDS = 120
+REPEATS = 2
+"""Steps on batches of before for each new one, in stages that keep them. A repeated batch needs no teacher."""
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Stage:
     batches: Callable[[int], Iterator[Batch]]
     check: Callable[[nn.Module], float] | None = None
     """A figure of the averaged model on held-out scenes, printed beside the counters."""
+    again: Callable[[nn.Module], torch.Tensor] | None = None
+    """The loss of a batch that `loss` had before. With it, `REPEATS` such steps follow each new batch."""
 
 
 class Feeder(IterableDataset[Batch]):
@@ -106,15 +110,14 @@ class Trainer:
         """Share of the stage's time that is used up."""
         return self.counters.seconds / (60 * self.stage.minutes)
 
-    def step(self, batch: Batch) -> None:
-        """Learn from one batch, together with the other processes."""
+    def step(self, batch: Batch | None) -> None:
+        """Learn from one batch, or from one of before if None, together with the other processes."""
         factor = self.stage.rate(self.progress) * min(1.0, (self.counters.step + 1) / WARM_UP_STEPS)
         for optimizer, full_rates in zip(self.stage.optimizers, self.full_rates, strict=True):
             for group, full_rate in zip(optimizer.param_groups, full_rates, strict=True):
                 group["lr"] = factor * full_rate
-        inputs, captions = batch
         with autocast(self.device):
-            loss = self.stage.loss(self.stage.model, (inputs.to(self.device), captions), self.progress)
+            loss = self._loss(batch)
         loss.backward()
         _average_gradients(self.trained)
         nn.utils.clip_grad_norm_(self.trained, 1.0)
@@ -122,9 +125,16 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
         self.counters.step += 1
-        self.counters.samples += len(captions) * self.world
         self.counters.loss += max(1 / self.counters.step, 0.02) * (loss.item() - self.counters.loss)
         _update_average(self.average, self.stage.model, self.counters.step)
+
+    def _loss(self, batch: Batch | None) -> torch.Tensor:
+        if batch is None:
+            assert self.stage.again is not None
+            return self.stage.again(self.stage.model)
+        inputs, captions = batch
+        self.counters.samples += len(captions) * self.world
+        return self.stage.loss(self.stage.model, (inputs.to(self.device), captions), self.progress)
 
     def save(self) -> None:
         """Write the checkpoint, in one move."""
@@ -163,8 +173,11 @@ def run(stage: Stage, folder: Path, device: torch.device) -> None:
     feeder = iter(DataLoader(Feeder(stage.batches, trainer.seed), batch_size=None, num_workers=workers))
     last_report = last_checkpoint = last_check = clock = time.monotonic()
     trainer.check()
+    steps = 0
+    period = 1 + REPEATS if stage.again else 1
     while trainer.progress < 1:
-        trainer.step(next(feeder))
+        trainer.step(None if steps % period else next(feeder))
+        steps += 1
         now = time.monotonic()
         counters.seconds, clock = _agree(counters.seconds + now - clock), now
         if trainer.rank == 0 and now - last_report > REPORT_SECONDS:
