@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hybridstitch.base.paths import EMBEDDED_PAIR
@@ -93,17 +94,19 @@ def test_cached_rows_outside_the_subset_are_old_and_inside_are_fresh(transformer
     cache, reference = KVCache(), KVCache()
     with cached_attention(transformer):
         mmdit_forward(transformer, *inputs(transformer, size), kv_cache=cache)
-        before = {layer: tuple(rows.clone() for rows in cache[layer]) for layer in transformer.attn_processors}
+        layers = range(transformer.config.num_layers)
+        kinds = {KVCache.joint: layers, KVCache.image_only: transformer.config.dual_attention_layers}
+        before = [(kind, n, [rows.clone() for rows in kind(cache, n)]) for kind in kinds for n in kinds[kind]]
         new = inputs(transformer, size, seed=1)
         mmdit_forward(transformer, *new, tokens=tokens, kv_cache=cache)
         mmdit_forward(transformer, *new, kv_cache=reference)
-    for layer, old_rows in before.items():
-        for old, now in zip(old_rows, cache[layer], strict=True):
+    for kind, layer, old_rows in before:
+        for old, now in zip(old_rows, kind(cache, layer), strict=True):
             same = (old == now).all(dim=-1).all(dim=1)  # (batch, image tokens + text)
             assert same[:, :image_tokens][~chosen].all()
             assert not same[:, :image_tokens][chosen].any()
-    first = "transformer_blocks.0.attn.processor"  # before any attention a token's row depends on itself alone
-    for fresh, now in zip(reference[first], cache[first], strict=True):
+    # Before any attention a token's row depends on itself alone.
+    for fresh, now in zip(reference.joint(0), cache.joint(0), strict=True):
         inside = chosen[:, None, :, None].expand_as(now[:, :, :image_tokens])
         torch.testing.assert_close(now[:, :, :image_tokens][inside], fresh[:, :, :image_tokens][inside])
 
@@ -113,14 +116,55 @@ def test_dual_attention_has_a_cache_of_its_own():
     cache = KVCache()
     with cached_attention(transformer):
         mmdit_forward(transformer, *inputs(transformer, (16, 16)), kv_cache=cache)
-    joint, image_only = cache["transformer_blocks.0.attn.processor"], cache["transformer_blocks.0.attn2.processor"]
-    assert joint[0].shape[2] == 64 + 7
-    assert image_only[0].shape[2] == 64
+    assert cache.joint(0)[0].shape[2] == 64 + 7
+    assert cache.image_only(0)[0].shape[2] == 64
+    assert cache.image_only(2) is None
 
 
 def test_subset_without_a_dense_step_is_refused(transformer):
     with cached_attention(transformer), pytest.raises(ValueError, match="K/V cache"):
         mmdit_forward(transformer, *inputs(transformer, (16, 16)), tokens=choose(2, 64, 5), kv_cache=KVCache())
+
+
+def test_a_cache_that_the_attention_would_ignore_is_refused(transformer):
+    with pytest.raises(ValueError, match="cached_attention"):
+        mmdit_forward(transformer, *inputs(transformer, (16, 16)), kv_cache=KVCache())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_text_rows_a_block_attends_to_those_of_the_buffer(layout):
+    transformer = tiny_transformer(layout)
+    noise = torch.Generator().manual_seed(1)
+    hidden, text, time = (torch.randn(2, *rows, 16, generator=noise) for rows in ((9,), (7,), ()))
+    cache = KVCache()
+    with cached_attention(transformer):
+        mmdit_forward(transformer, *inputs(transformer, (16, 16)), kv_cache=cache)
+        rows = (torch.arange(2)[:, None], choose(2, 64, 9))
+        given = {"joint": cache.joint(0), "image_only": cache.image_only(0), "rows": rows}
+        block = transformer.transformer_blocks[0]
+        _, expected = block(hidden, text, time, given)
+        kept = [each[:, :, 64:].clone() for each in cache.joint(0)]
+        context, image = block(hidden, text[:, :0], time, given)
+    assert context.shape == (2, 0, 16)
+    torch.testing.assert_close(image, expected)
+    assert all(torch.equal(old, now[:, :, 64:]) for old, now in zip(kept, cache.joint(0), strict=True))
+
+
+def test_the_index_of_the_rows_is_made_once_a_forward(transformer):
+    class Counted(TorchDispatchMode):
+        made = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.made += func is torch.ops.aten.arange.default
+            return func(*args, **(kwargs or {}))
+
+    values, cache, counts = inputs(transformer, (16, 16)), KVCache(), []
+    with cached_attention(transformer):
+        for tokens in (None, choose(2, 64, 9)):
+            with Counted() as counted:
+                mmdit_forward(transformer, *values, tokens=tokens, kv_cache=cache)
+            counts.append(counted.made)
+    assert counts[1] == counts[0] + 1
 
 
 def test_processors_come_back_also_after_an_exception(transformer):

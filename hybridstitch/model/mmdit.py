@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the usual name
 from diffusers import SD3Transformer2DModel
 from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybridstitch.errors import Problem
 
@@ -55,68 +56,104 @@ def unpatchify(rows: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     return latents.reshape(batch, latents.shape[1], grid[0] * patch_size, grid[1] * patch_size)
 
 
-class KVCache:
-    """Keys and values of every attention layer, for one generation of one model.
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values of one attention, each `(batch, heads, image tokens (and text tokens), head_dim)`."""
+Rows = tuple[Tensor, Tensor]
+"""The rows of a subset: batch indices `(batch, 1)` and tokens `(batch, k)`."""
 
-    Each layer has one buffer with the rows of all image tokens, followed by those of the text. Attention reads the
+
+class KVCache:
+    """Keys and values of every attention, for one generation of one model.
+
+    Each attention has one buffer with the rows of all image tokens, followed by those of the text. Attention reads the
     buffer as it is, so that filling it costs no more than the concatenation that it replaces. Keys are stored after
     their norm. Memory: `2 * layers * batch * (image + text tokens) * width` elements; cond and uncond are separate
     items of the batch.
+
+    Attributes:
+        filled: whether a dense forward has filled the cache, which a subset needs.
     """
 
     def __init__(self) -> None:
-        self._layers: dict[str, tuple[Tensor, Tensor]] = {}
+        self.filled = False
+        self._shape: tuple[object, ...] = ()
+        self._blocks = nn.ModuleList()
 
-    @property
-    def filled(self) -> bool:
-        """Whether a dense forward has filled the cache, which a subset needs."""
-        return bool(self._layers)
+    def joint(self, layer: int) -> KeysValues:
+        """Keys and values of the image and the text in a layer."""
+        return self._blocks[layer].joint  # type: ignore[return-value]
 
-    def __getitem__(self, layer: str) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer, each `(batch, heads, image + text tokens, head_dim)`."""
-        return self._layers[layer]
+    def image_only(self, layer: int) -> KeysValues:
+        """Keys and values of a layer with a second, image-only attention."""
+        return self._blocks[layer].image_only  # type: ignore[return-value]
 
-    def update(
+    def allocate(self, transformer: SD3Transformer2DModel, latents: Tensor, context: Tensor) -> None:
+        """Make room for the rows of these latents and prompt embeddings, unless there is."""
+        config = transformer.config
+        image = latents.shape[-2] * latents.shape[-1] // config.patch_size**2
+        heads = (latents.shape[0], config.num_attention_heads)
+        shape = (*heads, image, context.shape[1], latents.dtype, latents.device)
+        if shape == self._shape:
+            return
+
+        def empty(rows: int) -> KeysValues:
+            sizes = (*heads, rows, config.attention_head_dim)
+            return latents.new_empty(sizes), latents.new_empty(sizes)
+
+        self.filled, self._shape = False, shape
+        self._blocks = nn.ModuleList(
+            _CachedBlock(
+                block, empty(image + context.shape[1]), empty(image) if n in config.dual_attention_layers else None
+            )
+            for n, block in enumerate(transformer.transformer_blocks)
+        )
+
+    @contextmanager
+    def attached(self, transformer: SD3Transformer2DModel) -> Iterator[None]:
+        """Pass the buffers to the blocks of a transformer while it is open."""
+        blocks = transformer.transformer_blocks
+        transformer.transformer_blocks = self._blocks
+        try:
+            yield
+        finally:
+            transformer.transformer_blocks = blocks
+
+
+class _CachedBlock(nn.Module):
+    """Stands for a block during a forward and adds the buffers of its attentions to the arguments.
+
+    A transformer passes the same arguments to all of its blocks. Buffers that each block got as tensors need no names:
+    so `torch.compile` makes one graph for all blocks of a kind.
+    """
+
+    def __init__(self, block: nn.Module, joint: KeysValues, image_only: KeysValues | None):
+        super().__init__()
+        self.block = block
+        self.joint = joint
+        self.image_only = image_only
+
+    def forward(
         self,
-        layer: str,
-        key: Tensor,
-        value: Tensor,
-        text: tuple[Tensor, Tensor] | None,
-        tokens: Tensor | None,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Write fresh rows and return all keys and values of the layer.
-
-        Args:
-            layer: name of the layer.
-            key: `(batch, heads, k, head_dim)` of the image tokens at `tokens`, or of all.
-            value: likewise.
-            text: key and value of the text tokens; None in an image-only attention.
-            tokens: indices `(batch, k)` of the rows; None for all.
-        """
-        if tokens is None:
-            self._allocate(layer, key, text)
-        keys, values = self._layers[layer]
-        for buffer, fresh, fresh_text in zip((keys, values), (key, value), text or (None, None), strict=True):
-            if tokens is None:
-                buffer[:, :, : fresh.shape[2]] = fresh
-            else:
-                buffer[_batch_index(tokens), :, tokens] = fresh.transpose(1, 2)
-            if fresh_text is not None:
-                buffer[:, :, -fresh_text.shape[2] :] = fresh_text
-        return keys, values
-
-    def _allocate(self, layer: str, key: Tensor, text: tuple[Tensor, Tensor] | None) -> None:
-        batch, heads, rows, head_dim = key.shape
-        shape = (batch, heads, rows + (text[0].shape[2] if text else 0), head_dim)
-        if layer not in self._layers or self._layers[layer][0].shape != shape:
-            self._layers[layer] = (key.new_empty(shape), key.new_empty(shape))
+        buffers = {"joint": self.joint, "image_only": self.image_only}
+        answer: tuple[Tensor, Tensor] = self.block(
+            hidden_states=hidden_states,
+            encoder_hidden_states=encoder_hidden_states,
+            temb=temb,
+            joint_attention_kwargs={**(joint_attention_kwargs or {}), **buffers},
+        )
+        return answer
 
 
 class CachedJointAttention:
-    """SD3's attention, joint (`attn`) or image-only (`attn2`), with keys and values of absent tokens from a cache."""
+    """SD3's attention, joint (`attn`) or image-only (`attn2`), with keys and values of absent tokens from buffers.
 
-    def __init__(self, layer: str):
-        self.layer = layer
+    It has no state, so one serves all layers of all models.
+    """
 
     def __call__(
         self,
@@ -124,21 +161,35 @@ class CachedJointAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        kv_cache: KVCache | None = None,
-        tokens: Tensor | None = None,
+        joint: KeysValues | None = None,
+        image_only: KeysValues | None = None,
+        rows: Rows | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend, and write fresh rows into the buffers.
+
+        Args:
+            attn: the layer.
+            hidden_states: image rows `(batch, image tokens or k, width)`.
+            encoder_hidden_states: text rows; None in an image-only attention. Without any row `(batch, 0, width)`,
+                the text rows of the buffer stay as they are.
+            attention_mask: unused, as in diffusers.
+            joint: buffers of the attention to image and text; None attends to these rows alone.
+            image_only: likewise of the image-only attention.
+            rows: where the image rows belong; None for all of them.
+        """
         query = _heads(attn, attn.to_q(hidden_states), attn.norm_q)
         key = _heads(attn, attn.to_k(hidden_states), attn.norm_k)
         value = _heads(attn, attn.to_v(hidden_states), None)
-        text = None
+        buffers, text = image_only, None
         if encoder_hidden_states is not None:
             text_query = _heads(attn, attn.add_q_proj(encoder_hidden_states), attn.norm_added_q)
             text_key = _heads(attn, attn.add_k_proj(encoder_hidden_states), attn.norm_added_k)
             text = (text_key, _heads(attn, attn.add_v_proj(encoder_hidden_states), None))
             query = torch.cat([query, text_query], dim=2)
+            buffers = joint
 
-        if kv_cache is not None:
-            key, value = kv_cache.update(self.layer, key, value, text, tokens)
+        if buffers is not None:
+            key, value = _write(buffers, (key, value), text, rows)
         elif text is not None:
             key, value = torch.cat([key, text[0]], dim=2), torch.cat([value, text[1]], dim=2)
 
@@ -151,7 +202,19 @@ class CachedJointAttention:
         return image, context if attn.context_pre_only else attn.to_add_out(context)
 
 
-def _heads(attn: Attention, rows: Tensor, norm: torch.nn.Module | None) -> Tensor:
+def _write(buffers: KeysValues, fresh: KeysValues, text: KeysValues | None, rows: Rows | None) -> KeysValues:
+    """Write fresh rows of image and text into the buffers, and return these."""
+    for buffer, image, words in zip(buffers, fresh, text or (None, None), strict=True):
+        if rows is None:
+            buffer[:, :, : image.shape[2]] = image
+        else:
+            buffer[rows[0], :, rows[1]] = image.transpose(1, 2).to(buffer.dtype)
+        if words is not None:
+            buffer[:, :, buffer.shape[2] - words.shape[2] :] = words
+    return buffers
+
+
+def _heads(attn: Attention, rows: Tensor, norm: nn.Module | None) -> Tensor:
     """`(batch, n, heads * head_dim)` as `(batch, heads, n, head_dim)`, normed if there is a norm."""
     rows = rows.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
     return rows if norm is None else norm(rows)
@@ -159,13 +222,16 @@ def _heads(attn: Attention, rows: Tensor, norm: torch.nn.Module | None) -> Tenso
 
 @contextmanager
 def cached_attention(transformer: SD3Transformer2DModel) -> Iterator[None]:
-    """Install a `CachedJointAttention` in every attention layer; restore the original ones on exit and on errors."""
+    """Install `CachedJointAttention` in every attention; restore the original ones on exit and on errors."""
     originals = dict(transformer.attn_processors)
-    transformer.set_attn_processor({name: CachedJointAttention(name) for name in originals})
+    transformer.set_attn_processor(_PROCESSOR)
     try:
         yield
     finally:
         transformer.set_attn_processor(originals)
+
+
+_PROCESSOR = CachedJointAttention()
 
 
 def mmdit_forward(
@@ -192,36 +258,45 @@ def mmdit_forward(
         kv_cache: filled by a dense forward, read and updated by one on a subset. None: no cache, dense only.
 
     Raises:
-        ValueError: for a subset without a filled cache.
+        ValueError: for a subset without a filled cache, or for a cache outside of `cached_attention`.
     """
+    if kv_cache is not None and not kv_cache.filled and _PROCESSOR not in transformer.attn_processors.values():
+        raise ValueError("kv_cache: expected a call inside of cached_attention(transformer)")
     if tokens is not None and (kv_cache is None or not kv_cache.filled):
         raise ValueError("tokens: expected a K/V cache that a dense forward has filled, got none")
     patch_size = transformer.config.patch_size
+    rows = None if tokens is None else (_batch_index(tokens), tokens)
     with ExitStack() as stack:
-        if tokens is not None:
+        if kv_cache is not None:
+            kv_cache.allocate(transformer, latents, context)
+            stack.enter_context(kv_cache.attached(transformer))
+        if rows is not None:
             image_tokens = (latents.shape[-2] // patch_size) * (latents.shape[-1] // patch_size)
-            stack.enter_context(_subset(transformer, tokens, image_tokens))
+            stack.enter_context(_subset(transformer, rows, image_tokens))
         velocity = transformer(
             hidden_states=latents,
             encoder_hidden_states=context,
             pooled_projections=pooled,
             timestep=timestep,
-            joint_attention_kwargs=None if kv_cache is None else {"kv_cache": kv_cache, "tokens": tokens},
+            joint_attention_kwargs=None if rows is None else {"rows": rows},
             return_dict=False,
         )[0]
-    rows = patchify(velocity, patch_size)
-    return rows if tokens is None else gather_rows(rows, tokens)
+    if kv_cache is not None:
+        kv_cache.filled = True
+    rendered = patchify(velocity, patch_size)
+    return rendered if rows is None else rendered[rows]
 
 
 @contextmanager
-def _subset(transformer: SD3Transformer2DModel, tokens: Tensor, image_tokens: int) -> Iterator[None]:
+def _subset(transformer: SD3Transformer2DModel, rows: Rows, image_tokens: int) -> Iterator[None]:
     """Restrict the blocks to these tokens while it is open; the output is zero at the others."""
 
-    def gather(_module: torch.nn.Module, _inputs: object, rows: Tensor) -> Tensor:
-        return gather_rows(rows, tokens)
+    def gather(_module: nn.Module, _inputs: object, every: Tensor) -> Tensor:
+        return every[rows]
 
-    def scatter(_module: torch.nn.Module, _inputs: object, rows: Tensor) -> Tensor:
-        return scatter_rows(rows.new_zeros(rows.shape[0], image_tokens, rows.shape[2]), tokens, rows)
+    def scatter(_module: nn.Module, _inputs: object, rendered: Tensor) -> Tensor:
+        zeros = rendered.new_zeros(rendered.shape[0], image_tokens, rendered.shape[2])
+        return zeros.index_put_(rows, rendered)
 
     with (
         transformer.pos_embed.register_forward_hook(gather),
