@@ -14,7 +14,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from hybridstitch.bench.specs import read_spec
+from hybridstitch.bench.specs import CACHE_DIT, CacheSettings, read_cache_dit, read_spec
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.plans import AllSteps
@@ -48,6 +48,7 @@ class Contender:
         steps: Steps of the schedule.
         solver: One of `SOLVERS`.
         origin: Of a tuned recipe, see `TunedRecipe`.
+        cache_dit: Settings of cache-dit, which then runs the recipe `large` on diffusers' own pipeline.
     """
 
     name: str
@@ -55,13 +56,14 @@ class Contender:
     steps: int
     solver: str = "euler"
     origin: str | None = None
+    cache_dit: CacheSettings | None = None
 
     @classmethod
     def parse(cls, spec: str, catalogue: Catalogue, steps: int, guidance_scale: float, match: Match) -> Contender:
-        """Read `RECIPE[@STEPS][/SOLVER]`, `RECIPE~SPEED[/SOLVER]` or `speed=NUMBER`.
+        """Read one of `specs.FORMS`.
 
         Examples: `hybridstitch`; `large@10/unipc`; `two-stage~1.83`, the variant of a recipe at 1 / 1.83 of the large
-        model's cost; `speed=2.5`, a recipe that the pair was tuned to.
+        model's cost; `speed=2.5`, a recipe that the pair was tuned to; `cache-dit:threshold=0.15,Fn=1`.
 
         Args:
             spec: The text.
@@ -75,6 +77,8 @@ class Contender:
         """
         read = read_spec(spec, [*catalogue.recipes])
         solver = read.solver
+        if spec.startswith(CACHE_DIT):
+            return cls(spec, catalogue.recipes["large"], steps, cache_dit=read_cache_dit(spec))
         if read.dial is None:
             recipe, origin = catalogue.recipes[read.recipe], None
         else:
@@ -94,7 +98,8 @@ class Contender:
     def from_dict(cls, name: str, described: Mapping[str, Any], catalogue: Catalogue) -> Contender:
         """Return the contender that `to_dict` described."""
         recipe = replace(catalogue.resolve(dict(described["recipe"])), name=described["recipe"]["name"])
-        return cls(name, recipe, described["steps"], described["solver"], described["origin"])
+        cache = described.get("cache_dit")
+        return cls(name, recipe, described["steps"], described["solver"], described["origin"], cache)
 
     @property
     def sigmas(self) -> tuple[float, ...] | None:
@@ -103,12 +108,13 @@ class Contender:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that determines its pictures, as JSON."""
-        return {
+        found = {
             "recipe": self.recipe.to_dict(),
             "steps": self.steps,
             "solver": self.solver,
             "origin": self.origin,
         }
+        return found | ({"cache_dit": dict(self.cache_dit)} if self.cache_dit else {})
 
 
 def _at_cost(recipe: Recipe, solver: str, steps: int, speed: float, match: Match) -> tuple[Recipe, int]:

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hybridstitch.bench.cache_dit import CacheDitPipeline
 from hybridstitch.bench.contenders import Contender, with_solver
 from hybridstitch.bench.folder import BenchFolder, Fidelity, Result
+from hybridstitch.generation import Generation
 from hybridstitch.measure.perceptual import Perceptual
 from hybridstitch.measure.pixels import more_often, psnr, ssim
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.report import Report
 
-Rendered = tuple[np.ndarray, Report]
+
+@dataclass(frozen=True)
+class Rendered:
+    """A picture of a contender.
+
+    Attributes:
+        picture: `(height, width, 3)` in 0..255.
+        ms: Time of denoising.
+        cost: FLOPs of the transformers, relative to the reference.
+        large_token_share: See `Result`.
+        large_steps: See `Report`, for this picture; None where the large model rendered all tokens alike.
+    """
+
+    picture: np.ndarray
+    ms: float
+    cost: float
+    large_token_share: float
+    large_steps: np.ndarray | None
 
 
 class Bench:
@@ -58,6 +76,9 @@ class Bench:
         self.folder, self.part = folder, part
         self._base = pipe.validate(prompts, guidance_scale=guidance_scale, width=size[0], height=size[1])
         self._pipes = {"euler": pipe, "even": pipe}
+        self._cached = {
+            each.name: CacheDitPipeline(pipe, each.cache_dit) for each in contenders if each.cache_dit is not None
+        }
         self._perceptual = perceptual
 
     def run(self, on_pictures: Callable[[int], object] = lambda count: None) -> list[Result]:
@@ -103,7 +124,7 @@ class Bench:
         random.Random(f"{prompt} {seed}").shuffle(names)
         rendered = {name: self._rendered(self.contenders[name], prompt, seed) for name in names}
         for name in missing:
-            self.folder.save_picture(name, prompt, seed, rendered[name][0])
+            self.folder.save_picture(name, prompt, seed, rendered[name].picture)
         reference = rendered[self.reference.name]
         return [self._result(prompt, seed, name, rendered[name], reference) for name in missing]
 
@@ -112,9 +133,7 @@ class Bench:
             self._rendered(contender, 0, 0)
 
     def _rendered(self, contender: Contender, prompt: int, seed: int) -> Rendered:
-        """Return the picture, uint8, and its report. A prompt and seed have the same noise for all contenders."""
-        if contender.solver not in self._pipes:
-            self._pipes[contender.solver] = with_solver(self.pipe, contender.solver)
+        """Return the picture of a contender. A prompt and seed have the same noise for all contenders."""
         generation = replace(
             self._base.for_images(prompt, prompt + 1),
             seeds=1_000_003 * seed + prompt,
@@ -123,15 +142,31 @@ class Bench:
             sigmas=contender.sigmas,
         )
         try:
-            out = self._pipes[contender.solver].generate(generation, output_type="np")
+            return self._generated(contender, generation)
         except FloatingPointError as error:
             raise RuntimeError(f"contender {contender.name}: {error}; leave it out") from error
-        return (out.images[0] * 255).round().astype(np.uint8), out.report
+
+    def _generated(self, contender: Contender, generation: Generation) -> Rendered:
+        steps = contender.steps / self.reference.steps
+        if contender.name in self._cached:
+            picture, ms, cost = self._cached[contender.name].generate(generation)
+            return Rendered(_as_bytes(picture), ms, cost * steps, 1.0, None)
+        if contender.solver not in self._pipes:
+            self._pipes[contender.solver] = with_solver(self.pipe, contender.solver)
+        out = self._pipes[contender.solver].generate(generation, output_type="np")
+        report = out.report
+        return Rendered(
+            _as_bytes(out.images[0]),
+            report.timing_ms["denoise"],
+            report.flops_share * steps,
+            report.large_token_share,
+            report.large_steps[0],
+        )
 
     def _result(self, prompt: int, seed: int, name: str, rendered: Rendered, by_reference: Rendered) -> Result:
-        report = rendered[1]
-        picture, reference = (each.astype(np.float64) / 255 for each in (rendered[0], by_reference[0]))
-        inside = more_often(report.large_steps[0], picture.shape[:2])
+        picture, reference = (each.picture.astype(np.float64) / 255 for each in (rendered, by_reference))
+        often = rendered.large_steps
+        inside = None if often is None else more_often(often, picture.shape[:2])
         whole, distances = None, None
         if self._perceptual:
             whole = self._perceptual(picture, reference)
@@ -140,14 +175,18 @@ class Bench:
             prompt,
             seed,
             name,
-            cost=report.flops_share * report.generation.num_inference_steps / self.reference.steps,
-            ms=report.timing_ms["denoise"],
-            reference_ms=by_reference[1].timing_ms["denoise"],
-            large_token_share=report.large_token_share,
+            cost=rendered.cost,
+            ms=rendered.ms,
+            reference_ms=by_reference.ms,
+            large_token_share=rendered.large_token_share,
             whole=Fidelity(psnr(picture, reference), ssim(picture, reference), whole),
             inside=None if inside is None else _within(inside, picture, reference, distances),
             outside=None if inside is None else _within(~inside, picture, reference, distances),
         )
+
+
+def _as_bytes(picture: np.ndarray) -> np.ndarray:
+    return (picture * 255).round().astype(np.uint8)
 
 
 def _within(where: np.ndarray, picture: np.ndarray, reference: np.ndarray, distances: np.ndarray | None) -> Fidelity:

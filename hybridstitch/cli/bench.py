@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybridstitch.base.paths import CALIBRATION_FILE, HELD_OUT_FILE
 from hybridstitch.base.prompt_files import read_prompts
-from hybridstitch.bench.specs import read_spec
+from hybridstitch.bench.specs import CACHE_DIT, FORMS, read_spec, split_specs
 from hybridstitch.cli.interrupts import interruptible
 from hybridstitch.cli.options import (
     add_common,
@@ -60,14 +60,16 @@ def check(options: argparse.Namespace) -> None:
     with collected(problems):
         prompts = find_prompts(options, HELD_OUT_FILE)
     known = recipe_names(options)
-    specs = options.recipes.split(",") if options.recipes is not None else known
+    specs = split_specs(options.recipes) if options.recipes is not None else known
     for spec in specs:
         with collected(problems):
             read_spec(spec, known)
     if options.against and options.against not in specs:
         problems.append(Problem("against", "one of: " + ", ".join(specs), options.against))
-    if find_spec("matplotlib") is None:  # known now, not after hours of generating
-        problems.append(Problem("bench", "matplotlib (pip install 'hybridstitch[bench]')", "no such package"))
+    needed = ["matplotlib"] + ["cache_dit"] * any(spec.startswith(CACHE_DIT) for spec in specs)
+    for package in needed:  # known now, not after hours of generating
+        if find_spec(package) is None:
+            problems.append(Problem("bench", f"{package} (pip install 'hybridstitch[bench]')", "no such package"))
     if options.out and not problems:
         problems += settings_problems(options.out, _given_settings(options) | {"texts": prompts})
     raise_problems(problems)
@@ -161,7 +163,7 @@ def _contenders(options: argparse.Namespace, pipe: HybridStitchPipeline, prompts
     from hybridstitch.bench.contenders import Contender
 
     match = _matcher(options, pipe, prompts)
-    specs = options.recipes.split(",") if options.recipes else list(pipe.catalogue.recipes)
+    specs = split_specs(options.recipes) if options.recipes else list(pipe.catalogue.recipes)
     found: list[Contender] = []
     problems: list[Problem] = []
     for spec in specs:
@@ -242,7 +244,7 @@ def add_command(commands: Any, pair: Path) -> None:
     add_common(command, pair, HELD_OUT_FILE)
     command.add_argument(
         "--recipes",
-        help="comma-separated RECIPE[@STEPS][/SOLVER], RECIPE~SPEED or speed=NUMBER (all recipes at --steps)",
+        help=f"comma-separated {FORMS} (all recipes at --steps)",
     )
     command.add_argument("--against", help="contender that the others are compared with")
     command.add_argument("--seeds", type=several(int, 0, MAX_SEED), default=[0, 1], help="seeds, comma-separated (0,1)")

@@ -20,21 +20,31 @@ def forward_flops(config: Any, rendered: int, image_tokens: int, text_tokens: in
         text_tokens: number of text tokens.
     """
     width = config.num_attention_heads * config.attention_head_dim
-    joint_rows, joint_keys = rendered + text_tokens, image_tokens + text_tokens
-    image_linear = 24 * width**2 * rendered  # query, key, value, out: 4; MLP: 8 weights a pair of channels
-    text_linear = 24 * width**2 * text_tokens
-    joint_attention = 4 * width * joint_rows * joint_keys
-
-    total = config.num_layers * (image_linear + text_linear + joint_attention)
-    total -= 18 * width**2 * text_tokens  # the last block only reads the text: no out projection, no MLP
-    image_attention = 8 * width**2 * rendered + 4 * width * rendered * image_tokens
-    total += len(config.dual_attention_layers) * image_attention
-
+    blocks = sum(block_flops(config, index, rendered, image_tokens, text_tokens) for index in range(config.num_layers))
     patch = config.patch_size**2
-    total += 2 * width * patch * (config.in_channels * image_tokens + config.out_channels * rendered)
+    total = blocks + 2 * width * patch * (config.in_channels * image_tokens + config.out_channels * rendered)
     total += 2 * width * config.joint_attention_dim * text_tokens
-
-    dual = len(config.dual_attention_layers)
-    modulation = 12 * config.num_layers + 3 * dual - 2  # rows of shift, scale and gate; in the last block fewer
     embedders = TIMESTEP_CHANNELS + config.pooled_projection_dim + 2 * width
-    return int(total + 2 * width**2 * modulation + 2 * width * embedders)
+    return int(total + 2 * width**2 * 2 + 2 * width * embedders)  # shift and scale of the last norm
+
+
+def block_flops(config: Any, index: int, rendered: int, image_tokens: int, text_tokens: int) -> int:
+    """FLOPs of one block of such a forward.
+
+    Args:
+        config: of an SD3Transformer2DModel.
+        index: number of the block, from 0.
+        rendered, image_tokens, text_tokens: as in `forward_flops`.
+    """
+    width = config.num_attention_heads * config.attention_head_dim
+    joint_rows, joint_keys = rendered + text_tokens, image_tokens + text_tokens
+    total = 24 * width**2 * joint_rows  # query, key, value, out: 4; MLP: 8 weights a pair of channels
+    total += 4 * width * joint_rows * joint_keys
+    modulation = 12  # rows of shift, scale and gate
+    if index == config.num_layers - 1:
+        total -= 18 * width**2 * text_tokens  # the last block only reads the text: no out projection, no MLP
+        modulation -= 4
+    if index in config.dual_attention_layers:
+        total += 8 * width**2 * rendered + 4 * width * rendered * image_tokens
+        modulation += 3
+    return int(total + 2 * width**2 * modulation)
