@@ -22,8 +22,11 @@ class HybridStitchHandler(Service):
         """Load the pair from the archive and the strategies that model-config.yaml names."""
         settings = self.settings
         self.pipeline = HybridStitchPipeline.from_pretrained(
-            settings.folder, torch_dtype=settings.dtype, catalogue=load_catalogue(settings.strategies)
-        ).to(settings.device)
+            settings.folder,
+            dtype=settings.dtype,
+            device=settings.device,
+            catalogue=load_catalogue(settings.strategies),
+        )
         self.catalogue = self.pipeline.catalogue
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = self.pipeline.size_limits

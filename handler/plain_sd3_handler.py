@@ -12,7 +12,8 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from hybridstitch.generation import Generation, joined
-from hybridstitch.model.pair import absent_parts
+from hybridstitch.model.dtype import choose_dtype, dtype_name
+from hybridstitch.model.pair import find_files, load_pipeline
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.sampler import Step
@@ -29,9 +30,9 @@ class PlainSD3Handler(Service):
         """Load the large model from the archive."""
         settings = self.settings
         self.settings = replace(settings, defaults=without_stitching(settings.defaults))
-        self.pipeline = StableDiffusion3Pipeline.from_pretrained(
-            settings.folder, dtype=settings.dtype, use_safetensors=True, **absent_parts(settings.folder)
-        ).to(settings.device)
+        found = find_files(settings.folder, None, None, plain=True)
+        dtype = settings.dtype or choose_dtype(found, settings.device)
+        self.pipeline = load_pipeline(found, dtype).to(settings.device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = SizeLimits.of(self.pipeline, self.pipeline.transformer)
         # Without the third text encoder its tokens would be zeros, which only cost time.
@@ -63,7 +64,7 @@ class PlainSD3Handler(Service):
         for request in requests:
             own = images[start : start + request.num_images]
             start += request.num_images
-            report = _report(request, milliseconds, len(pictures))
+            report = _report(request, milliseconds, len(pictures)) | {"dtype": dtype_name(self.pipeline.dtype)}
             renderings.append(Rendering(request, self.pipeline.image_processor.numpy_to_pil(own), report))
         return renderings
 

@@ -21,6 +21,7 @@ from hybridstitch.call.callbacks import AfterStep, StepCallback
 from hybridstitch.call.prompts import clip_skip_problems, prompts_of, text_length
 from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.generation import Generation
+from hybridstitch.model.dtype import dtype_name
 from hybridstitch.model.exclusive import exclusive
 from hybridstitch.model.guidance import GuidedModel
 from hybridstitch.model.mmdit import cached_attention
@@ -88,7 +89,9 @@ class HybridStitchPipeline(Parts):
         small: str | Path | None = None,
         dtype: torch.dtype | str | None = None,
         torch_dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
         variant: str | None = None,
+        without: Sequence[str] = (),
         catalogue: Catalogue | None = None,
     ) -> Self:
         """Load a packed pair, or two SD3 pipelines (folders or hub ids).
@@ -96,16 +99,22 @@ class HybridStitchPipeline(Parts):
         Args:
             folder: A packed pair.
             large, small: Instead of it, two SD3 pipelines; see `hybridstitch.model.pair.load_pair`.
-            dtype: Of the weights, a torch dtype or its name, such as "float16"; float32 by default.
+            dtype: Of the weights, a torch dtype or its name, such as "float16". "auto", the default, depends on the
+                device: see `hybridstitch.model.dtype.choose_dtype`.
             torch_dtype: The same under diffusers' older name.
+            device: Where the models run; the CPU by default.
             variant: Part of the names of the weight files, such as "fp16", as in diffusers.
+            without: Parts to leave out: "text_encoder_3", the largest text encoder.
             catalogue: Recipes and strategies; by default the built-in ones, and those that the pair was tuned to.
 
         Raises:
             InvalidInput: The dtype is unknown, or the models do not fit together.
         """
-        models = load_pair(folder, large, small, dtype_of(dtype, torch_dtype), variant)
-        pipeline = cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder))
+        place = torch.device(device or "cpu")
+        models = load_pair(
+            folder, large, small, dtype_of(dtype, torch_dtype), device=place, variant=variant, without=without
+        )
+        pipeline = cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder)).to(place)
         pipeline.description = {} if folder is None else describe_pair(folder)
         return pipeline
 
@@ -334,7 +343,15 @@ class HybridStitchPipeline(Parts):
 
         warnings = self.prompts.warnings(guided, generation.prompts.texts, length)
         return Output(
-            images, Report(generation, timing_ms=watch.timing_ms, warnings=warnings, groups=work, **merged(work))
+            images,
+            Report(
+                generation,
+                timing_ms=watch.timing_ms,
+                dtype=dtype_name(self.dtype),
+                warnings=warnings,
+                groups=work,
+                **merged(work),
+            ),
         )
 
     def _denoise(

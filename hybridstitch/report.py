@@ -44,6 +44,7 @@ class Report:
         large_token_share, small_token_share: Token-steps that each model rendered, as shares of all token-steps of
             the steps taken, 0 to 1. A token that a model renders twice at a step counts once here, twice in `stages`.
         flops_share: FLOPs of both transformers; 1.0 is the large model alone at all requested steps.
+        dtype: Of the large model's weights, such as "float32".
         timing_ms: Milliseconds of `encode`, `denoise`, `decode` and `total`.
         large_steps: For each picture and token, the number of steps at which the large model rendered it, integers
             `(pictures, rows, columns)`.
@@ -57,6 +58,7 @@ class Report:
     large_token_share: float
     small_token_share: float
     flops_share: float
+    dtype: str
     timing_ms: dict[str, float]
     large_steps: np.ndarray
     share_by_step: list[float]
@@ -124,6 +126,7 @@ class Report:
             "small_token_share": round(self.small_token_share, 6),
             "flops_share": round(self.flops_share, 6),
             "batch_size": self.batch_size,
+            "dtype": self.dtype,
             "estimated_speedup": self.estimated_speedup and round(self.estimated_speedup, 4),
             "timing_ms": {name: round(ms, 2) for name, ms in self.timing_ms.items()},
             "mask": {

@@ -129,11 +129,11 @@ def test_a_bad_path_is_refused_by_name_before_anything_is_loaded(tmp_path: Path)
 def test_models_that_cannot_be_packed_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     lines = {
-        "--pair: expected --pair DIR, or --large DIR and --small DIR, got nothing": [],
-        "--small: expected a folder": ["--large", "one"],
-        "--pair: expected a folder with transformer_small": ["--pair", "one"],
-        "--large: expected an existing folder (no such folder)": ["--large", "two", "--small", "one"],
-        "--small: expected an existing folder (no such folder; `hf download": ["--large", "one", "--small", "a/b"],
+        "--pair: expected the folder of a packed pair, or large and small, got nothing": [],
+        "--small: expected a folder or hub id": ["--large", "one"],
+        "--pair: expected the folder of a packed pair, with transformer_small": ["--pair", "one"],
+        "--large: expected a folder (no such folder) or a hub id": ["--large", "two", "--small", "one"],
+        "--without: expected one of: text_encoder_3": ["--pair", "one", "--without", "vae"],
     }
     given = [["pack", *arguments] for arguments in lines.values()]
     for (code, line, said, heavy), words in zip(run_all(given, tmp_path), lines, strict=True):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput
-from hybridstitch.model.pair import LOADERS, SHARED, check_folders
+from hybridstitch.model.pair import LOADERS, SHARED, check_fit, find_files
 from tests.support.tiny import make_pair_folder, make_pipeline
 
 CONFIGS = {"scheduler": "scheduler_config.json"}
@@ -89,7 +89,7 @@ def test_a_setting_that_an_older_diffusers_left_out_has_its_default(two: tuple[P
         written = path.read_text()
         for name in {*names} - {"in_channels"}:
             path.write_text(json.dumps({key: value for key, value in json.loads(written).items() if key != name}))
-            check_folders(*two)
+            check_fit(find_files(None, *two))
         path.write_text(written)
 
 
@@ -126,11 +126,12 @@ def test_a_variant_that_is_missing_or_needed_is_named(tmp_path: Path) -> None:
     ("source", "field", "words"),
     [
         ({}, "pair", "or large and small"),
-        ({"folder": "PIPELINE"}, "pair", "give large= and small="),
+        ({"folder": "PIPELINE"}, "pair", "give large and small"),
         ({"folder": "nowhere"}, "pair", "no such folder"),
-        ({"folder": "stabilityai/stable-diffusion-3.5-large"}, "pair", "give large= and small="),
+        ({"folder": "stabilityai/stable-diffusion-3.5-large"}, "pair", "give large and small"),
         ({"large": "stabilityai/stable-diffusion-3.5-large"}, "small", "both large and small"),
         ({"small": "stabilityai/stable-diffusion-3.5-large"}, "large", "both large and small"),
+        ({"large": __file__, "small": "PIPELINE"}, "large", "not a file"),
         ({"large": "./nowhere/at/all", "small": "PIPELINE"}, "large", "no such folder"),
         ({"folder": "PIPELINE", "large": "PIPELINE"}, "pair", "either a packed pair, or large and small"),
     ],

@@ -277,14 +277,14 @@ def _generator_problems(generator: Any, pictures: int | None, device: torch.devi
     return [Problem("generator", f"one on cpu or {device}", str(wrong[0]))] if wrong else []
 
 
-def dtype_of(*values: Any) -> torch.dtype:
-    """Return the dtype of weights that `dtype` and its alias `torch_dtype` name; float32 if neither is set.
+def dtype_of(*values: Any) -> torch.dtype | None:
+    """Return the dtype of weights that `dtype` and its alias `torch_dtype` name; None, or "auto", leaves the choice.
 
     Raises:
         InvalidInput: One of them is no dtype, or they differ.
     """
-    known = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16")}
-    found: dict[str, torch.dtype] = {}
+    known = {name: getattr(torch, name, None) for name in ("auto", "float32", "float16", "bfloat16")}
+    found: dict[str, torch.dtype | None] = {}
     for field, value in zip(("dtype", "torch_dtype"), values, strict=True):
         if value is not None:
             name = str(value).removeprefix("torch.")
@@ -293,4 +293,4 @@ def dtype_of(*values: Any) -> torch.dtype:
             found[field] = known[name]
     if len(set(found.values())) > 1:
         raise InvalidInput([Problem("torch_dtype", f"nothing beside dtype={found['dtype']}", found["torch_dtype"])])
-    return next(iter(found.values()), torch.float32)
+    return next(iter(found.values()), None)

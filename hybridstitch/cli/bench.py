@@ -24,7 +24,7 @@ from hybridstitch.cli.options import (
     open_pipe,
     recipe_names,
 )
-from hybridstitch.cli.pair import DTYPES, pair_folder
+from hybridstitch.cli.pair import DTYPES, for_processes, pair_folder
 from hybridstitch.cli.paths import folder_to_write
 from hybridstitch.cli.values import number, several
 from hybridstitch.errors import Problem, collected, raise_problems
@@ -90,7 +90,7 @@ def _bench(options: argparse.Namespace) -> None:
     )
     with Progress(what, missing, kept, bar=not options.json) as progress:
         if options.processes > 1 and missing:
-            _generate_in_processes(options, folder, progress)
+            _generate_in_processes(for_processes(options, opened.pipe), folder, progress)
         results = opened.run(progress.update)
     origins = {name: each["origin"] for name, each in folder.contenders.items()}
     found = rows(results, options.against, folder.quality(), origins)
@@ -106,7 +106,8 @@ def _bench(options: argparse.Namespace) -> None:
 def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of a bench that the options alone decide."""
     names = ("seeds", "steps", "guidance_scale", "width", "height", "processes")
-    return {name: getattr(options, name) for name in names} | {"dtype": options.dtype or DTYPES[0]}
+    dtype = {} if options.dtype in (None, DTYPES[0]) else {"dtype": options.dtype}
+    return {name: getattr(options, name) for name in names} | dtype
 
 
 def _open(options: argparse.Namespace, part: int | None = None, described: Mapping[str, Any] | None = None) -> Bench:
@@ -122,6 +123,7 @@ def _open(options: argparse.Namespace, part: int | None = None, described: Mappi
     from hybridstitch.bench.contenders import Contender
     from hybridstitch.bench.folder import BenchFolder
     from hybridstitch.bench.run import Bench
+    from hybridstitch.model.dtype import dtype_name
     from hybridstitch.model.parts import fingerprint
 
     perceptual = _perceptual()
@@ -139,6 +141,7 @@ def _open(options: argparse.Namespace, part: int | None = None, described: Mappi
         "perceptual": perceptual is not None,
         "device": str(pipe.large.device),
         "threads": torch.get_num_threads(),
+        "dtype": dtype_name(pipe.dtype),
     } | _given_settings(options)
     described_now = {each.name: each.to_dict() for each in contenders}
     folder = BenchFolder(options.out, settings, described_now, part or 0, writes_settings=part is None)
@@ -209,9 +212,9 @@ def _generate_in_processes(options: argparse.Namespace, folder: BenchFolder, pro
     Raises:
         RuntimeError: if one of them fails.
     """
-    context, plain = get_context("spawn"), argparse.Namespace(**{**vars(options), "run": None, "check": None})
+    context = get_context("spawn")
     parts = [
-        context.Process(target=_generate_part, args=(plain, part, folder.contenders))
+        context.Process(target=_generate_part, args=(options, part, folder.contenders))
         for part in range(options.processes)
     ]
     for each in parts:

@@ -7,9 +7,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from hybridstitch.cli.pair import add_part_options
 from hybridstitch.cli.paths import file_to_read, folder_to_write
 from hybridstitch.errors import raise_problems
-from hybridstitch.serving.server.pack_sources import source_problems
+from hybridstitch.model.sources import source_problems
 
 
 def pack(options: argparse.Namespace) -> None:
@@ -30,6 +31,7 @@ def pack(options: argparse.Namespace) -> None:
         config=options.config,
         extra_modules=options.extra_module,
         variant=options.variant,
+        without=options.without or (),
         force=options.force,
     )
     print(path)
@@ -45,8 +47,8 @@ def add_command(commands: Any) -> None:
     command = commands.add_parser("pack", help=pack.__doc__, description=pack.__doc__)
     command.set_defaults(run=pack, check=check)
     command.add_argument("--pair", type=Path, help="a packed pair folder")
-    command.add_argument("--large", type=Path, help="a diffusers SD3 folder: the large model and the shared parts")
-    command.add_argument("--small", type=Path, help="a diffusers SD3 folder: the small model")
+    command.add_argument("--large", help="a diffusers SD3 folder or hub id: the large model and the shared parts")
+    command.add_argument("--small", help="... and the small model, of which transformer/ is enough")
     command.add_argument("--plain", action="store_true", help="the large model alone, in diffusers' own pipeline")
     command.add_argument(
         "--out", type=folder_to_write, default="model_store", help="a folder, the model store (%(default)s)"
@@ -67,5 +69,5 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--extra-module", type=file_to_read("a Python file"), action="append", default=[], help="a Python file it names"
     )
-    command.add_argument("--variant", help="take weights of this variant, such as fp16, where a part has them")
+    add_part_options(command)
     command.add_argument("--force", action="store_true", help="replace an archive of another kind or model, too")

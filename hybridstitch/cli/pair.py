@@ -7,16 +7,18 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridstitch.cli.paths import folder_or_hub_id, packed_pair
+from hybridstitch.base.paths import INDEX
+from hybridstitch.cli.paths import model_source, packed_pair
 from hybridstitch.cli.values import Unreadable, one_of
 from hybridstitch.errors import Problem, raise_problems
+from hybridstitch.model.files import LEFT_OUT
 
 if TYPE_CHECKING:
     from hybridstitch.pipeline import HybridStitchPipeline
     from hybridstitch.recipe.catalogue import Catalogue
 
-DTYPES = ("float32", "bfloat16", "float16")
-IN_PROCESS = ("pair", "large", "small", "device", "dtype")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+IN_PROCESS = ("pair", "large", "small", "variant", "without", "device", "dtype")
 """The options of `add_pair_options`."""
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
 
@@ -25,10 +27,32 @@ def add_pair_options(command: argparse.ArgumentParser, pair: Path) -> None:
     """Declare the options. pair: the default."""
     command.set_defaults(own_pair=pair)
     command.add_argument("--pair", type=packed_pair, help=f"the folder of a packed pair ({pair})")
-    command.add_argument("--large", type=folder_or_hub_id, help="instead of a pair: the large model, folder or hub id")
-    command.add_argument("--small", type=folder_or_hub_id, help="... and the small one")
+    command.add_argument(
+        "--large", type=model_source(INDEX), help="instead of a pair: the large model, folder or hub id"
+    )
+    command.add_argument(
+        "--small",
+        type=model_source(INDEX, "transformer"),
+        help="... and the small one, of which transformer/ is enough",
+    )
+    add_part_options(command)
     command.add_argument("--device", type=_device, help="such as cpu or cuda:0 (cuda where there is one)")
-    command.add_argument("--dtype", type=one_of(*DTYPES), help=f"{', '.join(DTYPES)} (float32)")
+    command.add_argument(
+        "--dtype",
+        type=one_of(*DTYPES),
+        help=f"{', '.join(DTYPES)} (auto: float32 on a CPU with room for it, else as the weights are stored)",
+    )
+
+
+def add_part_options(command: argparse.ArgumentParser) -> None:
+    """Declare the options that select files of the models."""
+    command.add_argument("--variant", help="take weights of this variant, such as fp16, where a part has them")
+    command.add_argument(
+        "--without",
+        type=one_of(*LEFT_OUT),
+        action="append",
+        help=f"leave this part out: {', '.join(LEFT_OUT)}, the largest text encoder",
+    )
 
 
 def pair_problems(options: argparse.Namespace) -> list[Problem]:
@@ -60,10 +84,23 @@ def open_pair(options: argparse.Namespace, catalogue: Catalogue | None = None) -
     hide_loading()
     folder = pair_folder(options)
     source = {"large": options.large, "small": options.small} if folder is None else {"folder": folder}
-    dtype = getattr(torch, options.dtype or DTYPES[0])
-    pipe = HybridStitchPipeline.from_pretrained(**source, torch_dtype=dtype, catalogue=catalogue)
+    pipe = HybridStitchPipeline.from_pretrained(
+        **source,
+        dtype=options.dtype,
+        device=device,
+        variant=options.variant,
+        without=options.without or (),
+        catalogue=catalogue,
+    )
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    return pipe
+
+
+def for_processes(options: argparse.Namespace, pipe: HybridStitchPipeline) -> argparse.Namespace:
+    """The options for other processes that load the same pair: with the dtype that was chosen, without functions."""
+    from hybridstitch.model.dtype import dtype_name
+
+    return argparse.Namespace(**{**vars(options), "dtype": dtype_name(pipe.dtype), "run": None, "check": None})
 
 
 def _device(text: str) -> str | Unreadable:

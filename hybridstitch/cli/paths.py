@@ -69,13 +69,20 @@ def packed_pair(text: str) -> Path | Unreadable:
     return Unreadable(f"the folder of a packed pair, with {' and '.join(missing)}", text) if missing else path
 
 
-@_for_paths
-def folder_or_hub_id(text: str) -> str | Unreadable:
-    """An SD3 model: a folder of diffusers, or a hub id."""
-    path = Path(text)
-    if path.is_dir():
-        return text if (path / INDEX).is_file() else Unreadable(f"a folder with {INDEX}, or a hub id", text)
-    return text if HUB_ID.fullmatch(text) else Unreadable("a folder (no such folder) or a hub id, OWNER/NAME", text)
+def model_source(*holding: str) -> Reader:
+    """An SD3 model: a folder of diffusers that holds one of these names, or a hub id."""
+
+    @_for_paths
+    def read(text: str) -> str | Unreadable:
+        path = Path(text)
+        if path.is_dir():
+            fits = any((path / name).exists() for name in holding)
+            return text if fits else Unreadable(f"a folder with {' or '.join(holding)}, or a hub id", text)
+        if path.is_file():
+            return Unreadable("a folder as diffusers saves it, not a file", text)
+        return text if HUB_ID.fullmatch(text) else Unreadable("a folder (no such folder) or a hub id, OWNER/NAME", text)
+
+    return read
 
 
 def file_to_write(*endings: str) -> Reader:

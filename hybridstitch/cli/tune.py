@@ -20,7 +20,7 @@ from hybridstitch.cli.options import (
     find_prompts,
     open_pipe,
 )
-from hybridstitch.cli.pair import pair_folder
+from hybridstitch.cli.pair import for_processes, pair_folder
 from hybridstitch.cli.paths import file_to_read, file_to_write, make_folders
 from hybridstitch.cli.values import number, several, whole
 from hybridstitch.errors import Problem, collected, raise_problems
@@ -73,12 +73,11 @@ def _search(options: argparse.Namespace, out: Path) -> list[Trial]:
 
     prompts, size = find_prompts(options, CALIBRATION_FILE), (options.width, options.height)
     with ExitStack() as stack:
-        pool = None
+        pipe, pool = open_pipe(options), None
         if options.processes > 1:
-            plain = argparse.Namespace(**{**vars(options), "run": None, "check": None})
-            opened = partial(open_pipe, plain)
+            opened = partial(open_pipe, for_processes(options, pipe))
             pool = stack.enter_context(CalibrationPool(opened, prompts, options.steps, options.processes, size))
-        calibration = Calibration(open_pipe(options), prompts, options.steps, size)
+        calibration = Calibration(pipe, prompts, options.steps, size)
         others = [
             Baseline(recipe, name) for name, recipe in defined(calibration.pipe.catalogue, options.define).items()
         ]

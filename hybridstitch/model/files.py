@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from hybridstitch.errors import Problem
 REQUIRED = ("transformer", "vae", "scheduler", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 OPTIONAL = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
 """Parts that the loader reads if the index names them; it reads no others."""
+LEFT_OUT = {"text_encoder_3": ("text_encoder_3", "tokenizer_3")}
+"""Parts that a caller may leave out, each with what goes with it."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 _WEIGHTS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 """Stem of the files with weights, by the library that loads them."""
 _CONFIGS = {"scheduler": "scheduler_config.json", "feature_extractor": "preprocessor_config.json"}
-_TEXTS = (".json", ".txt", ".model", ".jinja")
+TEXTS = (".json", ".txt", ".model", ".jinja")
 """Endings of the files of tokenizers."""
 
 
@@ -28,16 +31,22 @@ class ModelFiles:
 
     Args:
         variant: takes the weights of this variant, such as "fp16", from the parts that have it.
+        without: parts that are left out although the index names them: the text encoder of `LEFT_OUT`.
 
     Attributes:
+        index: the index without the parts that are left out.
+        parts: the library and the class of each part that the index names.
         files: the path of each file, by its relative name in a packed folder.
         problems: what is wrong with files, each under its path.
         tensors: for each part the shape of each of its tensors.
         with_variant: the parts whose weights are those of the variant.
     """
 
-    def __init__(self, variant: str | None = None):
+    def __init__(self, variant: str | None = None, without: Collection[str] = ()):
         self.variant = variant
+        self.without = {part for name in without for part in LEFT_OUT.get(name, ())}
+        self.index: dict[str, Any] = {}
+        self.parts: dict[str, list[str]] = {}
         self.files: dict[str, Path] = {}
         self.problems: list[Problem] = []
         self.tensors: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -48,9 +57,10 @@ class ModelFiles:
         index = self.add_json(INDEX, folder / INDEX)
         if index is None:
             return
-        parts = {}
+        self.index = index | {name: [None, None] for name in self.without}
+        parts = self.parts
         for name in (*REQUIRED, *OPTIONAL):
-            entry = index.get(name)
+            entry = self.index.get(name)
             if isinstance(entry, list) and len(entry) == 2 and all(isinstance(each, str) for each in entry):
                 parts[name] = entry
             elif entry not in (None, [None, None]):
@@ -71,7 +81,7 @@ class ModelFiles:
     def add_part(self, name: str, folder: Path, library: str = "diffusers") -> None:
         """Add the files of one part from its folder."""
         if not folder.is_dir():
-            self._refuse(folder, "an existing folder", None)
+            self._refuse(folder, f"an existing folder{_way_without(name)}", None)
         elif name.startswith("tokenizer"):
             self._add_texts(name, folder)
             if not any(all((folder / each).is_file() for each in names) for names in VOCABULARIES):
@@ -83,6 +93,11 @@ class ModelFiles:
         else:
             self.add_json(f"{name}/config.json", folder / "config.json")
             self._add_weights(name, folder, library)
+
+    @property
+    def absent(self) -> dict[str, None]:
+        """The arguments by which diffusers loads a pipeline without a third text encoder, if it has none."""
+        return {name: None for name in LEFT_OUT["text_encoder_3"] if (self.index.get(name) or [None])[0] is None}
 
     def folder_of(self, part: str) -> Path:
         """The folder with the files of a part."""
@@ -98,40 +113,36 @@ class ModelFiles:
         for path in sorted(folder.iterdir()):
             if path.suffix == ".json":
                 self.add_json(f"{part}/{path.name}", path)
-            elif path.suffix in _TEXTS and path.is_file():
+            elif path.suffix in TEXTS and path.is_file():
                 self.files[f"{part}/{path.name}"] = path
 
     def _add_weights(self, part: str, folder: Path, library: str) -> None:
         stem = _WEIGHTS[library]
-        for variant in (self.variant, None) if self.variant else (None,):
-            # Where there are both, diffusers reads the index and transformers the single file.
-            indices, single = _index_names(stem, variant), _with_variant(f"{stem}.safetensors", variant)
-            names = [*indices, single] if library == "diffusers" else [single, *indices]
-            found = [name for name in names if (folder / name).is_file()]
-            if found:
+        for name, variant in weight_names(library, self.variant):
+            if (folder / name).is_file():
                 self.with_variant |= {part} if variant else set()
-                if found[0].endswith(".json"):
-                    self._add_sharded(part, f"{stem}.safetensors.index.json", folder / found[0])
+                if name.endswith(".json"):
+                    self._add_sharded(part, f"{stem}.safetensors.index.json", folder / name)
                 else:
-                    self._add_tensors(part, f"{stem}.safetensors", folder / found[0])
+                    self._add_tensors(part, f"{stem}.safetensors", folder / name)
                 return
-        self._refuse_without_weights(folder, stem)
+        self._refuse_without_weights(folder, stem, _way_without(part))
 
-    def _refuse_without_weights(self, folder: Path, stem: str) -> None:
+    def _refuse_without_weights(self, folder: Path, stem: str, advice: str) -> None:
         whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
         variants = sorted({path.name.split(".")[-2].split("-")[0] for path in folder.glob(f"{stem}*.*.safetensors")})
         pickles = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICKLED)
         if variants:
-            advice = (
+            instead = (
                 f"--variant {variants[0]} (in Python variant={variants[0]!r}) takes the {variants[0]} files instead"
             )
-            self._refuse(whole, f"an existing file; {advice}", None)
+            self._refuse(whole, f"an existing file; {instead}", None)
         elif next(folder.glob(f"{stem}-*.safetensors"), None):
             self._refuse(index, "an existing file: the weights are in several files", None)
         elif pickles:
             self._refuse(pickles[0], f"{whole.name} instead: loading a pickle runs code in it", pickles[0].name)
         else:
-            self._refuse(whole, "an existing file", None)
+            self._refuse(whole, f"an existing file{advice}", None)
 
     def _add_sharded(self, part: str, name: str, path: Path) -> None:
         index = self.add_json(f"{part}/{name}", path)
@@ -147,7 +158,7 @@ class ModelFiles:
             if Path(shard).name != shard:
                 self._refuse(path, "files of the same folder", shard)
             elif not (path.parent / shard).is_file():
-                self._refuse(path.parent / shard, f"an existing file: {path.name} names it", None)
+                self._refuse(path.parent / shard, f"an existing file: {path.name} names it{_way_without(part)}", None)
             else:
                 held = self._add_tensors(part, shard, path.parent / shard)
                 lost = [tensor for tensor, place in places.items() if place == shard and tensor not in held]
@@ -183,6 +194,24 @@ class ModelFiles:
 
     def _refuse(self, path: Path, expected: str, got: Any) -> None:
         self.problems.append(Problem(str(path), expected, got))
+
+
+def weight_names(library: str, variant: str | None) -> Iterator[tuple[str, str | None]]:
+    """The files that can hold the weights of a part, or their index, each with its variant: the first one counts."""
+    stem = _WEIGHTS.get(library, "")
+    for each in (variant, None) if variant else (None,):
+        indices, single = _index_names(stem, each), _with_variant(f"{stem}.safetensors", each)
+        # Where there are both, diffusers reads the index and transformers the single file.
+        for name in [*indices, single] if library == "diffusers" else [single, *indices]:
+            yield name, each
+
+
+def _way_without(part: str) -> str:
+    """How to do without a part that is not there, if that is possible."""
+    for name, left_out in LEFT_OUT.items():
+        if part in left_out:
+            return f"; --without {name} (in Python without=[{name!r}]) does without it"
+    return ""
 
 
 def _with_variant(name: str, variant: str | None) -> str:

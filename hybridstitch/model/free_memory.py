@@ -20,7 +20,7 @@ def free_memory(device: str = "cpu") -> int:
         device: `cpu`, or a GPU such as `cuda:0`.
     """
     if not device.startswith("cuda"):
-        return min(_of_machine("MemAvailable"), *_left_in_groups())
+        return min([_of_machine("MemAvailable"), *_left_in_groups()])
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)

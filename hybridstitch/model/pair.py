@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 from collections.abc import Collection, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +18,14 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 
-from hybridstitch.base.paths import HUB_ID, INDEX, PAIR_FILE, SMALL_FOLDER
+from hybridstitch.base.paths import INDEX, PAIR_FILE, SMALL_FOLDER
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
-from hybridstitch.model.files import ModelFiles
+from hybridstitch.model.dtype import choose_dtype
+from hybridstitch.model.files import LEFT_OUT, ModelFiles
+from hybridstitch.model.flops import forward_flops
+from hybridstitch.model.hub import download
 from hybridstitch.model.size_limits import SizeLimits as SizeLimits
+from hybridstitch.model.sources import source_problems
 
 SHARED: dict[str, tuple[str, ...]] = {
     "transformer": (
@@ -39,152 +44,144 @@ LOADERS = {
     "vae": AutoencoderKL,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
+WORTHWHILE = 1.2
+"""The least ratio of the FLOPs of a forward, large to small, that leaves anything to gain."""
+CPU = torch.device("cpu")
+
+logger = logging.getLogger(__name__)
 
 
 def load_pair(
     folder: str | Path | None,
     large: str | Path | None,
     small: str | Path | None,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None = None,
+    *,
+    device: torch.device = CPU,
     variant: str | None = None,
+    without: Collection[str] = (),
 ) -> tuple[StableDiffusion3Pipeline, SD3Transformer2DModel]:
     """The large model's pipeline, with all shared parts, and the small transformer.
 
     Args:
         folder: a packed pair; excludes `large` and `small`.
         large: an SD3 pipeline, as a folder or hub id.
-        small: likewise.
-        dtype: of the weights, which come from safetensors only.
+        small: likewise; only its transformer is loaded, and its other configurations are compared where it has them.
+        dtype: of the weights, which come from safetensors only. None: see `choose_dtype`.
+        device: where the caller will move the models to.
         variant: loads the weights of this variant, such as "fp16", of the parts that have it.
+        without: parts to leave out, see `LEFT_OUT`.
 
     Raises:
         InvalidInput: names each field or file, for another combination of sources, for files that are absent or
             damaged, and for two models that do not fit.
     """
-    check_source(folder, large, small)
-    found = find_files(folder, large, small, variant)
-    if folder is None:
-        check_folders(large, small)
-    else:
-        check_packed(folder)
-    source, small_source, subfolder = (
-        (large, small, "transformer") if folder is None else (folder, folder, SMALL_FOLDER)
+    raise_problems(source_problems(folder, large, small))
+    found = find_files(folder, large, small, variant=variant, without=without)
+    check_fit(found)
+    dtype = dtype or choose_dtype(found, device)
+    pipeline = load_pipeline(found, dtype)
+    transformer = SD3Transformer2DModel.from_pretrained(
+        found.folder_of(SMALL_FOLDER),
+        dtype=dtype,
+        use_safetensors=True,
+        variant=variant if SMALL_FOLDER in found.with_variant else None,
     )
-    parts = _with_variant(source, found.with_variant - {SMALL_FOLDER}, dtype, variant) if _is_local(source) else {}
-    of_pipeline = None if _is_local(source) else variant
-    of_small = variant if not _is_local(small_source) or SMALL_FOLDER in found.with_variant else None
-    pipeline = StableDiffusion3Pipeline.from_pretrained(
-        source, dtype=dtype, use_safetensors=True, variant=of_pipeline, **absent_parts(source), **parts
-    )
-    small_transformer = SD3Transformer2DModel.from_pretrained(
-        small_source, subfolder=subfolder, dtype=dtype, use_safetensors=True, variant=of_small
-    )
-    return pipeline, small_transformer
+    if (ratio := cost_ratio(pipeline, transformer)) < WORTHWHILE:
+        logger.warning(cost_sentence(ratio))
+    return pipeline, transformer
 
 
-def _with_variant(
-    source: str | Path | None, parts: Collection[str], dtype: torch.dtype, variant: str | None
-) -> dict[str, Any]:
-    """These parts of a folder with the weights of a variant, each from its own loader.
-
-    The loader of whole pipelines searches for a variant in every file name of a part, and raises IndexError for a name
-    without a dot, such as LICENSE.
-    """
-    classes = {name: entry for name, entry in StableDiffusion3Pipeline.load_config(source).items() if name in parts}
-    return {
+def load_pipeline(found: ModelFiles, dtype: torch.dtype) -> StableDiffusion3Pipeline:
+    """The pipeline of the large model, from the files that `find_files` found."""
+    source = found.files[INDEX].parent
+    # Each part with a variant comes from its own loader: that of whole pipelines searches for a variant in every file
+    # name of a part, and raises IndexError for a name without a dot, such as LICENSE.
+    parts = {
         name: getattr(import_module(library), kind).from_pretrained(
-            source, subfolder=name, dtype=dtype, use_safetensors=True, variant=variant
+            source, subfolder=name, dtype=dtype, use_safetensors=True, variant=found.variant
         )
-        for name, (library, kind) in classes.items()
+        for name, (library, kind) in found.parts.items()
+        if name in found.with_variant
     }
-
-
-def check_source(folder: str | Path | None, large: str | Path | None, small: str | Path | None) -> None:
-    """Raise InvalidInput unless the source is a folder of a packed pair, or a large and a small model."""
-    if folder is None:
-        sides = {"large": large, "small": small}
-        if large is None and small is None:
-            raise InvalidInput([Problem("pair", "the folder of a packed pair, or large and small", None)])
-        raise_problems([problem for name, side in sides.items() for problem in _side_problems(name, side)])
-        return
-    if large is not None or small is not None:
-        raise InvalidInput([Problem("pair", "either a packed pair, or large and small", str(folder))])
-    two = "for two models give large= and small=, as folders or hub ids"
-    if not Path(folder).is_dir():
-        raise InvalidInput([Problem("pair", f"the folder of a packed pair (no such folder); {two}", str(folder))])
-    if (Path(folder) / INDEX).is_file() and not (Path(folder) / SMALL_FOLDER).is_dir():
-        expected = f"the folder of a packed pair, with {SMALL_FOLDER}; this one holds one model: {two}"
-        raise InvalidInput([Problem("pair", expected, str(folder))])
-
-
-def _side_problems(name: str, side: str | Path | None) -> list[Problem]:
-    if side is None:
-        return [Problem(name, "a folder or hub id: without a pair, both large and small", None)]
-    if _is_local(side) or (isinstance(side, str) and HUB_ID.fullmatch(side)):
-        return []
-    return [Problem(name, "a folder (no such folder) or a hub id, OWNER/NAME", str(side))]
+    return StableDiffusion3Pipeline.from_pretrained(source, dtype=dtype, use_safetensors=True, **(found.absent | parts))
 
 
 def find_files(
     folder: str | Path | None,
     large: str | Path | None,
     small: str | Path | None,
+    *,
     variant: str | None = None,
+    without: Collection[str] = (),
     plain: bool = False,
 ) -> ModelFiles:
-    """The files that the loader reads, of those sides that are folders.
+    """The files that the loader reads. Those of hub ids are downloaded into the cache of huggingface_hub.
 
     Args:
         folder: a packed pair; None for `large` and `small`.
         large: a folder or hub id.
         small: a folder or hub id.
         variant: of the weights, such as "fp16".
+        without: parts to leave out, see `LEFT_OUT`.
         plain: whether to find the files of the large model alone.
 
     Raises:
         InvalidInput: names each file that is absent or damaged.
     """
-    found = ModelFiles(variant)
-    base = large if folder is None else folder
-    if base is not None and _is_local(base):
-        found.add_pipeline(Path(base))
+    unknown = [name for name in without if name not in LEFT_OUT]
+    raise_problems([Problem("without", f"one of: {', '.join(LEFT_OUT)}", name) for name in unknown])
+    found = ModelFiles(variant, without)
+
+    def local(side: str | Path | None, field: str) -> Path:
+        is_folder = field == "pair" or Path(str(side)).is_dir()
+        return Path(str(side)) if is_folder else download(str(side), field, variant=variant, without=found.without)
+
+    found.add_pipeline(local(large, "large") if folder is None else Path(folder))
     if not plain and folder is not None:
         found.add_part(SMALL_FOLDER, Path(folder, SMALL_FOLDER))
-    elif not plain and small is not None and _is_local(small):
-        found.add_part(SMALL_FOLDER, Path(small, "transformer"))
-    if found.files:
-        found.finish()
+    elif not plain:
+        found.add_part(SMALL_FOLDER, local(small, "small") / "transformer")
+    found.finish()
     raise_problems(found.problems)
     return found
 
 
-def _is_local(side: str | Path | None) -> bool:
-    return side is not None and Path(side).is_dir()
+def check_fit(found: ModelFiles) -> None:
+    """Raise InvalidInput, with field and both values, unless both models share latents, text and time.
+
+    The small model's autoencoder and scheduler are compared if their configurations are there. They are not loaded.
+    """
+    configs = {part: _config(found.folder_of(part), part) for part in LOADERS}
+    small = found.folder_of(SMALL_FOLDER)
+    problems = _own_problems(configs)
+    for part in LOADERS:
+        folder = small if part == "transformer" else small.parent / part
+        if part == "transformer" or (folder / LOADERS[part].config_name).is_file():
+            problems += _differences(part, configs[part], _config(folder, part))
+    raise_problems(problems)
 
 
-def absent_parts(source: str | Path | None) -> dict[str, None]:
-    """The third text encoder and its tokenizer as None if the folder has none: diffusers requires the arguments."""
-    index = StableDiffusion3Pipeline.load_config(source)
-    parts = ("text_encoder_3", "tokenizer_3")
-    return {part: None for part in parts if (index.get(part) or [None])[0] is None}
-
-
-def check_folders(large: str | Path | None, small: str | Path | None) -> None:
-    """Raise InvalidInput, with field and both values, unless two SD3 pipelines share latents, text and time."""
-    ours, theirs = ({part: _config(part, side) for part in LOADERS} for side in (large, small))
-    raise_problems(
-        _own_problems(ours) + [problem for part in ours for problem in _differences(part, ours[part], theirs[part])]
+def cost_ratio(pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> float:
+    """FLOPs of a forward of the large model at the default size, over those of the small one."""
+    tokens = (SizeLimits.of(pipeline, small).default[0] // pipeline.vae_scale_factor // pipeline.patch_size) ** 2
+    words = pipeline.tokenizer_max_length
+    large_cost, small_cost = (
+        forward_flops(each.config, tokens, tokens, words) for each in (pipeline.transformer, small)
     )
+    return large_cost / small_cost
 
 
-def check_packed(folder: str | Path) -> None:
-    """Raise InvalidInput as `check_folders` does, for a packed pair, where only the transformers can differ."""
-    configs = {part: _config(part, folder) for part in LOADERS}
-    small = _config("transformer", folder, SMALL_FOLDER)
-    raise_problems(_own_problems(configs) + _differences("transformer", configs["transformer"], small))
+def cost_sentence(ratio: float) -> str:
+    """What a cost ratio means for the user."""
+    words = f"a forward of the large model takes {ratio:.2f} times the FLOPs of the small one"
+    if ratio >= WORTHWHILE:
+        return words
+    slower = "recipes of both are hardly faster, or slower, than the plain large model"
+    return f"warning: {words}: {slower}; are the two the same, or exchanged?"
 
 
-def _config(part: str, side: str | Path | None, subfolder: str | None = None) -> dict[str, Any]:
+def _config(folder: Path, part: str) -> dict[str, Any]:
     """The configuration of a part as its class reads it, with the defaults of what an older diffusers left out."""
     loader = LOADERS[part]
     defaults = {
@@ -193,12 +190,9 @@ def _config(part: str, side: str | Path | None, subfolder: str | None = None) ->
         if parameter.default is not parameter.empty
     }
     try:
-        written = loader.load_config(side, subfolder=subfolder or part)
+        written = loader.load_config(folder)
     except OSError as error:
-        if not _is_local(side):
-            raise
-        where = str(Path(side or "", subfolder or part))
-        raise InvalidInput([Problem(where, "a folder with a configuration of diffusers", str(error))]) from error
+        raise InvalidInput([Problem(str(folder), "a folder with a configuration of diffusers", str(error))]) from error
     config = {"_class_name": loader.__name__, **defaults, **written}
     if part == "transformer" and config["out_channels"] is None:
         config["out_channels"] = config["in_channels"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PAIR_FOLDER = "pair"  # where an archive keeps the models
 SECTION = "handler"
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
 PICTURES_PER_FORWARD = 8
 OF_STITCHING = ("recipe", "speed", "region", "previews")
@@ -78,7 +78,7 @@ class Settings:
     Attributes:
         folder: The pair in the unpacked archive.
         device: Where the models run.
-        dtype: Type of the weights.
+        dtype: Type of the weights. None: chosen when the models are loaded, see `hybridstitch.model.dtype`.
         defaults: Values for the fields that a request omits.
         strategies: By axis, the operator's strategies as `module:Class`.
         explanations: Whether the endpoint explains pictures.
@@ -88,7 +88,7 @@ class Settings:
 
     folder: Path
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     defaults: Mapping[str, Any]
     strategies: Mapping[str, Any] | None
     explanations: bool = True
@@ -109,7 +109,7 @@ def read_settings(context: Context) -> Settings:
     return Settings(
         folder=Path(properties["model_dir"], PAIR_FOLDER),
         device=torch.device("cuda", gpu) if uses_gpu else torch.device("cpu"),
-        dtype=getattr(torch, section.pop("dtype", "float32")),
+        dtype=getattr(torch, section.pop("dtype", DTYPES[0]), None),
         defaults=section.pop("defaults", {}),
         strategies=section.pop("strategies", None),
         **section,

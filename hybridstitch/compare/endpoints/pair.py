@@ -74,6 +74,6 @@ def _opened(folder: Path) -> tuple[Any, threading.Lock]:
     from hybridstitch.pipeline import HybridStitchPipeline
 
     hide_loading()
-    pipeline = HybridStitchPipeline.from_pretrained(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = HybridStitchPipeline.from_pretrained(folder, device="cuda" if torch.cuda.is_available() else "cpu")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, threading.Lock()

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hybridstitch.base import paths
 from hybridstitch.base.extra_modules import importable, module_problems
 from hybridstitch.base.extras import require
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.files import ModelFiles
-from hybridstitch.model.flops import forward_flops
-from hybridstitch.model.pair import SizeLimits, check_folders, check_packed, find_files
+from hybridstitch.model.pair import WORTHWHILE, SizeLimits, check_fit, cost_ratio, cost_sentence, find_files
 from hybridstitch.model.skeleton import build_skeleton
+from hybridstitch.model.sources import source_problems
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
 from hybridstitch.serving.server.disk import require_space, size_text
-from hybridstitch.serving.server.pack_sources import source_problems
 from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
-
-if TYPE_CHECKING:
-    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 FORMATS = ("zip-store", "no-archive", "default")
 HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
@@ -36,8 +32,6 @@ NOT_FOR_WORKERS = (
     paths.IN_WHEEL.name,
 )
 """Folders of the package that an archive does not carry."""
-WORTHWHILE = 1.2
-"""The least ratio of the FLOPs of a forward, large to small, that leaves anything to gain."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +50,7 @@ def pack(
     config: str | Path | None = None,
     extra_modules: Sequence[str | Path] = (),
     variant: str | None = None,
+    without: Sequence[str] = (),
     force: bool = False,
 ) -> Path:
     """Write the archive of one version of a model and return its path. An older archive of the version is replaced.
@@ -65,8 +60,8 @@ def pack(
 
     Args:
         pair: Folder of a packed pair.
-        large: Instead of `pair`, a diffusers SD3 folder: the large model and the shared parts.
-        small: Beside `large`, a diffusers SD3 folder: the small model.
+        large: Instead of `pair`, a diffusers SD3 folder or hub id: the large model and the shared parts.
+        small: Beside `large`, a diffusers SD3 folder or hub id: the small model, of which `transformer` is enough.
         plain: Whether to pack the large model alone, in diffusers' own pipeline.
         out: Folder that the archive is written to, the model store.
         archive_format: "zip-store", "default" (compressed) or "no-archive" (a folder, without ".mar").
@@ -76,6 +71,7 @@ def pack(
         config: A model-config.yaml. None: the one of handler/.
         extra_modules: Python files that dotted paths of `config` name.
         variant: Variant of the weights, such as "fp16", for the parts that have it.
+        without: Parts to leave out: "text_encoder_3", the largest text encoder.
         force: Whether to replace an archive of another kind or model with this name, version or file name.
 
     Raises:
@@ -92,7 +88,7 @@ def pack(
     problems = [*_name_problems(name, version, archive_format), *_file_problems(config, modules)]
     raise_problems(problems + _out_problems(Path(out), file_name(name, version)))
     require("model_archiver", "serve", "torch-model-archiver")
-    found = _find_models(pair, large, small, plain, variant)
+    found = _find_models(pair, large, small, plain, variant, without)
     if recipes is not None and found.add_json(TUNED_FILE, Path(recipes)) is None:
         raise InvalidInput([Problem("recipes", "a file that `hybridstitch tune` wrote", str(recipes))])
     destination = Path(out).resolve()
@@ -104,7 +100,7 @@ def pack(
     require_space(destination, needed, "packing")
     with tempfile.TemporaryDirectory(prefix=".packing-", dir=destination) as work:
         stage = Path(work, "stage")
-        _stage(stage, handler, found.files, modules)
+        _stage(stage, handler, found, modules)
         shutil.copy(config, stage / "model-config.yaml")
         _check_start(stage, found, modules, plain)
         _run_archiver(Path(work), handler.name, name, version, archive_format)
@@ -169,18 +165,23 @@ def _file_problems(config: Path, modules: Sequence[Path]) -> list[Problem]:
 
 
 def _find_models(
-    pair: str | Path | None, large: str | Path | None, small: str | Path | None, plain: bool, variant: str | None
+    pair: str | Path | None,
+    large: str | Path | None,
+    small: str | Path | None,
+    plain: bool,
+    variant: str | None,
+    without: Sequence[str],
 ) -> ModelFiles:
     """The files of the archive's pair folder: the parts of the models, and what makes them a pair."""
     raise_problems(source_problems(pair, large, small, plain))
-    found = find_files(pair, large, small, variant, plain)
+    found = find_files(pair, large, small, variant=variant, without=without, plain=plain)
     if pair is not None:
-        extra = [name for name in (paths.PAIR_FILE, TUNED_FILE) if Path(pair, name).exists()]
-        for name in extra:
-            found.add_json(name, Path(pair, name))
+        for name in (paths.PAIR_FILE, TUNED_FILE):
+            if Path(pair, name).exists():
+                found.add_json(name, Path(pair, name))
         raise_problems(found.problems)
     if not plain:
-        check_packed(pair) if pair is not None else check_folders(large, small)
+        check_fit(found)
     return found
 
 
@@ -194,26 +195,9 @@ def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain:
             catalogue = load_catalogue(section.get("strategies"))
             if TUNED_FILE in found.files:
                 catalogue = catalogue.with_tuned(found.files[TUNED_FILE])
-            _warn_of_costs(pipeline, small)
+            ratio = cost_ratio(pipeline, small)
+            logger.log(logging.INFO if ratio >= WORTHWHILE else logging.WARNING, cost_sentence(ratio))
         check_defaults(section.get("defaults") or {}, SizeLimits.of(pipeline, small), catalogue)
-
-
-def _warn_of_costs(pipeline: StableDiffusion3Pipeline, small: SD3Transformer2DModel) -> None:
-    """Log how much a forward of the small model saves, and warn if that is less than `WORTHWHILE`."""
-    tokens = (SizeLimits.of(pipeline, small).default[0] // pipeline.vae_scale_factor // pipeline.patch_size) ** 2
-    words = pipeline.tokenizer_max_length
-    large_cost, small_cost = (
-        forward_flops(each.config, tokens, tokens, words) for each in (pipeline.transformer, small)
-    )
-    ratio = large_cost / small_cost
-    if ratio < WORTHWHILE:
-        logger.warning(
-            "warning: a forward of the large model takes %.2f times the FLOPs of the small one; are they the same, or "
-            "exchanged?",
-            ratio,
-        )
-    else:
-        logger.info("a forward of the large model takes %.2f times the FLOPs of the small one", ratio)
 
 
 def _needed_space(files: Sequence[Path]) -> int:
@@ -221,12 +205,15 @@ def _needed_space(files: Sequence[Path]) -> int:
     return 2 * sum(file.stat().st_size for file in files) + 2**24
 
 
-def _stage(stage: Path, handler: Path, files: Mapping[str, Path], modules: Sequence[Path]) -> None:
+def _stage(stage: Path, handler: Path, found: ModelFiles, modules: Sequence[Path]) -> None:
     """Lay out the content of the archive. The models are links, which the archiver follows."""
-    for name, path in files.items():
+    for name, path in found.files.items():
         link = stage / PAIR_FOLDER / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
+    if found.without:
+        (stage / PAIR_FOLDER / paths.INDEX).unlink()
+        (stage / PAIR_FOLDER / paths.INDEX).write_text(json.dumps(found.index, indent=2))
     shutil.copytree(paths.PACKAGE, stage / "hybridstitch", ignore=_not_for_workers)
     for file in (handler, *modules):
         shutil.copy(file, stage)

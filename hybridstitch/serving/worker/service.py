@@ -18,6 +18,7 @@ from ts.torch_handler.base_handler import BaseHandler
 
 from hybridstitch._version import __version__
 from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.model.dtype import dtype_name
 from hybridstitch.model.pair import describe_pair
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
@@ -49,10 +50,12 @@ class Service(BaseHandler):
     """Parse, generate, encode. Every item of a batch is a row, then a job, then an answer.
 
     An item that fails becomes its answer at once, and its neighbours continue. Jobs that can share a forward are
-    generated as one tensor. A handler implements `load`, which must set `size_limits`, and `generate`.
+    generated as one tensor. A handler implements `load`, which must set `pipeline` and
+    `size_limits`, and `generate`.
     """
 
     settings: Settings
+    pipeline: Any
     size_limits: SizeLimits
     catalogue: Catalogue | None = None
     """The recipes and strategies that a request may name; None on an endpoint without recipes."""
@@ -63,7 +66,7 @@ class Service(BaseHandler):
 
     @abstractmethod
     def load(self) -> None:
-        """Load the models by `self.settings` and set `self.size_limits`."""
+        """Load the models by `self.settings`, and set `self.pipeline` and `self.size_limits`."""
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
@@ -80,6 +83,7 @@ class Service(BaseHandler):
         self.settings = read_settings(context)
         with logged_step(f"load the models onto {self.settings.device}"):
             self.load()
+        logger.info("start: the models run in %s on %s", dtype_name(self.pipeline.dtype), self.settings.device)
         with logged_step("check the defaults"):
             check_defaults(self.settings.defaults, self.size_limits, self.catalogue)
         with logged_step("generate a first picture by all models"):
@@ -218,7 +222,7 @@ class Service(BaseHandler):
             "versions": {"hybridstitch": __version__} | {name: version(name) for name in packages},
             PROCESS: os.getpid(),
             "device": str(self.settings.device),
-            "dtype": str(self.settings.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.pipeline.dtype),
             **schemas,
             "limits": vars(self.size_limits),
             "defaults": defaults,
