@@ -28,6 +28,7 @@ class HybridStitchHandler(Service):
             catalogue=load_catalogue(settings.strategies),
         )
         self.catalogue = self.pipeline.catalogue
+        self.adapters = self.pipeline.adapters
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = self.pipeline.size_limits
         self.preview = self.pipeline.decode

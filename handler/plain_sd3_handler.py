@@ -13,6 +13,8 @@ from torch import Tensor
 
 from hybridstitch.generation import Generation, joined
 from hybridstitch.model.dtype import choose_dtype, dtype_name
+from hybridstitch.model.lora import Adapters, fuse
+from hybridstitch.model.lora_files import fused_in
 from hybridstitch.model.pair import find_files, load_pipeline
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
@@ -33,6 +35,9 @@ class PlainSD3Handler(Service):
         found = find_files(settings.folder, None, None, plain=True)
         dtype = settings.dtype or choose_dtype(found, settings.device)
         self.pipeline = load_pipeline(found, dtype).to(settings.device)
+        fuse({"large": self.pipeline.transformer}, fused_in(settings.folder))
+        self.adapters = Adapters({"large": (self.pipeline, "transformer")})
+        self.adapters.load_packed(settings.folder)
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = SizeLimits.of(self.pipeline, self.pipeline.transformer)
         # Without the third text encoder its tokens would be zeros, which only cost time.
@@ -49,14 +54,15 @@ class PlainSD3Handler(Service):
             progress(pictures, Step(index, pipe.num_timesteps, timestep, sigma, latents, latents, 1.0, None))
             return tensors
 
-        images = self.pipeline(
-            **generation.prompts.texts,
-            **_settings(generation),
-            generator=generation.generators(),
-            max_sequence_length=self.text_length,
-            callback_on_step_end=on_step,
-            output_type="np",
-        ).images
+        with self.adapters.acting(generation.lora):
+            images = self.pipeline(
+                **generation.prompts.texts,
+                **_settings(generation, without=("lora",)),
+                generator=generation.generators(),
+                max_sequence_length=self.text_length,
+                callback_on_step_end=on_step,
+                output_type="np",
+            ).images
         if not np.isfinite(images).all():
             raise FloatingPointError("picture: not finite; a wider dtype than this one may help")
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
@@ -69,9 +75,9 @@ class PlainSD3Handler(Service):
         return renderings
 
 
-def _settings(generation: Generation) -> dict[str, Any]:
-    """Return the settings that are arguments of diffusers' pipeline: all but those of stitching, which are None."""
-    return {name: value for name, value in generation.settings().items() if value is not None}
+def _settings(generation: Generation, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings of the generation: all but those of stitching, which are None, and of `without`."""
+    return {name: value for name, value in generation.settings().items() if value is not None and name not in without}
 
 
 def _report(request: GenerationRequest, milliseconds: float, batch_size: int) -> dict[str, Any]:

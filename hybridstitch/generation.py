@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ class Generation:
         images_per_prompt: Pictures of each prompt, at least 1.
         clip_skip: Layers of the CLIP encoders to leave out at the end.
         text_length: Tokens of the third text encoder; None for the default of the pair.
+        lora: Scales of the LoRA adapters that act, by name; None for those that act where a call names none.
     """
 
     prompts: Prompts
@@ -50,6 +51,7 @@ class Generation:
     images_per_prompt: int = 1
     clip_skip: int | None = None
     text_length: int | None = None
+    lora: Mapping[str, float] | None = None
 
     @property
     def pictures(self) -> int:
@@ -76,6 +78,7 @@ class Generation:
             "guidance_scale": self.guidance_scale,
             "speed": self.speed,
             "region": self.region and list(self.region),
+            "lora": self.lora if self.lora is None else dict(self.lora),
         }
 
     def generators(self) -> torch.Generator | list[torch.Generator] | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, cast
@@ -24,6 +24,7 @@ from hybridstitch.generation import Generation
 from hybridstitch.model.dtype import dtype_name
 from hybridstitch.model.exclusive import exclusive
 from hybridstitch.model.guidance import GuidedModel
+from hybridstitch.model.lora import Adapters
 from hybridstitch.model.mmdit import cached_attention
 from hybridstitch.model.pair import SizeLimits, describe_pair, load_pair
 from hybridstitch.model.parts import Parts
@@ -57,6 +58,7 @@ class HybridStitchPipeline(Parts):
         large, small: The two transformers; `transformer` is another name of the large one.
         catalogue: The recipes and strategies that calls may name.
         size_limits: The picture sizes that the pair can generate.
+        adapters: The LoRA adapters on the models.
         description: The content of the pair's own description file; empty without one.
     """
 
@@ -78,6 +80,7 @@ class HybridStitchPipeline(Parts):
         self.catalogue = catalogue or Catalogue.load()
         self.size_limits = SizeLimits.of(pipeline, small)
         self.prompts = PromptEncoder(pipeline)
+        self.adapters = Adapters({"large": (pipeline, "transformer"), "small": (self, "small")})
         self.description: dict[str, Any] = {}
 
     @classmethod
@@ -115,6 +118,7 @@ class HybridStitchPipeline(Parts):
             folder, large, small, dtype_of(dtype, torch_dtype), device=place, variant=variant, without=without
         )
         pipeline = cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder)).to(place)
+        pipeline.adapters.load_packed(folder)
         pipeline.description = {} if folder is None else describe_pair(folder)
         return pipeline
 
@@ -127,6 +131,7 @@ class HybridStitchPipeline(Parts):
             save_directory: The folder; it is created.
             variant, max_shard_size: As in diffusers. Weights are safetensors.
         """
+        self.adapters.refuse("a pair is saved")
         folder = Path(save_directory)
         options = {"variant": variant, "max_shard_size": max_shard_size}
         self._pipeline.save_pretrained(folder, safe_serialization=True, **options)
@@ -213,9 +218,10 @@ class HybridStitchPipeline(Parts):
         recipe: Recipe | str | dict[str, Any] | None = None,
         speed: float | None = None,
         region: Region | None = None,
+        lora: Mapping[str, float] | None = None,
         on_step: StepWatcher | None = None,
     ) -> Any:
-        """Generate pictures. Arguments are those of `StableDiffusion3Pipeline`, in its order, and four more.
+        """Generate pictures. Arguments are those of `StableDiffusion3Pipeline`, in its order, and five more.
 
         Args:
             recipe: Which model renders what: a name, a description (see `Catalogue.resolve`) or a `Recipe`. The
@@ -224,6 +230,8 @@ class HybridStitchPipeline(Parts):
                 fewer FLOPs than the large model. It may take fewer steps than `num_inference_steps`.
             region: Left, top, right, bottom in pixels. The large model renders its tokens at every step; the shares
                 of the recipe are then those of the other tokens.
+            lora: The LoRA adapters that act, with their scales, such as {"style": 0.8}; {} for none. The default is
+                those that were loaded with a scale.
             on_step: Called after every step with the numbers of its pictures and the `Step`; an exception ends the
                 call.
             height, width: Pixels, see `size_limits`; the default size of the pair.
@@ -253,7 +261,7 @@ class HybridStitchPipeline(Parts):
         given = {name: value for name, value in locals().items() if name != "self"}
         call = validate_call(self, self.catalogue, given)
         after = partial(AfterStep, self, callback_on_step_end, call.tensor_inputs)
-        with exclusive(self.large, self.small):
+        with exclusive(self.large, self.small), self.adapters.acting(call.generation.lora):
             out = self._run(call.generation, generator, latents, output_type, after, on_step)
         return out if return_dict else (out.images,)
 
@@ -290,9 +298,11 @@ class HybridStitchPipeline(Parts):
             InvalidInput: Something is attached to the models that the generation would bypass.
             FloatingPointError: Latents or pictures are not finite.
         """
-        raise_problems(pair_problems(self, generation.recipe, generation.region, generation.sigmas))
+        problems = pair_problems(self, generation.recipe, generation.region, generation.sigmas)
+        raise_problems(problems + self.adapters.problems(generation.lora or {}))
+        generation = replace(generation, lora=self.adapters.usual if generation.lora is None else generation.lora)
         after = partial(AfterStep, self, None, ())
-        with exclusive(self.large, self.small):
+        with exclusive(self.large, self.small), self.adapters.acting(generation.lora):
             return self._run(generation, generation.generators(), None, output_type, after, on_step)
 
     def _run(

@@ -36,7 +36,7 @@ def names_in(path: Path) -> Iterator[str]:
 
 def test_the_fields_of_a_generation_are_spelled_out_in_three_places(tiny_pipe: HybridStitchPipeline) -> None:
     fields = tiny_pipe.validate("a dog").settings().keys()
-    assert {"recipe", "speed", "region", "width", "height", "num_inference_steps", "guidance_scale"} == fields
+    assert {"recipe", "speed", "region", "width", "height", "num_inference_steps", "guidance_scale", "lora"} == fields
     package = ROOT / "hybridstitch"
     files = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if fields <= {*names_in(path)}}
     assert files == PLACES

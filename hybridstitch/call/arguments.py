@@ -18,6 +18,7 @@ from hybridstitch.base.schema import plain
 from hybridstitch.call.prompts import clip_skip_problems, described, prompts_of, text_length
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.generation import Generation
+from hybridstitch.model.lora_files import acting_scales
 from hybridstitch.model.mmdit import subset_problems
 from hybridstitch.model.parts import Parts
 from hybridstitch.model.prompts import EMBEDS
@@ -81,6 +82,7 @@ def validate_call(pair: Parts, catalogue: Catalogue, given: Mapping[str, Any]) -
     sigmas = None if given["sigmas"] is None else _falling(given["sigmas"], problems)
     recipe = _chosen(catalogue, given, problems)
     problems += _refused(given) + pair_problems(pair, recipe, given["region"], sigmas) + _callable_problems(given)
+    problems += [] if given["lora"] is None else pair.adapters.problems(given["lora"])
     images = 1 if given["num_images_per_prompt"] is None else given["num_images_per_prompt"]
     wrong_images = images_problems(images)
     problems += wrong_images
@@ -107,6 +109,7 @@ def validate_call(pair: Parts, catalogue: Catalogue, given: Mapping[str, Any]) -
         images_per_prompt=images,
         clip_skip=given["clip_skip"],
         text_length=length,
+        lora=pair.adapters.usual if given["lora"] is None else acting_scales(given["lora"]),
     )
     return Call(generation, tuple(given["callback_on_step_end_tensor_inputs"]))
 

@@ -86,7 +86,9 @@ def _explain_here(fields: dict[str, Any], options: argparse.Namespace) -> dict[s
 
     pipeline = open_for(options, fields)
     pipeline.set_progress_bar_config(disable=True)
-    request, question = parse_explanation(fields, {}, pipeline.size_limits, pipeline.catalogue)
+    request, question = parse_explanation(
+        fields, {}, pipeline.size_limits, pipeline.catalogue, loras=pipeline.adapters.names
+    )
     started = time.monotonic()
 
     def on_forward() -> None:

@@ -63,7 +63,7 @@ def _generate_here(payload: dict[str, Any], options: argparse.Namespace) -> tupl
     from hybridstitch.wire.request import parse_request
 
     pipeline = open_for(options, payload)
-    request = parse_request(payload, {}, pipeline.size_limits, pipeline.catalogue)
+    request = parse_request(payload, {}, pipeline.size_limits, pipeline.catalogue, loras=pipeline.adapters.names)
     rendering = generate(pipeline, request)
     pictures = [
         encode_picture(image, rendering.request.of_image(index)) for index, image in enumerate(rendering.images)

@@ -8,7 +8,8 @@ from typing import Any
 def report_lines(report: dict[str, Any]) -> list[str]:
     """Return a table of the stages of a report in JSON form, between two lines of totals."""
     size = f"{report['width']}x{report['height']}"
-    lines = [f"recipe {report['recipe']['name']}, seed {report['seed']}, {size}", ""]
+    adapters = "".join(f", {name} at {scale:g}" for name, scale in (report.get("lora") or {}).items())
+    lines = [f"recipe {report['recipe']['name']}, seed {report['seed']}, {size}{adapters}", ""]
     lines.append(f"{'stage':<8}{'steps':>7}{'ms':>10}{'tokens by large':>17}{'by small':>10}")
     for stage in report.get("stages", []):
         row = f"{stage['name']:<8}{stage['steps']:>7}{stage['ms']:>10.1f}"

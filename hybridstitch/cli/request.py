@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hybridstitch.base.schema import mismatch
 from hybridstitch.cli.pair import IN_PROCESS, add_pair_options, open_pair, pair_folder, pair_problems
 from hybridstitch.cli.paths import file_to_read
-from hybridstitch.cli.values import Unreadable, corners, name_or_object, number, whole
+from hybridstitch.cli.values import Unreadable, corners, name_and_scale, name_or_object, number, whole
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.recipe.names import AXES, TUNED_FILE, UNNAMED, known_names, name_problem
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _UNKNOWN_LIMITS = SizeLimits(1, 1, 1_000_000, (1, 1))
 """Limits for models on a server, which validates the size itself."""
-FIELDS = (*request_fields(_UNKNOWN_LIMITS), "recipe", "speed")
+FIELDS = (*request_fields(_UNKNOWN_LIMITS), "lora", "recipe", "speed")
 """The fields of a request. A command sends those that it has an option for."""
 
 
@@ -42,6 +42,13 @@ def add_request_options(command: argparse.ArgumentParser, seed: str, region: str
     command.add_argument("--width", type=whole(), help="in pixels (the pair's own)")
     command.add_argument("--height", type=whole(), help="in pixels (the pair's own)")
     command.add_argument("--region", type=corners, metavar="X0,Y0,X1,Y1", help=region)
+    command.add_argument(
+        "--lora",
+        type=name_and_scale,
+        action="append",
+        metavar="NAME=SCALE",
+        help="an adapter of the endpoint or pair, and its scale, -10 to 10 (1); may be repeated",
+    )
     command.add_argument("--deadline-ms", type=whole(), help="give up at the first step after this many milliseconds")
 
 
@@ -59,7 +66,10 @@ def add_server_options(command: argparse.ArgumentParser, pair: Path) -> None:
 
 def given_fields(options: argparse.Namespace, more: Sequence[str] = ()) -> dict[str, Any]:
     """Return the fields of the request that were given, and those of `more`."""
-    return {name: value for name in (*FIELDS, *more) if (value := getattr(options, name, None)) is not None}
+    given = {name: value for name in (*FIELDS, *more) if (value := getattr(options, name, None)) is not None}
+    if "lora" in given:
+        given["lora"] = dict(given["lora"])
+    return given
 
 
 def request_problems(options: argparse.Namespace) -> list[Problem]:

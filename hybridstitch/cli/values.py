@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridstitch.errors import Problem
+from hybridstitch.model.lora_files import name_problems, scale_problems
 
 Reader = Callable[[str], Any]
 """Returns the value of an option, or `Unreadable`."""
@@ -98,6 +99,17 @@ def corners(text: str) -> list[int] | Unreadable:
     left, top, right, bottom = values if len(values) == 4 else (0, 0, 0, 0)
     is_fine = 0 <= left < right and 0 <= top < bottom
     return values if is_fine else Unreadable("X0,Y0,X1,Y1 in pixels with 0 <= X0 < X1 and 0 <= Y0 < Y1", text)
+
+
+def name_and_scale(text: str) -> tuple[str, float] | Unreadable:
+    """The name of an adapter, perhaps with `=SCALE` behind it."""
+    name, _, scale = text.partition("=")
+    try:
+        pair = (name, float(scale or 1))
+    except ValueError:
+        pair = ("", math.nan)
+    problems = name_problems("lora", pair[0]) + scale_problems("lora", pair[1])
+    return Unreadable("NAME=SCALE, " + "; ".join(each.expected for each in problems), text) if problems else pair
 
 
 def name_or_object(text: str) -> Any:

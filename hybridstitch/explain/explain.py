@@ -116,7 +116,7 @@ def explain_generation(
     counter = ForwardCounter(check)
     recording = record(pipeline, generation, counter.check)
     (prompt,) = generation.prompts.texts["prompt"]
-    with exclusive(pipeline.large, pipeline.small):
+    with exclusive(pipeline.large, pipeline.small), pipeline.adapters.acting(generation.lora):
         if target == "mask":
             asked: Target = _choice(pipeline, recording, counter, steps_explained)
         else:

@@ -24,6 +24,8 @@ from hybridstitch.model.dtype import choose_dtype
 from hybridstitch.model.files import LEFT_OUT, ModelFiles
 from hybridstitch.model.flops import forward_flops
 from hybridstitch.model.hub import download
+from hybridstitch.model.lora import fuse
+from hybridstitch.model.lora_files import fused_in
 from hybridstitch.model.size_limits import SizeLimits as SizeLimits
 from hybridstitch.model.sources import source_problems
 
@@ -87,6 +89,7 @@ def load_pair(
         use_safetensors=True,
         variant=variant if SMALL_FOLDER in found.with_variant else None,
     )
+    fuse({"large": pipeline.transformer, "small": transformer}, fused_in(folder))
     if (ratio := cost_ratio(pipeline, transformer)) < WORTHWHILE:
         logger.warning(cost_sentence(ratio))
     return pipeline, transformer

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from hybridstitch.model.exclusive import exclusive
+from hybridstitch.model.lora import Adapters
 from hybridstitch.model.prompts import PromptEncoder
 from hybridstitch.model.size_limits import SizeLimits
 
@@ -29,6 +31,7 @@ class Parts:
     small: SD3Transformer2DModel
     size_limits: SizeLimits
     prompts: PromptEncoder
+    adapters: Adapters
 
     @property
     def large(self) -> SD3Transformer2DModel:
@@ -81,6 +84,32 @@ class Parts:
             options.pop("silence_dtype_warnings", None)
             self.small.to(*args, **options)
         return self
+
+    def load_lora_weights(
+        self, path: str | Path, model: str = "large", adapter_name: str | None = None, scale: float = 1.0
+    ) -> str:
+        """Load a LoRA adapter, which acts in every later call that names no adapters itself.
+
+        Args:
+            path: A safetensors file with tensors under diffusers' names.
+            model: The model that it was trained for, "large" or "small".
+            adapter_name: Name for `lora` of a call. A second file under a name has to be for the other model.
+            scale: Factor of its weights, -10 to 10. With 0 it acts only in calls that name it.
+
+        Returns:
+            The name of the adapter.
+
+        Raises:
+            InvalidInput: The file does not fit the model, or an argument is wrong.
+            MissingExtra: peft is not installed.
+        """
+        with exclusive(self.large, self.small):
+            return self.adapters.load(path, model, adapter_name, scale)
+
+    def unload_lora_weights(self, adapter_name: str | None = None) -> None:
+        """Remove a LoRA adapter, or all of them. Without any the pipeline generates the pictures of the pair again."""
+        with exclusive(self.large, self.small):
+            self.adapters.unload(adapter_name)
 
     def set_progress_bar_config(self, **config: Any) -> None:
         """Set arguments of tqdm, such as `disable=True`, as in diffusers."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,13 @@ import yaml
 from hybridstitch.base.schema import Schema, integer, mismatch
 from hybridstitch.base.suggestions import one_of
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.model.lora_files import MODELS, name_problems
 
 if TYPE_CHECKING:
     import torch
     from ts.context import Context
 
+    from hybridstitch.model.lora import Adapters
     from hybridstitch.model.pair import SizeLimits
     from hybridstitch.recipe.catalogue import Catalogue
 
@@ -68,7 +70,7 @@ _OF_HANDLER: dict[str, Schema] = {
     "pictures_per_forward": _COUNT,
     "max_response_bytes": _COUNT,
 }
-_SECTIONS_OF_HANDLER = ("defaults", "strategies")
+_SECTIONS_OF_HANDLER = ("defaults", "strategies", "loras")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Settings:
         explanations: Whether the endpoint explains pictures.
         pictures_per_forward: The most pictures of a batch that share a forward.
         max_response_bytes: The longest answer. A longer one would end the worker.
+        loras: By name, the files of the adapters that a request may name, by model. The archive has them.
     """
 
     folder: Path
@@ -94,6 +97,7 @@ class Settings:
     explanations: bool = True
     pictures_per_forward: int = PICTURES_PER_FORWARD
     max_response_bytes: int = MAX_RESPONSE_BYTES
+    loras: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_settings(context: Context) -> Settings:
@@ -194,7 +198,11 @@ def load_catalogue(strategies: Mapping[str, Any] | None) -> Catalogue:
 
 
 def check_defaults(
-    defaults: Mapping[str, Any], limits: SizeLimits, catalogue: Catalogue | None, section: str = f"{SECTION}.defaults"
+    defaults: Mapping[str, Any],
+    limits: SizeLimits,
+    catalogue: Catalogue | None,
+    section: str = f"{SECTION}.defaults",
+    loras: Collection[str] = (),
 ) -> None:
     """Validate defaults as if a request had sent them.
 
@@ -203,6 +211,7 @@ def check_defaults(
         limits: The sizes that the pair can generate.
         catalogue: The recipes that requests may name. None, for the plain endpoint: fields of stitching are ignored.
         section: Where the defaults stand, for messages.
+        loras: The names of the adapters that requests may name.
 
     Raises:
         InvalidInput: With every default that a request could not send.
@@ -213,9 +222,22 @@ def check_defaults(
     if catalogue is None:
         sent = without_stitching(sent)
     try:
-        parse_request({"prompt": "any", **sent}, {}, limits, catalogue)
+        parse_request({"prompt": "any", **sent}, {}, limits, catalogue, loras=loras)
     except InvalidInput as error:
         raise InvalidInput(under(section, error)) from None
+
+
+def check_packed_loras(loras: Mapping[str, Mapping[str, str]], adapters: Adapters) -> None:
+    """Raise InvalidInput for an adapter that the settings name and the archive does not have."""
+    held = {(name, model) for name, each in adapters.describe().items() for model in each["models"]}
+    raise_problems(
+        [
+            Problem(f"{SECTION}.loras.{name}.{model}", "a file in the archive: pack it again after a change", file)
+            for name, files in loras.items()
+            for model, file in files.items()
+            if model in adapters.models and (name, model) not in held
+        ]
+    )
 
 
 def without_stitching(defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +267,7 @@ def _section_problems(section: Any) -> list[Problem]:
     defaults = section.get("defaults")
     if not _is_section(defaults):
         problems.append(Problem(f"{SECTION}.defaults", "a mapping of a request's fields", defaults))
-    return problems + _strategy_problems(section.get("strategies"))
+    return problems + _strategy_problems(section.get("strategies")) + _lora_problems(section.get("loras"))
 
 
 def _strategy_problems(strategies: Any) -> list[Problem]:
@@ -258,6 +280,22 @@ def _strategy_problems(strategies: Any) -> list[Problem]:
         for group, named in (strategies or {}).items()
         if not (isinstance(named, Mapping) and _is_list_of([*named, *named.values()], lambda x: isinstance(x, str)))
     ]
+
+
+def _lora_problems(loras: Any) -> list[Problem]:
+    """The problems of the form of `loras`. Whether the files fit is checked by `pack`."""
+    where = f"{SECTION}.loras"
+    if loras is None:
+        return []
+    if not isinstance(loras, Mapping):
+        return [Problem(where, "a mapping of names to files", loras)]
+    problems = []
+    for name, files in loras.items():
+        problems += name_problems(f"{where}.{name}", name)
+        is_form = isinstance(files, Mapping) and files and set(files) <= set(MODELS)
+        if not is_form or not all(isinstance(file, str) and file for file in files.values()):
+            problems.append(Problem(f"{where}.{name}", "{large: FILE, small: FILE}, or one of them", files))
+    return problems
 
 
 def _mismatches(field: str, schema: Schema, value: Any) -> list[Problem]:

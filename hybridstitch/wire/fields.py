@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hybridstitch.base.schema import Schema, integer
 from hybridstitch.base.texts import text_schema
+from hybridstitch.model.lora_files import MOST_SCALE
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.recipe.names import AXES, UNNAMED
 from hybridstitch.wire.names import MAX_IMAGES, MAX_SEED
@@ -24,6 +25,7 @@ BUILT_IN_DEFAULTS: dict[str, Any] = {
     "guidance_scale": 4.5,
     "num_images": 1,
     "region": None,
+    "lora": None,
     "output_format": "png",
     "output_quality": 90,
     "stream": False,
@@ -34,7 +36,7 @@ BUILT_IN_DEFAULTS: dict[str, Any] = {
 
 
 def request_fields(limits: SizeLimits) -> dict[str, Schema]:
-    """Return the schema of every field but `recipe` and `speed`, which the catalogue validates."""
+    """Return the schema of every field but `recipe`, `speed` and `lora`, whose values depend on what the pair has."""
     return {
         "prompt": text_schema(),
         "negative_prompt": text_schema(required=False),
@@ -66,15 +68,24 @@ def request_fields(limits: SizeLimits) -> dict[str, Schema]:
     }
 
 
-def request_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue | None) -> Schema:
+def request_schema(
+    limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue | None, loras: Collection[str] = ()
+) -> Schema:
     """Return the JSON Schema of a whole request. It lacks rules between fields, such as a region within the picture.
 
     Args:
         limits: The picture sizes of the pair.
         defaults: Values of fields that a request leaves out.
         catalogue: What a recipe may name; None for an endpoint without recipes.
+        loras: The names of the adapters that a request may name.
     """
     properties = request_fields(limits)
+    scale = {"type": "number", "minimum": -MOST_SCALE, "maximum": MOST_SCALE}
+    properties["lora"] = {
+        "type": "object",
+        "properties": dict.fromkeys(sorted(loras), scale),
+        "additionalProperties": False,
+    }
     rules: Schema = {}
     if catalogue:
         properties["recipe"] = {"anyOf": [{"enum": list(catalogue.recipes)}, _recipe_object(catalogue)]}

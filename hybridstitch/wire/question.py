@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import Any
@@ -64,9 +64,11 @@ def question_fields() -> dict[str, Schema]:
     return {name: {**schema, "default": values[name]} for name, schema in schemas.items()}
 
 
-def explanation_schema(limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue) -> Schema:
+def explanation_schema(
+    limits: SizeLimits, defaults: Mapping[str, Any], catalogue: Catalogue, loras: Collection[str] = ()
+) -> Schema:
     """Return the JSON Schema of a request for an explanation; as in `request_schema`, without rules between fields."""
-    schema = request_schema(limits, defaults, catalogue)
+    schema = request_schema(limits, defaults, catalogue, loras)
     fixed = {name: {"enum": [value, None], "default": value} for name, value in FIXED.items()}
     question = {name: nullable(each) for name, each in question_fields().items()}
     return {**schema, "properties": {**schema["properties"], **fixed, **question}}
@@ -98,13 +100,14 @@ def parse_explanation(
     limits: SizeLimits,
     catalogue: Catalogue,
     request_id: str | None = None,
+    loras: Collection[str] = (),
 ) -> tuple[GenerationRequest, Question]:
     """Validate the fields of an explanation and fill in what they leave out.
 
     Args:
         payload: The fields.
         defaults: The operator's, for predictions.
-        limits, catalogue: As in `parse_request`.
+        limits, catalogue, loras: As in `parse_request`.
         request_id: For a payload that names none.
 
     Raises:
@@ -120,7 +123,14 @@ def parse_explanation(
     wrong = {problem.field for problem in problems}
     chosen = {name: None if name in wrong else payload.get(name) for name in schemas}
     draft = draft_request(
-        sent | dict(FIXED), defaults, limits, catalogue, others=chosen, more_rules=[_STEPS], request_id=request_id
+        sent | dict(FIXED),
+        defaults,
+        limits,
+        catalogue,
+        others=chosen,
+        more_rules=[_STEPS],
+        request_id=request_id,
+        loras=loras,
     )
     steps = draft.values["num_inference_steps"]
     if payload.get("steps_explained") is None and "num_inference_steps" not in draft.wrong:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from hybridstitch.base.schema import mismatch
 from hybridstitch.base.suggestions import one_of
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.generation import Generation
+from hybridstitch.model.lora_files import acting_scales, lora_problems
 from hybridstitch.model.prompts import NEGATIVE_TEXTS, TEXTS, Prompts
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.recipe.catalogue import Catalogue
@@ -121,6 +122,8 @@ class Draft:
         texts = {name: [values.pop(name)] * images for name in (TEXTS[0], NEGATIVE_TEXTS[0])}
         delivery = {name: values.pop(name) for name in (*FORM, *DELIVERY)}
         values["guidance_scale"] = float(values["guidance_scale"])
+        if values["lora"] is not None:
+            values["lora"] = acting_scales(values["lora"])
         generation = Generation(
             prompts=Prompts(texts, {}, images),
             seeds=tuple(range(seed, seed + images)),
@@ -140,6 +143,7 @@ def parse_request(
     *,
     can_stream: bool = True,
     request_id: str | None = None,
+    loras: Collection[str] = (),
 ) -> GenerationRequest:
     """Validate a decoded payload and fill in what it leaves out.
 
@@ -151,11 +155,14 @@ def parse_request(
         catalogue: Recipes and strategies; without it `recipe`, `speed` and OF_STITCHING are unknown fields.
         can_stream: False over gRPC, see `request_rules`.
         request_id: For a payload that names none; random by default.
+        loras: The names of the adapters that a request may name.
 
     Raises:
         InvalidInput: Names every wrong field.
     """
-    return draft_request(payload, defaults, limits, catalogue, can_stream=can_stream, request_id=request_id).request()
+    return draft_request(
+        payload, defaults, limits, catalogue, can_stream=can_stream, request_id=request_id, loras=loras
+    ).request()
 
 
 def draft_request(
@@ -168,6 +175,7 @@ def draft_request(
     more_rules: Sequence[Rule] = (),
     can_stream: bool = True,
     request_id: str | None = None,
+    loras: Collection[str] = (),
 ) -> Draft:
     """Validate as `parse_request` does, and list wrong fields in the draft.
 
@@ -183,7 +191,7 @@ def draft_request(
     schemas = request_fields(limits)
     if catalogue is None:
         schemas = {name: schema for name, schema in schemas.items() if name not in OF_STITCHING}
-    known = [*schemas, "recipe", "speed"] if catalogue else [*schemas]
+    known = [*schemas, "lora", *(("recipe", "speed") if catalogue else ())]
     sent = {name: value for name, value in payload.items() if value is not None or name not in known}
     operators = {name: value for name, value in defaults.items() if value is not None}
     given = {**operators, **sent}
@@ -201,6 +209,7 @@ def draft_request(
         for name, schema in schemas.items()
         if name in values and (rule := mismatch(schema, values[name]))
     ]
+    problems += [] if values["lora"] is None else lora_problems(values["lora"], sorted(loras))
     wrong = {problem.field for problem in problems}
     beside = values | {name: value for name, value in others.items() if value is not None}
     rules = [*request_rules(limits, can_stream), *more_rules]

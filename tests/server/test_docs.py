@@ -21,6 +21,7 @@ import yaml
 
 from hybridstitch.cli import main as cli
 from hybridstitch.serving.server.server import Server
+from tests.support.adapters import save_lora
 from tests.support.snippets import ROOT, RUN, SHOWN, Snippet, commands, snippets, words
 from tests.support.tiny import make_pipeline
 
@@ -143,8 +144,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         (folder / name).write_text(PROMPTS)
     (folder / "others.txt").write_text("dog face on green\n")  # what evaluates is not what a search has seen
     (folder / "requests.jsonl").write_text('{"prompt": "red apple on blue", "seed": 0}\n')
-    make_pipeline("sd35-large").save_pretrained(folder / "SD35_LARGE_FOLDER", safe_serialization=True)
-    make_pipeline("sd35-medium").save_pretrained(folder / "SD35_MEDIUM_FOLDER", safe_serialization=True)
+    for layout in ("large", "medium"):
+        pipeline = make_pipeline(f"sd35-{layout}")
+        pipeline.save_pretrained(folder / f"SD35_{layout.upper()}_FOLDER", safe_serialization=True)
+        save_lora(folder / f"style-{layout}.safetensors", pipeline.transformer)
     (folder / "faster.yaml").write_text((ROOT / "handler" / "model-config.yaml").read_text())
     store = tmp_path_factory.mktemp("docs-store")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -62,7 +62,8 @@ class PairEndpoint:
         from hybridstitch.wire.request import parse_request
 
         payload = {**fields, **self.spec.fields, "prompt": prompt, "seed": seed}
-        return parse_request(payload, {}, self._pipeline.size_limits, self._pipeline.catalogue)
+        pipe = self._pipeline
+        return parse_request(payload, {}, pipe.size_limits, pipe.catalogue, loras=pipe.adapters.names)
 
 
 @cache

@@ -19,11 +19,12 @@ from ts.torch_handler.base_handler import BaseHandler
 from hybridstitch._version import __version__
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.model.dtype import dtype_name
+from hybridstitch.model.lora import Adapters
 from hybridstitch.model.pair import describe_pair
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.recipe.catalogue import Catalogue
-from hybridstitch.serving.settings import Settings, check_defaults, read_settings
+from hybridstitch.serving.settings import Settings, check_defaults, check_packed_loras, read_settings
 from hybridstitch.serving.worker.batch import Job, Preview, Progress, groups
 from hybridstitch.serving.worker.explain import Explainer, encode_explanation
 from hybridstitch.serving.worker.limit import OutOfTime, TimeLimit, response_timeout
@@ -50,13 +51,13 @@ class Service(BaseHandler):
     """Parse, generate, encode. Every item of a batch is a row, then a job, then an answer.
 
     An item that fails becomes its answer at once, and its neighbours continue. Jobs that can share a forward are
-    generated as one tensor. A handler implements `load`, which must set `pipeline` and
-    `size_limits`, and `generate`.
+    generated as one tensor. A handler implements `load` and `generate`.
     """
 
     settings: Settings
     pipeline: Any
     size_limits: SizeLimits
+    adapters: Adapters
     catalogue: Catalogue | None = None
     """The recipes and strategies that a request may name; None on an endpoint without recipes."""
     preview: Preview | None = None
@@ -66,7 +67,7 @@ class Service(BaseHandler):
 
     @abstractmethod
     def load(self) -> None:
-        """Load the models by `self.settings`, and set `self.pipeline` and `self.size_limits`."""
+        """Load the models by `self.settings`; set `self.pipeline`, `self.size_limits` and `self.adapters`."""
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
@@ -85,7 +86,8 @@ class Service(BaseHandler):
             self.load()
         logger.info("start: the models run in %s on %s", dtype_name(self.pipeline.dtype), self.settings.device)
         with logged_step("check the defaults"):
-            check_defaults(self.settings.defaults, self.size_limits, self.catalogue)
+            check_packed_loras(self.settings.loras, self.adapters)
+            check_defaults(self.settings.defaults, self.size_limits, self.catalogue, loras=self.loras)
         with logged_step("generate a first picture by all models"):
             warm_up(self.generate, self.size_limits, self.catalogue)
         if self.explainer is not None:
@@ -101,6 +103,11 @@ class Service(BaseHandler):
         pipeline = getattr(self, "pipeline", None)
         parts = [*getattr(pipeline, "components", {}).values(), getattr(pipeline, "small", None)]
         return [part for part in parts if isinstance(part, nn.Module)]
+
+    @property
+    def loras(self) -> list[str]:
+        """The names of the adapters that a request may name. The plain endpoint knows those of the small model, too."""
+        return sorted({*self.adapters.names, *self.settings.loras})
 
     def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Response]:
         """Turn TorchServe's rows into jobs."""
@@ -198,13 +205,17 @@ class Service(BaseHandler):
 
     def parse(self, payload: Any, **about: Any) -> GenerationRequest:
         """Return the request in a decoded payload, with this endpoint's defaults; `about`: see `parse_request`."""
-        return parse_request(payload, self.settings.defaults, self.size_limits, self.catalogue, **about)
+        return parse_request(
+            payload, self.settings.defaults, self.size_limits, self.catalogue, loras=self.loras, **about
+        )
 
     def parse_explanation(self, payload: Any, request_id: str | None = None) -> tuple[GenerationRequest, Question]:
         """Return request and question of a decoded payload. Raises InvalidInput on endpoints without explanations."""
         if self.explainer is None or self.catalogue is None:
             raise InvalidInput([Problem(IN_BAND, "a prediction: this endpoint explains nothing", "an explanation")])
-        return parse_explanation(payload, self.settings.defaults, self.size_limits, self.catalogue, request_id)
+        return parse_explanation(
+            payload, self.settings.defaults, self.size_limits, self.catalogue, request_id, self.loras
+        )
 
     def recipe_name(self, request: GenerationRequest) -> str:
         """Return the recipe's name in the report: there are few enough names for a label of a metric."""
@@ -215,9 +226,9 @@ class Service(BaseHandler):
         """Describe this endpoint and its requests: the answer to `GET /models/<model>?customized=true`."""
         packages = ("torch", "diffusers", "transformers", "torchserve")
         defaults = self.parse({"prompt": "any", "seed": 0}).to_dict()
-        schemas = {"request_schema": request_schema(self.size_limits, defaults, self.catalogue)}
+        schemas = {"request_schema": request_schema(self.size_limits, defaults, self.catalogue, self.loras)}
         if self.explainer and self.catalogue:
-            schemas["explanation_schema"] = explanation_schema(self.size_limits, defaults, self.catalogue)
+            schemas["explanation_schema"] = explanation_schema(self.size_limits, defaults, self.catalogue, self.loras)
         return {
             "versions": {"hybridstitch": __version__} | {name: version(name) for name in packages},
             PROCESS: os.getpid(),
@@ -227,6 +238,7 @@ class Service(BaseHandler):
             "limits": vars(self.size_limits),
             "defaults": defaults,
             "pair": self.pair,
+            "loras": self.adapters.describe(),
             "copy_on_disk": self.settings.folder.is_dir(),
             **(self.catalogue.describe() if self.catalogue else {}),
         }
