@@ -395,12 +395,3 @@ class HybridStitchPipeline(Parts):
                 return after(step)
 
             return sample(latents, scheduler, large, small, recipe, on_step)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
-        """Decode latents, or the `denoised` of a `Step`. Raises FloatingPointError for pictures that are not finite."""
-        vae = self._pipeline.vae
-        decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
-        if not torch.isfinite(decoded).all():
-            raise FloatingPointError("picture: not finite after decoding; a wider dtype than this one may help")
-        return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)

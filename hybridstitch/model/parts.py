@@ -111,6 +111,15 @@ class Parts:
         with exclusive(self.large, self.small):
             self.adapters.unload(adapter_name)
 
+    @torch.no_grad()
+    def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
+        """Decode latents, or the `denoised` of a `Step`. Raises FloatingPointError for pictures that are not finite."""
+        vae = self._pipeline.vae
+        decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
+        if not torch.isfinite(decoded).all():
+            raise FloatingPointError("picture: not finite after decoding; a wider dtype than this one may help")
+        return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
+
     def set_progress_bar_config(self, **config: Any) -> None:
         """Set arguments of tqdm, such as `disable=True`, as in diffusers."""
         self._pipeline.set_progress_bar_config(**config)
