@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
 
 from hybridstitch.model.exclusive import exclusive
 from hybridstitch.model.lora import Adapters
