@@ -53,7 +53,12 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--out", type=folder_to_write, default="model_store", help="a folder, the model store (%(default)s)"
     )
-    command.add_argument("--format", default="zip-store", help="zip-store, no-archive or default (%(default)s)")
+    command.add_argument(
+        "--format",
+        default="zip-store",
+        help="zip-store, default (compressed), no-archive (a folder) or link (a folder with links to the weights) "
+        "(%(default)s)",
+    )
     command.add_argument("--name", help="the model's name (hybridstitch, or plain with --plain)")
     command.add_argument(
         "--version", default="1.0", help="the model's version; others than %(default)s get NAME-VERSION.mar"

@@ -115,7 +115,9 @@ def examine_disk(store: Path) -> Finding:
     folder, _ = temporary_base()
     free = shutil.disk_usage(folder).free
     detail = f"copies of {count} archives need {size_text(needed)} below {folder}, {size_text(free)} are free"
-    advice = "" if needed <= free else "set TMPDIR to a larger disk, or pack --format no-archive, which needs no copy"
+    advice = (
+        "" if needed <= free else "set TMPDIR to a larger disk, or pack --format link or no-archive, which need no copy"
+    )
     return Finding("disk", needed <= free, detail, advice)
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hybridstitch.base import paths
@@ -23,9 +23,12 @@ from hybridstitch.model.sources import source_problems
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
 from hybridstitch.serving.server.disk import require_space, size_text
+from hybridstitch.serving.server.pack_models import add_models, needed_space
 from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
 
-FORMATS = ("zip-store", "no-archive", "default")
+FORMATS = ("zip-store", "no-archive", "default", "link")
+IN_FOLDERS = ("no-archive", "link")
+"""Formats whose archive is a folder."""
 HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
 NOT_FOR_WORKERS = (
     *("bench", "cli", "compare", "html", "measure", "testing", "tune", "serving/doctor", "serving/server"),
@@ -64,7 +67,8 @@ def pack(
         small: Beside `large`, a diffusers SD3 folder or hub id: the small model, of which `transformer` is enough.
         plain: Whether to pack the large model alone, in diffusers' own pipeline.
         out: Folder that the archive is written to, the model store.
-        archive_format: "zip-store", "default" (compressed) or "no-archive" (a folder, without ".mar").
+        archive_format: "zip-store", "default" (compressed), "no-archive" (a folder, without ".mar") or "link" (a
+            folder whose weights are links to the sources).
         name: The model's name. None: "hybridstitch", or "plain" with `plain`.
         version: The model's version.
         recipes: File that `hybridstitch tune` wrote. None: the file of that name in the pair, if there is one.
@@ -93,18 +97,19 @@ def pack(
         raise InvalidInput([Problem("recipes", "a file that `hybridstitch tune` wrote", str(recipes))])
     destination = Path(out).resolve()
     destination.mkdir(parents=True, exist_ok=True)
-    final = destination / f"{file_name(name, version)}{'' if archive_format == 'no-archive' else '.mar'}"
+    final = destination / f"{file_name(name, version)}{'' if archive_format in IN_FOLDERS else '.mar'}"
     replaced = _replaced(final, name, version, handler.name, force)
-    needed = _needed_space([*found.files.values()])
+    models = {name: path.resolve() for name, path in found.files.items()}
+    needed = needed_space([*models.values()], archive_format)
     logger.info("packing needs %s on the disk of %s", size_text(needed), destination)
     require_space(destination, needed, "packing")
     with tempfile.TemporaryDirectory(prefix=".packing-", dir=destination) as work:
         stage = Path(work, "stage")
-        _stage(stage, handler, found, modules)
-        shutil.copy(config, stage / "model-config.yaml")
-        _check_start(stage, found, modules, plain)
-        _run_archiver(Path(work), handler.name, name, version, archive_format)
-        built = next(Path(work, "out").iterdir())
+        _stage(stage, handler, config, modules)
+        linked = _link_models(Path(work, "linked", PAIR_FOLDER), models, found)
+        _check_start(linked, config, found, modules, plain)
+        built = _run_archiver(Path(work), handler.name, name, version, archive_format)
+        add_models(built, linked, archive_format)
         for path in replaced:
             logger.info("replacing %s", path)
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -185,10 +190,10 @@ def _find_models(
     return found
 
 
-def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain: bool) -> None:
+def _check_start(pair: Path, config: Path, found: ModelFiles, modules: Sequence[Path], plain: bool) -> None:
     """Raise InvalidInput for what a worker would not start with. Weights are not read."""
-    pipeline, small = build_skeleton(stage / PAIR_FOLDER, found)
-    section = read_config(stage / "model-config.yaml").get(SECTION) or {}
+    pipeline, small = build_skeleton(pair, found)
+    section = read_config(config).get(SECTION) or {}
     catalogue = None
     with importable(modules):
         if not plain:
@@ -200,23 +205,23 @@ def _check_start(stage: Path, found: ModelFiles, modules: Sequence[Path], plain:
         check_defaults(section.get("defaults") or {}, SizeLimits.of(pipeline, small), catalogue)
 
 
-def _needed_space(files: Sequence[Path]) -> int:
-    """Bytes that packing takes. In every format the archiver makes a copy of all files and then writes another."""
-    return 2 * sum(file.stat().st_size for file in files) + 2**24
-
-
-def _stage(stage: Path, handler: Path, found: ModelFiles, modules: Sequence[Path]) -> None:
-    """Lay out the content of the archive. The models are links, which the archiver follows."""
-    for name, path in found.files.items():
-        link = stage / PAIR_FOLDER / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
-    if found.without:
-        (stage / PAIR_FOLDER / paths.INDEX).unlink()
-        (stage / PAIR_FOLDER / paths.INDEX).write_text(json.dumps(found.index, indent=2))
+def _stage(stage: Path, handler: Path, config: Path, modules: Sequence[Path]) -> None:
+    """Lay out the content of the archive without the models."""
     shutil.copytree(paths.PACKAGE, stage / "hybridstitch", ignore=_not_for_workers)
+    shutil.copy(config, stage / "model-config.yaml")
     for file in (handler, *modules):
         shutil.copy(file, stage)
+
+
+def _link_models(folder: Path, models: Mapping[str, Path], found: ModelFiles) -> Path:
+    """Lay out the pair's folder, with links to the files, and an index without the parts that are left out."""
+    for name, path in models.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(path)
+    if found.without:
+        (folder / paths.INDEX).unlink()
+        (folder / paths.INDEX).write_text(json.dumps(found.index, indent=2))
+    return folder
 
 
 def _not_for_workers(folder: str, names: list[str]) -> set[str]:
@@ -225,15 +230,20 @@ def _not_for_workers(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if name == "__pycache__" or (inside / name).as_posix() in NOT_FOR_WORKERS}
 
 
-def _run_archiver(work: Path, handler: str, name: str, version: str, archive_format: str) -> None:
-    """Run the archiver with a temporary folder below `work`: the name that it builds under is not unique."""
+def _run_archiver(work: Path, handler: str, name: str, version: str, archive_format: str) -> Path:
+    """Run the archiver on what is staged below `work` and return what it built.
+
+    Its temporary folder is below `work`, too, because the name that it builds under is not unique.
+    """
     for folder in ("temporary", "out"):
         (work / folder).mkdir()
     command = [sys.executable, "-m", "model_archiver.model_packaging"]
-    command += ["--model-name", name, "--version", version, "--archive-format", archive_format]
+    built_format = "no-archive" if archive_format in IN_FOLDERS else archive_format
+    command += ["--model-name", name, "--version", version, "--archive-format", built_format]
     command += ["--handler", f"stage/{handler}", "--config-file", "stage/model-config.yaml"]
     command += ["--extra-files", "stage", "--export-path", "out"]
     environment = {**os.environ, "TMPDIR": str(work / "temporary")}
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"torch-model-archiver failed: {done.stderr.strip()[-2000:]}")
+    return next((work / "out").iterdir())
