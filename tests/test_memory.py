@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 
 from hybridstitch.base.paths import SMALL_FOLDER
-from hybridstitch.model.free_memory import free_memory
+from hybridstitch.model.free_memory import free_memory, read_group, total_memory
 from hybridstitch.model.memory import LARGE, TRANSFORMER_DEFAULTS, VAE_DEFAULTS, MemoryPlan, Weights
 from hybridstitch.model.mmdit import KVCache, cached_attention, mmdit_forward
 from hybridstitch.model.pair import find_files
@@ -162,5 +162,15 @@ def test_defaults_are_those_of_diffusers(kind: type, defaults: dict[str, Any]) -
 
 def test_the_free_memory_is_what_the_machine_reports() -> None:
     machine = psutil.virtual_memory()
-    assert 0 < free_memory() <= machine.total
+    assert 0 < free_memory() <= total_memory() <= machine.total
     assert free_memory() <= machine.available * 1.1
+
+
+def test_the_limit_of_a_container(tmp_path: Path) -> None:
+    assert read_group(tmp_path) is None
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 50\nactive_file 20\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert read_group(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert read_group(tmp_path) == (1000, 400, 70)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,22 +21,33 @@ def free_memory(device: str = "cpu") -> int:
         device: `cpu`, or a GPU such as `cuda:0`.
     """
     if not device.startswith("cuda"):
-        return min([_of_machine("MemAvailable"), *_left_in_groups()])
+        return min([_of_machine("MemAvailable"), *(limit - used + files for limit, used, files in _groups())])
     import torch
 
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def total_memory(device: str = "cpu") -> int:
+    """Bytes that a device has in all; on a CPU those of the machine, or the limit of its container."""
+    if not device.startswith("cuda"):
+        return min([_of_machine("MemTotal"), *(limit for limit, _, _ in _groups())])
+    import torch
+
+    return torch.cuda.mem_get_info(device)[1]
+
+
 def _of_machine(name: str) -> int:
-    for line in _MEMORY_OF_MACHINE.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise OSError(f"{_MEMORY_OF_MACHINE}: expected a line {name}, got none")
+    """A figure of Linux in bytes; elsewhere the whole memory of the machine, since it does not report what is free."""
+    with suppress(OSError):
+        for line in _MEMORY_OF_MACHINE.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _left_in_groups() -> list[int]:
-    """What the memory limits of the control groups of this process leave; empty without limits."""
+def _groups() -> list[tuple[int, int, int]]:
+    """Of each control group of this process with a memory limit: the limit, the used bytes, and those of files."""
     folders = {_GROUPS, _GROUPS / "memory"}
     with suppress(OSError):
         for line in _OWN_GROUP.read_text().splitlines():
@@ -44,13 +56,14 @@ def _left_in_groups() -> list[int]:
                 base = _GROUPS / "memory" if controllers else _GROUPS
                 own = base / path.lstrip("/")
                 folders |= {own, *(each for each in own.parents if each.is_relative_to(base))}
-    return [left for folder in folders for left in _left_in(folder)]
+    return [found for folder in sorted(folders) if (found := read_group(folder))]
 
 
-def _left_in(folder: Path) -> list[int]:
+def read_group(folder: Path) -> tuple[int, int, int] | None:
+    """The memory limit of a control group, its used bytes, and those of them that hold files; None without a limit."""
     for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
         with suppress(OSError, ValueError):  # no such group, or the limit is the word `max`
             most, now = int((folder / limit).read_text()), int((folder / used).read_text())
             counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            return [most - now + int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))]
-    return []
+            return most, now, int(counts.get("inactive_file", 0)) + int(counts.get("active_file", 0))
+    return None
