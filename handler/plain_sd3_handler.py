@@ -28,6 +28,8 @@ from hybridstitch.wire.request import GenerationRequest
 class PlainSD3Handler(Service):
     """A TorchServe handler around `StableDiffusion3Pipeline`: no code of this project generates the pictures."""
 
+    stitches = False
+
     def load(self) -> None:
         """Load the large model from the archive."""
         settings = self.settings

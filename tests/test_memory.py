@@ -63,7 +63,9 @@ def test_the_caches_are_those_of_a_real_forward(folder: Path, dtype: str, guided
         cache = KVCache()
         with torch.no_grad(), cached_attention(model):
             mmdit_forward(model, *inputs, kv_cache=cache)
-        real = sum(tensor.nbytes for name in model.attn_processors for tensor in cache[name])
+        layers = [cache.joint(layer) for layer in range(model.config.num_layers)]
+        layers += [cache.image_only(layer) for layer in model.config.dual_attention_layers]
+        real = sum(tensor.nbytes for keys_and_values in layers for tensor in keys_and_values)
         assert plan.kv_bytes(part, dtype, width, height, guided) == real
 
 

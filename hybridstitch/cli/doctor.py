@@ -1,4 +1,4 @@
-"""`hybridstitch doctor`: examines a machine or a server and prints a line for each finding."""
+"""`hybridstitch doctor`: examines a machine, a pair or a server and prints a line for each finding."""
 
 from __future__ import annotations
 
@@ -9,17 +9,65 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybridstitch.cli.paths import folder_to_read
+from hybridstitch.cli.pair import DTYPES, add_part_options, device_name, pair_problems
+from hybridstitch.cli.paths import file_to_read, folder_to_read, packed_pair
+from hybridstitch.cli.values import one_of
 from hybridstitch.errors import Problem, raise_problems
 
 if TYPE_CHECKING:
     from hybridstitch.serving.doctor.machine import Finding
 
+OF_A_PAIR = ("pair", "large", "small", "config", "device", "dtype", "variant", "without")
 MARKS = {True: "ok", False: "FAILED", None: "-"}
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Check whether a server could start here or, with --url, whether every worker of a running one answers."""
+    """Check whether a server could start here, whether a pair fits, or whether the workers of a server answer."""
+    findings = _of_pair(options) if _names_a_pair(options) else _of_machine_or_server(options)
+    print(json.dumps([asdict(finding) for finding in findings], indent=2) if options.json else _table(findings))
+    return int(any(finding.ok is False for finding in findings))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise InvalidInput with every option that does not go with the others."""
+    if not _names_a_pair(options):
+        given = [(name, getattr(options, name)) for name in OF_A_PAIR]
+        expected = "--pair, or --large and --small, beside it"
+        raise_problems([Problem(name, expected, str(value)) for name, value in given if value is not None])
+        return
+    others = {"url": options.url, "management-url": options.management_url, "key-file": options.key_file}
+    others |= {"heal": options.heal or None, "port": options.port}
+    raise_problems(
+        [
+            Problem(name, "nothing beside a pair, which is examined on this machine", str(value))
+            for name, value in others.items()
+            if value is not None
+        ]
+        + pair_problems(options)
+    )
+
+
+def _names_a_pair(options: argparse.Namespace) -> bool:
+    return any(each is not None for each in (options.pair, options.large, options.small))
+
+
+def _of_pair(options: argparse.Namespace) -> list[Finding]:
+    from hybridstitch.serving.doctor.pair import examine_pair
+    from hybridstitch.serving.settings import read_config
+
+    return examine_pair(
+        options.pair,
+        options.large,
+        options.small,
+        device=options.device,
+        dtype=options.dtype,
+        config=read_config(options.config) if options.config else None,
+        store=options.store or Path("model_store"),
+        files={"variant": options.variant, "without": options.without or ()},
+    )
+
+
+def _of_machine_or_server(options: argparse.Namespace) -> list[Finding]:
     from hybridstitch.serving.doctor.examination import examine
 
     only_without = {"store": options.store, "port": options.port}
@@ -31,7 +79,7 @@ def doctor(options: argparse.Namespace) -> int:
                 for name, value in given.items()
             ]
         )
-    findings = examine(
+    return examine(
         options.url,
         management_url=options.management_url,
         key_file=options.key_file,
@@ -39,8 +87,6 @@ def doctor(options: argparse.Namespace) -> int:
         timeout=options.timeout,
         heal=options.heal,
     )
-    print(json.dumps([asdict(finding) for finding in findings], indent=2) if options.json else _table(findings))
-    return int(any(finding.ok is False for finding in findings))
 
 
 def _table(findings: Sequence[Finding]) -> str:
@@ -56,7 +102,19 @@ def _table(findings: Sequence[Finding]) -> str:
 def add_command(commands: Any) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("doctor", help=doctor.__doc__, description=doctor.__doc__)
-    command.set_defaults(run=doctor)
+    command.set_defaults(run=doctor, check=check)
+    a_model = folder_to_read("a folder of an SD3 model")
+    command.add_argument("--pair", type=packed_pair, help="examine what this packed pair needs; nothing is loaded")
+    command.add_argument("--large", type=a_model, help="instead of --pair: the folder of the large model")
+    command.add_argument("--small", type=a_model, help="... and that of the small one")
+    command.add_argument(
+        "--device", type=device_name, help="with a pair: such as cpu or cuda:0 (a GPU if there is one)"
+    )
+    command.add_argument("--dtype", type=one_of(*DTYPES), help="with a pair: of the weights (that of --config)")
+    add_part_options(command)
+    command.add_argument(
+        "--config", type=file_to_read("a model-config.yaml"), help="with a pair: the settings of its worker"
+    )
     command.add_argument("--url", help="examine this server, for instance http://127.0.0.1:8080")
     command.add_argument("--management-url", help="with --url: its management address (the same host, the next port)")
     command.add_argument("--key-file", type=Path, help="with --url: its key_file.json; not for serve --no-auth")

@@ -36,7 +36,7 @@ def add_pair_options(command: argparse.ArgumentParser, pair: Path) -> None:
         help="... and the small one, of which transformer/ is enough",
     )
     add_part_options(command)
-    command.add_argument("--device", type=_device, help="such as cpu or cuda:0 (cuda where there is one)")
+    command.add_argument("--device", type=device_name, help="such as cpu or cuda:0 (cuda where there is one)")
     command.add_argument(
         "--dtype",
         type=one_of(*DTYPES),
@@ -103,5 +103,6 @@ def for_processes(options: argparse.Namespace, pipe: HybridStitchPipeline) -> ar
     return argparse.Namespace(**{**vars(options), "dtype": dtype_name(pipe.dtype), "run": None, "check": None})
 
 
-def _device(text: str) -> str | Unreadable:
+def device_name(text: str) -> str | Unreadable:
+    """The name of a device of torch."""
     return text if _DEVICE.fullmatch(text) else Unreadable("cpu, cuda, cuda:N, mps or xpu", text)

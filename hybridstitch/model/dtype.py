@@ -16,7 +16,7 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 logger = logging.getLogger(__name__)
 
 
-def choose_dtype(found: ModelFiles, device: torch.device) -> torch.dtype:
+def choose_dtype(found: ModelFiles, device: torch.device, free: int | None = None) -> torch.dtype:
     """The dtype for the weights of these files on a device, also logged.
 
     All parts get the same one, because they exchange tensors. On a CPU float32 is the fastest where the weights and
@@ -27,6 +27,7 @@ def choose_dtype(found: ModelFiles, device: torch.device) -> torch.dtype:
     Args:
         found: the files that are to be loaded; their configurations must be valid.
         device: where the models are to run.
+        free: bytes of memory for them on a CPU; None for all that is free.
     """
     plan = MemoryPlan.of(found)
     numbers = plan.weights[LARGE].stored
@@ -36,7 +37,7 @@ def choose_dtype(found: ModelFiles, device: torch.device) -> torch.dtype:
         logger.info("dtype auto: %s on %s, the weights are stored as %s", dtype_name(kept), device, stored)
         return kept
     needed = sum(plan.weight_bytes("float32").values()) + plan.picture_bytes("float32", *plan.limits.default)
-    free = free_memory()
+    free = free_memory() if free is None else free
     sizes = f"weights and a picture take {needed / 2**30:.1f} GiB in float32, {free / 2**30:.1f} GiB are free"
     if needed <= free:
         logger.info("dtype auto: float32 on the CPU: %s", sizes)

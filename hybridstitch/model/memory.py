@@ -133,7 +133,7 @@ class MemoryPlan:
 
     def activation_bytes(self, dtype: str, width: int, height: int, guided: bool = True) -> int:
         """Bytes of the activations of one picture at their peak: in a step of either model, or in the decoder."""
-        steps = (self.step_bytes(part, dtype, width, height, guided) for part in self._transformers)
+        steps = (self.step_bytes(part, dtype, width, height, guided) for part in self.transformers)
         return max(*steps, self.decode_bytes(dtype, width, height))
 
     def picture_bytes(
@@ -152,7 +152,7 @@ class MemoryPlan:
 
     def loading_bytes(self) -> int:
         """Bytes that a load needs for a moment beside the weights: diffusers computes the position tables."""
-        configs = [self.configs[part] for part in self._transformers]
+        configs = [self.configs[part] for part in self.transformers]
         return max(TABLE_BYTES * config["pos_embed_max_size"] ** 2 * _width(config) for config in configs)
 
     def largest_side(self, free: int, dtype: str) -> int:
@@ -166,7 +166,8 @@ class MemoryPlan:
         return math.ceil(width / self.limits.multiple_of) * math.ceil(height / self.limits.multiple_of)
 
     @property
-    def _transformers(self) -> list[str]:
+    def transformers(self) -> list[str]:
+        """The transformers, the large one first."""
         return [part for part in (LARGE, SMALL_FOLDER) if part in self.configs]
 
 

@@ -27,6 +27,7 @@ SECTION = "handler"
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
 PICTURES_PER_FORWARD = 8
+PROMPT_CACHE_MIB = 64
 OF_STITCHING = ("recipe", "speed", "region", "previews")
 """Defaults that the plain endpoint ignores. It is packed with the same settings."""
 
@@ -69,6 +70,7 @@ _OF_HANDLER: dict[str, Schema] = {
     "explanations": _SWITCH,
     "pictures_per_forward": _COUNT,
     "max_response_bytes": _COUNT,
+    "max_memory_mib": _COUNT,
 }
 _SECTIONS_OF_HANDLER = ("defaults", "strategies", "loras")
 
@@ -87,6 +89,8 @@ class Settings:
         pictures_per_forward: The most pictures of a batch that share a forward.
         max_response_bytes: The longest answer. A longer one would end the worker.
         loras: By name, the files of the adapters that a request may name, by model. The archive has them.
+        max_memory_mib: The memory that the worker plans with, if less is to be used than is free.
+        workers: The number of workers of the model, which share the memory.
     """
 
     folder: Path
@@ -98,6 +102,8 @@ class Settings:
     pictures_per_forward: int = PICTURES_PER_FORWARD
     max_response_bytes: int = MAX_RESPONSE_BYTES
     loras: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    max_memory_mib: int | None = None
+    workers: int = 1
 
 
 def read_settings(context: Context) -> Settings:
@@ -116,6 +122,7 @@ def read_settings(context: Context) -> Settings:
         dtype=getattr(torch, section.pop("dtype", DTYPES[0]), None),
         defaults=section.pop("defaults", {}),
         strategies=section.pop("strategies", None),
+        workers=max(config.get("minWorkers") or 1, config.get("maxWorkers") or 1),
         **section,
     )
 

@@ -36,6 +36,7 @@ HANDLER: dict[str, Any] = {
     "explanations": False,
     "pictures_per_forward": 2,
     "max_response_bytes": 1000,
+    "max_memory_mib": 4000,
     "defaults": {"recipe": "small"},
     "strategies": {"masks": {"mine": "module:Mask"}, "plans": {}},
 }

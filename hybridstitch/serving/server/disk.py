@@ -10,17 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybridstitch.base.extras import extra
+from hybridstitch.base.sizes import size_text as size_text
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.manifest import Archive, read_archive
 
 COPIES = "models"
 """Where TorchServe keeps its copy of each registered archive, or its link to an unpacked one, below its home."""
 SETTLE_SECONDS = 1.0
-
-
-def size_text(size: int) -> str:
-    """A number of bytes as a text: 12 MiB, 3.4 GiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from hybridstitch.base.images import base64_text, encode_image
+from hybridstitch.generation import Generation
 from hybridstitch.sampler import Step
 from hybridstitch.wire.documents import DeadlineExceeded, Rendering, Response, event
 from hybridstitch.wire.question import Question
@@ -88,19 +89,20 @@ class Job:
         self.send_piece(event(name, **content))
 
 
-def groups(jobs: Sequence[Job], pictures: int) -> list[list[Job]]:
+def groups(jobs: Sequence[Job], pictures: Callable[[Generation], int]) -> list[list[Job]]:
     """Group the jobs that can share a forward.
 
     Args:
         jobs: Predictions.
-        pictures: The most pictures in a group; a single request with more forms a group alone.
+        pictures: Returns the most pictures of a group of such generations; a single request with more forms a group
+            alone.
     """
     found: list[list[Job]] = []
     open_groups: dict[str, list[Job]] = {}
     for job in jobs:
         key = job.request.generation.batch_key
         group = open_groups.get(key, [])
-        if not group or sum(each.request.num_images for each in [*group, job]) > pictures:
+        if not group or sum(each.request.num_images for each in [*group, job]) > pictures(job.request.generation):
             group = open_groups[key] = []
             found.append(group)
         group.append(job)

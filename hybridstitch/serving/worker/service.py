@@ -12,19 +12,29 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from torch import nn
 from ts.context import Context
 from ts.torch_handler.base_handler import BaseHandler
 
 from hybridstitch._version import __version__
-from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.generation import Generation
 from hybridstitch.model.dtype import dtype_name
 from hybridstitch.model.lora import Adapters
 from hybridstitch.model.pair import describe_pair
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.recipe.catalogue import Catalogue
-from hybridstitch.serving.settings import Settings, check_defaults, check_packed_loras, read_settings
+from hybridstitch.serving.capacity import Capacity, plan_worker
+from hybridstitch.serving.settings import (
+    SECTION,
+    Settings,
+    check_defaults,
+    check_packed_loras,
+    read_settings,
+    under,
+)
 from hybridstitch.serving.worker.batch import Job, Preview, Progress, groups
 from hybridstitch.serving.worker.explain import Explainer, encode_explanation
 from hybridstitch.serving.worker.limit import OutOfTime, TimeLimit, response_timeout
@@ -58,6 +68,8 @@ class Service(BaseHandler):
     pipeline: Any
     size_limits: SizeLimits
     adapters: Adapters
+    stitches = True
+    """Whether the endpoint has a small model."""
     catalogue: Catalogue | None = None
     """The recipes and strategies that a request may name; None on an endpoint without recipes."""
     preview: Preview | None = None
@@ -82,12 +94,15 @@ class Service(BaseHandler):
         """
         self.context = context
         self.settings = read_settings(context)
+        self.capacity = self.plan()
+        self.settings = replace(self.settings, dtype=getattr(torch, self.capacity.dtype))
         with logged_step(f"load the models onto {self.settings.device}"):
             self.load()
         logger.info("start: the models run in %s on %s", dtype_name(self.pipeline.dtype), self.settings.device)
         with logged_step("check the defaults"):
             check_packed_loras(self.settings.loras, self.adapters)
             check_defaults(self.settings.defaults, self.size_limits, self.catalogue, loras=self.loras)
+            self.check_memory_of_defaults()
         with logged_step("generate a first picture by all models"):
             warm_up(self.generate, self.size_limits, self.catalogue)
         if self.explainer is not None:
@@ -97,6 +112,20 @@ class Service(BaseHandler):
         self.limit = TimeLimit(response_timeout(context.model_yaml_config))
         self.limit.watch(self.models())
         self.initialized = True
+
+    def plan(self) -> Capacity:
+        """Return what fits into the memory. Raises InvalidInput, before anything is loaded, if the weights do not."""
+        capacity = plan_worker(self.settings, plain=not self.stitches)
+        capacity.check()
+        logger.info("memory: %s", capacity.describe(self.settings.pictures_per_forward))
+        return capacity
+
+    def check_memory_of_defaults(self) -> None:
+        """Raise InvalidInput if the picture of a request without fields does not fit into the memory."""
+        try:
+            self.parse({"prompt": "any"})
+        except InvalidInput as error:
+            raise InvalidInput(under(f"{SECTION}.defaults", error)) from None
 
     def models(self) -> Sequence[nn.Module]:
         """Return the parts that compute pictures: the time limit of a batch is checked after each of their blocks."""
@@ -141,7 +170,8 @@ class Service(BaseHandler):
 
     def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Response]]:
         """Yield each job with its answer. Explanations come last, one by one, because they take long."""
-        for group in groups([job for job in jobs if job.question is None], self.settings.pictures_per_forward):
+        predictions = [job for job in jobs if job.question is None]
+        for group in groups(predictions, self.pictures_per_forward):
             yield from zip(group, self.answer_group(group, metrics), strict=True)
         for job in jobs:
             if job.question is not None:
@@ -203,19 +233,31 @@ class Service(BaseHandler):
         piece = partial(send_piece, context=self.context, index=row.index)
         return Job(row.index, request, row.sent_at, row.queued, piece, question)
 
+    def pictures_per_forward(self, generation: Generation) -> int:
+        """Return the most pictures of such generations that share a forward: by the settings and by the memory."""
+        return min(self.settings.pictures_per_forward, self.capacity.pictures_of(generation))
+
     def parse(self, payload: Any, **about: Any) -> GenerationRequest:
-        """Return the request in a decoded payload, with this endpoint's defaults; `about`: see `parse_request`."""
-        return parse_request(
+        """Return the request in a decoded payload, with this endpoint's defaults; `about`: see `parse_request`.
+
+        Raises:
+            InvalidInput: Names every wrong field, or what exceeds the memory of the worker.
+        """
+        request = parse_request(
             payload, self.settings.defaults, self.size_limits, self.catalogue, loras=self.loras, **about
         )
+        raise_problems(self.capacity.problems(request.generation))
+        return request
 
     def parse_explanation(self, payload: Any, request_id: str | None = None) -> tuple[GenerationRequest, Question]:
         """Return request and question of a decoded payload. Raises InvalidInput on endpoints without explanations."""
         if self.explainer is None or self.catalogue is None:
             raise InvalidInput([Problem(IN_BAND, "a prediction: this endpoint explains nothing", "an explanation")])
-        return parse_explanation(
+        found = parse_explanation(
             payload, self.settings.defaults, self.size_limits, self.catalogue, request_id, self.loras
         )
+        raise_problems(self.capacity.problems(found[0].generation))
+        return found
 
     def recipe_name(self, request: GenerationRequest) -> str:
         """Return the recipe's name in the report: there are few enough names for a label of a metric."""
@@ -236,6 +278,7 @@ class Service(BaseHandler):
             "dtype": dtype_name(self.pipeline.dtype),
             **schemas,
             "limits": vars(self.size_limits),
+            "memory": self.capacity.describe(self.settings.pictures_per_forward),
             "defaults": defaults,
             "pair": self.pair,
             "loras": self.adapters.describe(),
