@@ -9,7 +9,8 @@ from typing import Any
 
 from hybridstitch.cli.pair import add_part_options
 from hybridstitch.cli.paths import file_to_read, folder_to_write
-from hybridstitch.errors import raise_problems
+from hybridstitch.errors import collected, raise_problems
+from hybridstitch.model.lora_files import MODELS, Fused, read_fused
 from hybridstitch.model.sources import source_problems
 
 
@@ -31,6 +32,7 @@ def pack(options: argparse.Namespace) -> None:
         config=options.config,
         extra_modules=options.extra_module,
         variant=options.variant,
+        loras=_loras(options),
         without=options.without or (),
         force=options.force,
     )
@@ -39,7 +41,14 @@ def pack(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every folder of models that is wrong."""
-    raise_problems(source_problems(options.pair, options.large, options.small, options.plain))
+    problems = source_problems(options.pair, options.large, options.small, options.plain)
+    with collected(problems):
+        _loras(options)
+    raise_problems(problems)
+
+
+def _loras(options: argparse.Namespace) -> list[Fused]:
+    return [read_fused(model, text) for model in MODELS for text in getattr(options, f"lora_{model}")]
 
 
 def add_command(commands: Any) -> None:
@@ -75,4 +84,12 @@ def add_command(commands: Any) -> None:
         "--extra-module", type=file_to_read("a Python file"), action="append", default=[], help="a Python file it names"
     )
     add_part_options(command)
+    for model in MODELS:
+        command.add_argument(
+            f"--lora-{model}",
+            action="append",
+            default=[],
+            metavar="FILE[:SCALE]",
+            help=f"a LoRA to add to the weights of the {model} model, with a scale (1); may be repeated",
+        )
     command.add_argument("--force", action="store_true", help="replace an archive of another kind or model, too")

@@ -59,6 +59,17 @@ def fused_in(folder: str | Path | None) -> list[Fused]:
         raise InvalidInput([Problem(str(path), expected, "another content")]) from error
 
 
+def read_fused(model: str, text: str) -> Fused:
+    """An adapter as an option names it: FILE, or FILE:SCALE. Raises InvalidInput for a wrong scale."""
+    file, colon, scale = text.rpartition(":")
+    if not colon or Path(text).is_file():
+        return Fused(model, text)
+    try:
+        return Fused(model, file, float(scale))
+    except ValueError:
+        raise InvalidInput([Problem(f"lora_{model}", "FILE or FILE:SCALE, the scale a number", text)]) from None
+
+
 def named_file(name: str, model: str) -> str:
     """Where a packed pair has the adapter of this name for a model, relative to its folder."""
     return f"{NAMED_FOLDER}/{name}/{model}.safetensors"
@@ -76,8 +87,10 @@ def named_in(folder: str | Path | None) -> dict[str, dict[str, Path]]:
 
 
 def write_fused(folder: Path, fused: Iterable[Fused]) -> None:
-    """Write the list for `fused_in`."""
-    (folder / FUSED_FILE).write_text(json.dumps([asdict(each) for each in fused], indent=2), encoding="utf-8")
+    """Write the list for `fused_in`; no file for an empty one."""
+    listed = [asdict(each) for each in fused]
+    if listed:
+        (folder / FUSED_FILE).write_text(json.dumps(listed, indent=2), encoding="utf-8")
 
 
 def scale_problems(field: str, scale: Any) -> list[Problem]:

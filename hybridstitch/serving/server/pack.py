@@ -17,12 +17,14 @@ from hybridstitch.base.extra_modules import importable, module_problems
 from hybridstitch.base.extras import require
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.files import ModelFiles
+from hybridstitch.model.lora_files import Fused, write_fused
 from hybridstitch.model.pair import WORTHWHILE, SizeLimits, check_fit, cost_ratio, cost_sentence, find_files
 from hybridstitch.model.skeleton import build_skeleton
 from hybridstitch.model.sources import source_problems
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
 from hybridstitch.serving.server.disk import require_space, size_text
+from hybridstitch.serving.server.pack_loras import add_loras, check_loras, loras_of
 from hybridstitch.serving.server.pack_models import add_models, needed_space
 from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
 
@@ -54,6 +56,7 @@ def pack(
     extra_modules: Sequence[str | Path] = (),
     variant: str | None = None,
     without: Sequence[str] = (),
+    loras: Sequence[Fused] = (),
     force: bool = False,
 ) -> Path:
     """Write the archive of one version of a model and return its path. An older archive of the version is replaced.
@@ -76,6 +79,7 @@ def pack(
         extra_modules: Python files that dotted paths of `config` name.
         variant: Variant of the weights, such as "fp16", for the parts that have it.
         without: Parts to leave out: "text_encoder_3", the largest text encoder.
+        loras: LoRA adapters that the worker adds to the weights of their models when it loads them.
         force: Whether to replace an archive of another kind or model with this name, version or file name.
 
     Raises:
@@ -99,6 +103,8 @@ def pack(
     destination.mkdir(parents=True, exist_ok=True)
     final = destination / f"{file_name(name, version)}{'' if archive_format in IN_FOLDERS else '.mar'}"
     replaced = _replaced(final, name, version, handler.name, force)
+    section = read_config(config).get(SECTION) or {}
+    fused = add_loras(found, pair, loras, loras_of(section, config), plain)
     models = {name: path.resolve() for name, path in found.files.items()}
     needed = needed_space([*models.values()], archive_format)
     logger.info("packing needs %s on the disk of %s", size_text(needed), destination)
@@ -107,6 +113,7 @@ def pack(
         stage = Path(work, "stage")
         _stage(stage, handler, config, modules)
         linked = _link_models(Path(work, "linked", PAIR_FOLDER), models, found)
+        write_fused(linked, fused)
         _check_start(linked, config, found, modules, plain)
         built = _run_archiver(Path(work), handler.name, name, version, archive_format)
         add_models(built, linked, archive_format)
@@ -194,6 +201,7 @@ def _check_start(pair: Path, config: Path, found: ModelFiles, modules: Sequence[
     """Raise InvalidInput for what a worker would not start with. Weights are not read."""
     pipeline, small = build_skeleton(pair, found)
     section = read_config(config).get(SECTION) or {}
+    names = check_loras(found, {"large": pipeline.transformer, "small": small})
     catalogue = None
     with importable(modules):
         if not plain:
@@ -202,7 +210,12 @@ def _check_start(pair: Path, config: Path, found: ModelFiles, modules: Sequence[
                 catalogue = catalogue.with_tuned(found.files[TUNED_FILE])
             ratio = cost_ratio(pipeline, small)
             logger.log(logging.INFO if ratio >= WORTHWHILE else logging.WARNING, cost_sentence(ratio))
-        check_defaults(section.get("defaults") or {}, SizeLimits.of(pipeline, small), catalogue)
+        check_defaults(
+            section.get("defaults") or {},
+            SizeLimits.of(pipeline, small),
+            catalogue,
+            loras=sorted({*names, *(section.get("loras") or {})}),
+        )
 
 
 def _stage(stage: Path, handler: Path, config: Path, modules: Sequence[Path]) -> None:
