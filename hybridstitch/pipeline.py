@@ -331,18 +331,18 @@ class HybridStitchPipeline(Parts):
         region = generation.region
         run = recipe if region is None else with_region(recipe, region, self.size_limits.multiple_of)
         # A plan that looks at the picture may decide otherwise for each: such pictures are generated one by one.
-        groups = torch.arange(pictures, device=latents.device).split(1 if recipe.plan.adaptive else pictures)
+        together = 1 if recipe.plan.adaptive else pictures
         done, work = [], []
-        for group in groups:
-            rows = torch.cat([group, group + pictures]) if guided else group
-            scale = generation.guidance_scale
-            large = GuidedModel(self.large, context[rows], pooled[rows], scale, run.plan.masked)
-            small = GuidedModel(self.small, context[rows], pooled[rows], scale, recipe.fill.cached)
-            recorder = Recorder(large, small, latents[group])
+        for group in (range(first, first + together) for first in range(0, pictures, together)):
+            embeds = (_rows(context, group, pictures, guided), _rows(pooled, group, pictures, guided))
+            scale, own = generation.guidance_scale, latents[group.start : group.stop]
+            large = GuidedModel(self.large, *embeds, scale, run.plan.masked)
+            small = GuidedModel(self.small, *embeds, scale, recipe.fill.cached)
+            recorder = Recorder(large, small, own)
             watchers: list[Callable[[Step], None]] = [recorder.step]
             if on_step is not None:
-                watchers.append(partial(on_step, range(int(group[0]), int(group[-1]) + 1)))
-            done.append(self._denoise(latents[group], large, small, run, watchers, schedule, after_step(large, small)))
+                watchers.append(partial(on_step, group))
+            done.append(self._denoise(own, large, small, run, watchers, schedule, after_step(large, small)))
             work.append(recorder.work(generation.num_inference_steps))
         latents = torch.cat(done)
         if not torch.isfinite(latents).all():
@@ -380,6 +380,7 @@ class HybridStitchPipeline(Parts):
             scheduler.set_timesteps(schedule, device=latents.device)
         else:
             scheduler.set_timesteps(len(schedule), sigmas=schedule, device=latents.device)
+        scheduler.set_begin_index(0)  # otherwise its first step searches the timestep, and waits for the accelerator
         with ExitStack() as stack:
             for model in (large, small):
                 if model.cached:
@@ -395,3 +396,9 @@ class HybridStitchPipeline(Parts):
                 return after(step)
 
             return sample(latents, scheduler, large, small, recipe, on_step)
+
+
+def _rows(embeds: Tensor, group: range, pictures: int, guided: bool) -> Tensor:
+    """Return the embeddings of these pictures, with guidance uncond first, from those of all."""
+    halves = embeds.split(pictures) if guided else (embeds,)
+    return torch.cat([half[group.start : group.stop] for half in halves])

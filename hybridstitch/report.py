@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,18 +148,20 @@ class Recorder:
         self._large, self._small = large, small
         self._latents = latents
         rows, columns = large.grid(latents)
-        self._large_steps = torch.zeros(latents.shape[0], rows * columns, dtype=torch.int64)
+        # On the device of the latents: the host does not wait for it at every step.
+        self._large_steps = torch.zeros(latents.shape[0], rows * columns, dtype=torch.int64, device=latents.device)
         self._grid = (rows, columns)
         self._seen = (0, 0)
         self._small_rendered = 0
-        self._watch = Stopwatch(latents.device)
+        self._timer = StepTimer(latents.device)
+        self._stage_of_step: list[Stage] = []
 
     def step(self, step: Step) -> None:
         """Count one step."""
         counted = (self._large.token_steps, self._small.token_steps)
         large_tokens, small_tokens = (after - before for after, before in zip(counted, self._seen, strict=True))
         if step.tokens is not None:
-            self._large_steps.scatter_add_(1, step.tokens.cpu(), torch.ones_like(step.tokens.cpu()))
+            self._large_steps.scatter_add_(1, step.tokens, torch.ones_like(step.tokens))
         elif large_tokens:
             self._large_steps += 1
 
@@ -167,7 +170,8 @@ class Recorder:
             self.stages.append(Stage(name))
         stage = self.stages[-1]
         stage.steps += 1
-        stage.ms += self._watch.lap("step")
+        self._stage_of_step.append(stage)
+        self._timer.lap()
         stage.large_tokens += large_tokens
         stage.small_tokens += small_tokens
         # A plan and the fill may both run the small model on a token.
@@ -176,7 +180,9 @@ class Recorder:
         self._seen = counted
 
     def work(self, steps_requested: int) -> dict[str, Any]:
-        """Return the fields of the report that this recorder knows, relative to the requested number of steps."""
+        """End the recording. Return its fields of the report, relative to the requested number of steps."""
+        for stage, ms in zip(self._stage_of_step, self._timer.durations(), strict=True):
+            stage.ms += ms
         all_tokens = len(self.share_by_step) * self._grid[0] * self._grid[1]
         plain = steps_requested * self._large.dense_flops(self._latents)
         return {
@@ -184,7 +190,7 @@ class Recorder:
             "large_token_share": self._large.token_steps / all_tokens,
             "small_token_share": self._small_rendered / all_tokens,
             "flops_share": (self._large.flops + self._small.flops) / plain,
-            "large_steps": self._large_steps.unflatten(1, self._grid).numpy(),
+            "large_steps": self._large_steps.cpu().unflatten(1, self._grid).numpy(),
             "share_by_step": self.share_by_step,
             "batch_size": self._latents.shape[0],
         }
@@ -200,6 +206,38 @@ def merged(work: list[dict[str, Any]]) -> dict[str, Any]:
         "large_steps": np.concatenate([each["large_steps"] for each in work]),
         "share_by_step": np.mean([each["share_by_step"] for each in work], axis=0).tolist(),
     }
+
+
+class StepTimer:
+    """Measures the steps of a generation in milliseconds, including the accelerator's work.
+
+    On CUDA an event ends each step, and `lap` waits for the event of the step before. So the accelerator always has
+    work, and the host is at most one step ahead: deadlines and progress are checked while the last step still runs.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._ends: list[Any] = [self._now()]
+
+    def lap(self) -> None:
+        """End a step, which began when the last one ended."""
+        self._ends.append(self._now())
+        if self._device.type == "cuda":
+            self._ends[-2].synchronize()
+
+    def durations(self) -> list[float]:
+        """Wait for the last step, and return the milliseconds of each."""
+        if self._device.type != "cuda":
+            return [1000 * (end - start) for start, end in pairwise(self._ends)]
+        self._ends[-1].synchronize()
+        return [start.elapsed_time(end) for start, end in pairwise(self._ends)]
+
+    def _now(self) -> Any:
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
 
 class Stopwatch:

@@ -72,9 +72,10 @@ def sample(
     trajectory = Trajectory(large.grid(latents), len(scheduler.timesteps), small)
     scores: Tensor | None = None
     scored_at = 0
+    sigmas = scheduler.sigmas.tolist()  # once: reading a number from an accelerator waits for its work
 
     for index, timestep in enumerate(scheduler.timesteps):
-        sigma = float(scheduler.sigmas[index])
+        sigma = sigmas[index]
         trajectory.move_to(StepState(index, timestep, sigma, latents))
         share = recipe.plan.large_share(trajectory)
         if math.isnan(share):

@@ -26,10 +26,12 @@ class SmallRest(Fill):
         last_dense = trajectory.dense[-1][0].index if trajectory.dense else -1
         if trajectory.tokens is None or trajectory.now.index == last_dense + 1:
             return trajectory.small_velocity()
-        if trajectory.tokens.shape[1] == trajectory.token_count:
+        count = trajectory.token_count - trajectory.tokens.shape[1]
+        if not count:
             return trajectory.velocities[0]
-        left = torch.ones(trajectory.batch, trajectory.token_count, dtype=torch.bool, device=trajectory.device)
-        left[torch.arange(trajectory.batch, device=trajectory.device).unsqueeze(1), trajectory.tokens] = False
-        rest = left.nonzero()[:, 1].view(trajectory.batch, -1)
+        taken = torch.zeros(trajectory.batch, trajectory.token_count, dtype=torch.uint8, device=trajectory.device)
+        taken.scatter_(1, trajectory.tokens, 1)
+        # A stable sort puts the others first, in order. `nonzero` would wait for the accelerator to count them.
+        rest = taken.sort(dim=1, stable=True).indices[:, :count]
         velocity = trajectory.small_model(trajectory.now.latents, trajectory.now.timestep, rest)
         return scatter_rows(trajectory.velocities[0], rest, velocity)

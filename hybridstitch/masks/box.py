@@ -35,8 +35,8 @@ class Box(MaskStrategy):
 
     def scores(self, trajectory: Trajectory) -> Tensor:
         rows, columns = trajectory.grid
-        y = ((torch.arange(rows) + 0.5) / rows).unsqueeze(1)
-        x = ((torch.arange(columns) + 0.5) / columns).unsqueeze(0)
+        y = ((torch.arange(rows, device=trajectory.device) + 0.5) / rows).unsqueeze(1)
+        x = ((torch.arange(columns, device=trajectory.device) + 0.5) / columns).unsqueeze(0)
         outside = torch.hypot(
             (self.left - x).clamp(min=0) + (x - self.right).clamp(min=0),
             (self.top - y).clamp(min=0) + (y - self.bottom).clamp(min=0),
@@ -44,7 +44,7 @@ class Box(MaskStrategy):
         from_centre = torch.hypot(x - (self.left + self.right) / 2, y - (self.top + self.bottom) / 2)
         # The distance to the centre is at most sqrt(2); scaled down, it only orders the tokens inside the box.
         score = -outside - 1e-3 * from_centre
-        return score.flatten().to(trajectory.device).expand(trajectory.batch, -1)
+        return score.flatten().expand(trajectory.batch, -1)
 
     def problems(self, field: str) -> list[Problem]:
         return super().problems(field) + [

@@ -29,4 +29,4 @@ class Random(MaskStrategy):
     def scores(self, trajectory: Trajectory) -> Tensor:
         source = torch.Generator().manual_seed(self.seed + 1_000_003 * trajectory.now.index)
         draw = torch.rand(trajectory.token_count, generator=source)
-        return draw.to(trajectory.device).expand(trajectory.batch, -1)
+        return draw.to(trajectory.device, non_blocking=True).expand(trajectory.batch, -1)

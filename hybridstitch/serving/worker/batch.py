@@ -162,8 +162,9 @@ class Progress:
     def _report_masks(
         self, job: Job, tokens: Tensor, grid: tuple[int, int], images: list[int], rows: list[int], done: int
     ) -> None:
+        everyone = tokens.tolist()  # one wait for the accelerator, not one for each picture
         for image, row in zip(images, rows, strict=True):
-            rendered = tokens[row].tolist()
+            rendered = everyone[row]
             if rendered != job.sent_tokens.get(image):
                 job.sent_tokens[image] = rendered
                 job.emit("mask", step=done, image=image, grid=list(grid), tokens=rendered)
