@@ -28,7 +28,7 @@ from hybridstitch.model.lora import Adapters
 from hybridstitch.model.mmdit import cached_attention
 from hybridstitch.model.pair import SizeLimits, describe_pair, load_pair
 from hybridstitch.model.parts import Parts
-from hybridstitch.model.prompts import PromptEncoder
+from hybridstitch.model.prompts import PromptEncoder, rows_of
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region, with_region
@@ -334,10 +334,10 @@ class HybridStitchPipeline(Parts):
         together = 1 if recipe.plan.adaptive else pictures
         done, work = [], []
         for group in (range(first, first + together) for first in range(0, pictures, together)):
-            embeds = (_rows(context, group, pictures, guided), _rows(pooled, group, pictures, guided))
+            embeds = [rows_of(each, group, pictures, guided) for each in (context, pooled)]
             scale, own = generation.guidance_scale, latents[group.start : group.stop]
-            large = GuidedModel(self.large, *embeds, scale, run.plan.masked)
-            small = GuidedModel(self.small, *embeds, scale, recipe.fill.cached)
+            large = GuidedModel(self.large, embeds[0], embeds[1], scale, run.plan.masked)
+            small = GuidedModel(self.small, embeds[0], embeds[1], scale, recipe.fill.cached)
             recorder = Recorder(large, small, own)
             watchers: list[Callable[[Step], None]] = [recorder.step]
             if on_step is not None:
@@ -396,9 +396,3 @@ class HybridStitchPipeline(Parts):
                 return after(step)
 
             return sample(latents, scheduler, large, small, recipe, on_step)
-
-
-def _rows(embeds: Tensor, group: range, pictures: int, guided: bool) -> Tensor:
-    """Return the embeddings of these pictures, with guidance uncond first, from those of all."""
-    halves = embeds.split(pictures) if guided else (embeds,)
-    return torch.cat([half[group.start : group.stop] for half in halves])

@@ -120,6 +120,19 @@ class PromptEncoder:
         return warned + [f"{name}: has no effect without guidance, which needs a scale above 1" for name in unused]
 
 
+def rows_of(embeds: Tensor, group: range, pictures: int, guided: bool) -> Tensor:
+    """The embeddings of some pictures, from those of all.
+
+    Args:
+        embeds: of all pictures; with guidance `(2 * pictures, …)`, uncond first.
+        group: numbers of the pictures.
+        pictures: number of all pictures.
+        guided: whether uncond is there.
+    """
+    halves = embeds.split(pictures) if guided else (embeds,)
+    return torch.cat([half[group.start : group.stop] for half in halves])
+
+
 def _named(encoders: Sequence[str]) -> str:
     kind = "T5" if "text_encoder_3" in encoders else "CLIP"
     return f"{' and '.join(encoders)} ({kind}) {'read' if len(encoders) > 1 else 'reads'}"
