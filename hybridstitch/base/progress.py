@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from types import TracebackType
@@ -74,17 +74,19 @@ class Progress:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
+def waiting(what: str, status: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Report on stderr that a long step begins and, every ten seconds, how long it has run.
 
     Args:
         what: The step in words, such as "starting TorchServe".
+        status: Returns what it does now; empty if that is unknown.
     """
     started, ended = time.monotonic(), Event()
 
     def report() -> None:
         while not ended.wait(WAITING_SECONDS):
-            say(f"{what}: {time.monotonic() - started:.0f} s")
+            now = status()
+            say(f"{what}: {time.monotonic() - started:.0f} s{f', now: {now}' if now else ''}")
 
     say(f"{what} …")
     thread = Thread(target=report, daemon=True)

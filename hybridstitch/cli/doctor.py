@@ -118,7 +118,9 @@ def add_command(commands: Any) -> None:
     command.add_argument("--url", help="examine this server, for instance http://127.0.0.1:8080")
     command.add_argument("--management-url", help="with --url: its management address (the same host, the next port)")
     command.add_argument("--key-file", type=Path, help="with --url: its key_file.json; not for serve --no-auth")
-    command.add_argument("--timeout", type=float, default=30, help="seconds for each prediction (%(default)s)")
+    command.add_argument(
+        "--timeout", type=float, help="seconds for each prediction (30, or three times the worker's first picture)"
+    )
     command.add_argument("--heal", action="store_true", help="restart workers that hang, and prove that they answer")
     command.add_argument(
         "--store",

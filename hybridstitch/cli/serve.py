@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridstitch.base.progress import say, waiting
+from hybridstitch.base.sizes import size_text
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def _archives(store: Path) -> list[Archive]:
 def _register(server: Server, archive: Archive) -> bool:
     """Register an archive. Returns False for one that cannot be served: the others still are."""
     try:
-        with waiting(f"registering {archive}: its worker loads the models"):
+        what = f"registering {archive}: its worker loads {size_text(archive.content_bytes)}"
+        with waiting(what, server.step):
             server.register(archive.name, archive.path.name)
     except (InvalidInput, RuntimeError, OSError) as error:
         _say_left_out(str(archive), error)

@@ -37,6 +37,12 @@ class Archive:
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.path.name})"
 
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of its files, also of those that a folder links to."""
+        files = self.path.rglob("*") if self.path.is_dir() else ()
+        return self.unpacked_bytes or sum(file.stat().st_size for file in files if file.is_file())
+
 
 def read_archive(path: Path) -> Archive:
     """Read the manifest of an archive or unpacked folder. Raises InvalidInput if there is none."""

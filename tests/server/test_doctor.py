@@ -23,6 +23,7 @@ from hybridstitch.serving.client.protos import INFERENCE, methods
 from hybridstitch.serving.client.replies import Reply
 from hybridstitch.serving.doctor.examination import Finding, examine
 from hybridstitch.serving.doctor.machine import examine_java, examine_packages
+from hybridstitch.serving.doctor.server import patience
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.process import short_temporary_folder
 from hybridstitch.serving.server.server import Server
@@ -263,3 +264,12 @@ def test_a_temporary_folder_that_is_not_used_is_named_with_the_reason(
     with short_temporary_folder() as used:
         assert used.startswith("/tmp/")
     assert found.detail in caplog.text  # as `serve` says it
+
+
+def test_the_patience_of_the_doctor_follows_the_first_picture(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = [server.client.describe(name)[0]["customizedMetadata"] for name in ("hybridstitch", "plain")]
+    slowest = max(each["first_picture_seconds"] for each in described)
+    assert slowest > 0
+    assert patience(server.client) == max(30, 3 * slowest)
+    monkeypatch.setattr("hybridstitch.serving.doctor.server.LEAST_SECONDS", 0)
+    assert patience(server.client) == 3 * slowest

@@ -161,6 +161,13 @@ def test_a_long_wait_says_every_ten_seconds_how_long_it_lasts(monkeypatch: pytes
     assert len(lines) == said >= 3
     assert lines[0] == "loading …"
     assert all(re.fullmatch(r"loading: \d+ s", line) for line in lines[1:])
+    with waiting("loading", lambda: "load the models"):
+        time.sleep(0.1)
+    assert lines[-1] == "loading: 0 s, now: load the models"
+
+
+def test_the_step_of_a_worker_that_starts(server: Server) -> None:
+    assert re.fullmatch(r"import the libraries of explanations took .* s|generate a first picture .* s", server.step())
 
 
 @pytest.mark.server
@@ -208,7 +215,9 @@ def test_the_command_serves_what_it_can_until_it_is_told_to_stop(tiny: Path, tmp
     assert re.search(r"warning: --no-auth: .*page in a browser.* register code", errors)
     steps = [line for line in errors.splitlines() if line.endswith(" …")]
     assert (steps[0], steps[-1]) == ("starting TorchServe …", "ending TorchServe and its workers …")
-    assert sum(step.startswith("registering ") for step in steps) == 3
+    registering = [step for step in steps if step.startswith("registering ")]
+    assert len(registering) == 3
+    assert re.search(r"its worker loads \d+ MiB …$", registering[-1])
     assert "error: failing 1.0 (failing.mar) is not served" in errors
     assert len(children) >= 4  # the launcher, Java and two workers
     assert not [child for child in children if child.is_running()]

@@ -22,6 +22,8 @@ from hybridstitch.serving.manifest import name_problems
 
 MODEL = "hybridstitch"
 MOST_AT_ONCE = 64
+RESPONSE_SECONDS = 600.0
+"""As long as a worker may take by the shipped model-config.yaml."""
 EXPLANATION_SECONDS = 600.0
 """The default limit for an explanation: the responseTimeout of the archives as they are packed."""
 LOADING_SECONDS = 1200.0
@@ -58,7 +60,7 @@ class Client:
         self,
         url: str,
         token: str | None = None,
-        timeout: float = 60,
+        timeout: float = RESPONSE_SECONDS,
         management_url: str | None = None,
         management_token: str | None = None,
         *,

@@ -10,7 +10,7 @@ from hybridstitch.serving.client.address import parse_address
 from hybridstitch.serving.client.auth import read_key_file, shown_path
 from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.doctor.machine import Finding, examine_machine
-from hybridstitch.serving.doctor.server import examine_server
+from hybridstitch.serving.doctor.server import LEAST_SECONDS, examine_server, patience
 from hybridstitch.serving.server.java_and_ports import HIGHEST_PORT, LOWEST_PORT
 
 
@@ -21,7 +21,7 @@ def examine(
     key_file: str | Path | None = None,
     store: str | Path = "model_store",
     port: int = 8080,
-    timeout: float = 30,
+    timeout: float | None = None,
     heal: bool = False,
 ) -> list[Finding]:
     """Examine whether a server could start here or, with `url`, whether every worker of that server answers.
@@ -32,14 +32,15 @@ def examine(
         key_file: Its key_file.json. None: the tokens of the environment, if there are any.
         store: Without `url`, folder of the archives to serve.
         port: Without `url`, the first of the server's five ports.
-        timeout: Seconds for each prediction, over 0.
+        timeout: Seconds for each prediction, over 0. None: 30, or three times what a worker's first picture took.
         heal: With `url`, whether to restart workers that hang, see `examine_server`.
 
     Raises:
         InvalidInput: For a bad address, port or limit, and for a key file that cannot be read.
     """
     problems = []
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+    seconds = LEAST_SECONDS if timeout is None else timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         problems.append(Problem("timeout", "seconds, over 0 and finite", timeout))
     if url is None:
         if heal:
@@ -60,5 +61,7 @@ def examine(
     if management is None:
         raise InvalidInput([Problem("url", "an address with a port, such as http://127.0.0.1:8080", address.base)])
     tokens = read_key_file(key_file, "inference", "management", field="key-file") if key_file else {}
-    client = Client(url, tokens.get("inference"), timeout, management, tokens.get("management"))
+    client = Client(url, tokens.get("inference"), seconds, management, tokens.get("management"))
+    if timeout is None and (longer := patience(client)) > seconds:
+        client = Client(url, tokens.get("inference"), longer, management, tokens.get("management"))
     return examine_server(client, heal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ def examine_pair(
         _examine_pictures(capacity, most),
         _examine_sizes(capacity),
         _examine_loading(capacity),
-        *_examine_disk(size, store),
+        _examine_disk(size, store),
     ]
 
 
@@ -122,15 +123,15 @@ def _examine_loading(capacity: Capacity) -> Finding:
     return Finding("loading", passing <= free, detail, "" if passing <= free else "free memory of other programs")
 
 
-def _examine_disk(size: int, store: Path) -> list[Finding]:
-    """What each format of an archive needs. A failure only where none fits."""
+def _examine_disk(size: int, store: Path) -> Finding:
+    """Whether the usual archive and its unpacked copy have room."""
     at = next(each for each in (store, *store.absolute().parents) if each.exists())
     temporary, _ = temporary_base()
     free, unpacked = shutil.disk_usage(at).free, shutil.disk_usage(temporary).free
     detail = (
-        f"pack needs {size_text(2 * size)} below {store} ({size_text(free)} free); a .mar also needs {size_text(size)} "
-        f"below {temporary} where it is served ({size_text(unpacked)} free)"
+        f"pack needs {size_text(size)} below {store} ({size_text(free)} free); a .mar also needs {size_text(size)} "
+        f"below {temporary} where it is served ({size_text(unpacked)} free); pack --format link needs neither"
     )
-    advice = "pack --out on a larger disk, and TMPDIR on one; pack --format no-archive needs none below TMPDIR"
-    ok = 2 * size <= free
-    return [Finding("disk", ok, detail, "" if ok else advice)]
+    needed = 2 * size if os.stat(at).st_dev == os.stat(temporary).st_dev else size
+    ok = needed <= free and size <= unpacked
+    return Finding("disk", ok, detail, "" if ok else "pack --format link, or --out and TMPDIR on larger disks")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.client.replies import INVALID_KEY, ServiceError
 from hybridstitch.serving.doctor.machine import Finding
 from hybridstitch.serving.doctor.probe import NoAnswer, Version, await_ready, describe, generate_on_all, versions
+
+LEAST_SECONDS, PATIENCE = 30.0, 3.0
 
 
 def examine_server(client: Client, heal: bool = False) -> list[Finding]:
@@ -33,6 +37,19 @@ def examine_server(client: Client, heal: bool = False) -> list[Finding]:
         return [_examine_health(client), Finding("models", False, "none is registered", advice)]
     findings = [_examine_version(client, version, heal) for version in registered]
     return [_examine_health(client), *findings]
+
+
+def patience(client: Client) -> float:
+    """Seconds within which a worker of this server should generate the smallest picture.
+
+    A multiple of what the first one took, which read all weights; `LEAST_SECONDS` where no worker reports that in time.
+    """
+    took = [0.0]
+    with suppress(ServiceError, KeyError, TypeError, AttributeError):
+        for version in [each for name in client.models() for each in versions(client, name)]:
+            found = client.describe(f"{version.model}/{version.number}")[0]["customizedMetadata"]
+            took.append(found.get("first_picture_seconds", 0))
+    return max(LEAST_SECONDS, PATIENCE * max(took))
 
 
 def _examine_health(client: Client) -> Finding:

@@ -163,6 +163,12 @@ class Server:
                 raise RuntimeError(f"{model}: {error}{_last_words(log, seen)}") from error
         logger.info("registered %s %s", model, found.version)
 
+    def step(self) -> str:
+        """What a worker that starts does now, as it logged last; empty if it has not logged anything yet."""
+        log = self.home / "logs" / "model_log.log"
+        lines = re.findall(r" start: (.*)", log.read_text(errors="replace")) if log.exists() else []
+        return lines[-1] if lines else ""
+
     def versions(self, model: str) -> list[str]:
         """The registered versions of a model. Empty for a model that is not registered."""
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -103,8 +104,10 @@ class Service(BaseHandler):
             check_packed_loras(self.settings.loras, self.adapters)
             check_defaults(self.settings.defaults, self.size_limits, self.catalogue, loras=self.loras)
             self.check_memory_of_defaults()
+        started = time.perf_counter()
         with logged_step("generate a first picture by all models"):
             warm_up(self.generate, self.size_limits, self.catalogue)
+        self.first_picture_seconds = round(time.perf_counter() - started, 3)
         if self.explainer is not None:
             with logged_step("import the libraries of explanations"):
                 question_fields()  # imports Captum, which takes seconds
@@ -282,6 +285,7 @@ class Service(BaseHandler):
             "defaults": defaults,
             "pair": self.pair,
             "loras": self.adapters.describe(),
+            "first_picture_seconds": self.first_picture_seconds,
             "copy_on_disk": self.settings.folder.is_dir(),
             **(self.catalogue.describe() if self.catalogue else {}),
         }

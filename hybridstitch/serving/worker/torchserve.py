@@ -107,7 +107,8 @@ def send_piece(piece: Response, context: Context, index: int) -> None:
 
 @contextmanager
 def logged_step(name: str) -> Iterator[None]:
-    """Log the duration of a named step of the start."""
+    """Log when a named step of the start begins, and its duration."""
+    logger.info("start: %s", name)
     started = time.perf_counter()
     yield
     logger.info("start: %s took %.2f s", name, time.perf_counter() - started)
