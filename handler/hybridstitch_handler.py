@@ -27,6 +27,7 @@ class HybridStitchHandler(Service):
             device=settings.device,
             catalogue=load_catalogue(settings.strategies),
         )
+        self.pipeline.prompts.cache.limit = settings.prompt_cache_mib * 2**20
         self.catalogue = self.pipeline.catalogue
         self.adapters = self.pipeline.adapters
         self.pipeline.set_progress_bar_config(disable=True)

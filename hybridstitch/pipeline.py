@@ -318,7 +318,7 @@ class HybridStitchPipeline(Parts):
         recipe, guided, pictures = generation.recipe, generation.guided, generation.pictures
         assert recipe is not None, "a generation for a pair has a recipe"
         length = self.prompts.text_length if generation.text_length is None else generation.text_length
-        context, pooled = self.prompts(
+        context, pooled = self.prompts.cached(
             guided, generation.prompts, generation.images_per_prompt, generation.clip_skip, length
         )
         latents = self._pipeline.prepare_latents(

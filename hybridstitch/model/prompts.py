@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
+
+from hybridstitch.model.prompt_cache import PromptCache
 
 TEXTS = ("prompt", "prompt_2", "prompt_3")
 NEGATIVE_TEXTS = ("negative_prompt", "negative_prompt_2", "negative_prompt_3")
@@ -40,12 +43,14 @@ class PromptEncoder:
     Attributes:
         clip_length: number of tokens of a prompt that the two CLIP encoders read.
         text_length: number that the third encoder reads by default; 0 without it.
+        cache: of embeddings by their texts. It keeps nothing unless its `limit` is set.
     """
 
     def __init__(self, pipeline: StableDiffusion3Pipeline):
         self._pipeline = pipeline
         self.clip_length: int = pipeline.tokenizer_max_length
         self.text_length = 0 if pipeline.text_encoder_3 is None else 256
+        self.cache = PromptCache()
 
     def __call__(
         self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int
@@ -63,6 +68,25 @@ class PromptEncoder:
         if uncond is None or pooled_uncond is None:
             return cond, pooled
         return torch.cat([uncond, cond]), torch.cat([pooled_uncond, pooled])
+
+    def cached(
+        self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int
+    ) -> tuple[Tensor, Tensor]:
+        """The same embeddings, from the cache if it has them. The caller must not change them, nor need gradients."""
+        if prompts.embeds:
+            return self(guided, prompts, images, clip_skip, text_length)
+        texts = tuple((name, tuple(each)) for name, each in sorted(prompts.texts.items()))
+        key = (guided, texts, images, clip_skip, text_length, self._state())
+        return self.cache.get(key, lambda: self(guided, prompts, images, clip_skip, text_length))
+
+    def _state(self) -> tuple[Any, ...]:
+        """What embeddings depend on beside the prompt: tokenizers, encoders, and changes of their weights in place."""
+        found: list[Any] = []
+        for names in ENCODERS:
+            tokenizer, encoder = (getattr(self._pipeline, name) for name in names)
+            weights = [] if encoder is None else [(each.data_ptr(), each._version) for each in encoder.parameters()]
+            found.append((id(tokenizer), id(encoder), str(encoder and encoder.dtype), hash(tuple(weights))))
+        return tuple(found)
 
     def encode(
         self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int

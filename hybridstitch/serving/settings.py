@@ -71,6 +71,7 @@ _OF_HANDLER: dict[str, Schema] = {
     "pictures_per_forward": _COUNT,
     "max_response_bytes": _COUNT,
     "max_memory_mib": _COUNT,
+    "prompt_cache_mib": integer(0, _MOST),
 }
 _SECTIONS_OF_HANDLER = ("defaults", "strategies", "loras")
 
@@ -90,6 +91,7 @@ class Settings:
         max_response_bytes: The longest answer. A longer one would end the worker.
         loras: By name, the files of the adapters that a request may name, by model. The archive has them.
         max_memory_mib: The memory that the worker plans with, if less is to be used than is free.
+        prompt_cache_mib: The size of the cache of prompt embeddings. 0: none.
         workers: The number of workers of the model, which share the memory.
     """
 
@@ -103,6 +105,7 @@ class Settings:
     max_response_bytes: int = MAX_RESPONSE_BYTES
     loras: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     max_memory_mib: int | None = None
+    prompt_cache_mib: int = PROMPT_CACHE_MIB
     workers: int = 1
 
 

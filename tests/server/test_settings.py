@@ -37,6 +37,7 @@ HANDLER: dict[str, Any] = {
     "pictures_per_forward": 2,
     "max_response_bytes": 1000,
     "max_memory_mib": 4000,
+    "prompt_cache_mib": 100,
     "defaults": {"recipe": "small"},
     "strategies": {"masks": {"mine": "module:Mask"}, "plans": {}},
 }
