@@ -46,13 +46,15 @@ def download(model: str, field: str, *, variant: str | None = None, without: Col
 
 
 def _cached(model: str, field: str, error: Exception) -> Path:
-    from huggingface_hub import snapshot_download
+    """The folder of what was downloaded of a model before. It need not be the whole repository."""
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except OSError:
-        expected = f"a connection to the hub, or a model in its cache (`hf download {model}`), or a folder"
-        raise InvalidInput([Problem(field, expected, f"{model}: {error}")]) from error
+    name = "transformer/config.json" if field == "small" else INDEX
+    found = try_to_load_from_cache(model, name)
+    if isinstance(found, str):
+        return Path(found.removesuffix(name))
+    expected = f"a connection to the hub, or a model in its cache (`hf download {model}`), or a folder"
+    raise InvalidInput([Problem(field, expected, f"{model}: {error}")]) from error
 
 
 def _wanted(

@@ -22,7 +22,7 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
             self.rfile.read(int(self.headers.get("content-length", 0)))
             answer(self)
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the names that the library looks for
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - the names that the library looks for
 
         def log_message(self, *_: Any) -> None:
             pass
