@@ -122,6 +122,11 @@ def split_specs(text: str) -> list[str]:
     return found
 
 
+def members(names: Sequence[str], family: str) -> list[str]:
+    """Return the contenders of a family: those whose names start with its name."""
+    return [name for name in names if name.startswith(family)]
+
+
 def read_cache_dit(text: str) -> CacheSettings:
     """Parse `cache-dit:KEY=VALUE,…`. Keys that are missing have the defaults.
 

@@ -112,14 +112,14 @@ def _figures(results: list[Result], part: str, baseline: list[Result] | None = N
     """Return the figures of a part, `whole`, `inside` or `outside`; with a baseline, the differences from it."""
 
     def interval(name: str) -> Interval:
-        values = _by_prompt(results, part, name)
-        return by_group(values - _by_prompt(baseline, part, name) if baseline else values)
+        values = by_prompt(results, part, name)
+        return by_group(values - by_prompt(baseline, part, name) if baseline else values)
 
     measured = any(getattr(each, part) and getattr(each, part).perceptual is not None for each in results)
     return Figures(interval("psnr_db"), interval("ssim"), interval("perceptual") if measured else None)
 
 
-def _by_prompt(results: list[Result], part: str, name: str) -> np.ndarray:
+def by_prompt(results: list[Result], part: str, name: str) -> np.ndarray:
     """Return a measure as `(prompts, seeds)`, NaN for pictures without the part."""
     prompts: dict[int, dict[int, float]] = {}
     for each in results:
@@ -160,11 +160,21 @@ def _optional(interval: Interval | None, spec: str) -> str:
     return "" if interval is None else f"{interval:{spec}}"
 
 
-def as_json(found: list[Row], settings: dict[str, Any], contenders: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the content of bench.json, with the keys `machine`, `settings`, `contenders` and `rows`."""
+def as_json(
+    found: list[Row], settings: dict[str, Any], contenders: Mapping[str, Any], equal: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """Return the content of bench.json, with the keys `machine`, `settings`, `contenders`, `rows` and `comparisons`.
+
+    Args:
+        found: The rows.
+        settings: Of the bench.
+        contenders: Their descriptions, by name.
+        equal: Comparisons of families, see `equal_speed`.
+    """
     return {
         "machine": machine(),
         "settings": settings,
         "contenders": contenders,
         "rows": without_nan([asdict(row) for row in found]),
+        "comparisons": [asdict(each) for each in equal],
     }

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybridstitch.base.paths import CALIBRATION_FILE, HELD_OUT_FILE
 from hybridstitch.base.prompt_files import read_prompts
-from hybridstitch.bench.specs import CACHE_DIT, FORMS, read_spec, split_specs
+from hybridstitch.bench.specs import CACHE_DIT, FORMS, members, read_spec, split_specs
 from hybridstitch.cli.interrupts import interruptible
 from hybridstitch.cli.options import (
     add_common,
@@ -64,6 +65,11 @@ def check(options: argparse.Namespace) -> None:
     for spec in specs:
         with collected(problems):
             read_spec(spec, known)
+    for option in ("equal_speed", "equal_flops"):
+        for family in chain.from_iterable(getattr(options, option)):
+            if not members(specs, family):
+                expected = "the start of the name of at least one of: " + ", ".join(specs)
+                problems.append(Problem(option.replace("_", "-"), expected, family))
     if options.against and options.against not in specs:
         problems.append(Problem("against", "one of: " + ", ".join(specs), options.against))
     needed = ["matplotlib"] + ["cache_dit"] * any(spec.startswith(CACHE_DIT) for spec in specs)
@@ -77,6 +83,7 @@ def check(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from hybridstitch.base.progress import Progress, counted
+    from hybridstitch.bench.equal_speed import BY_FLOPS, MEASURED, compare, comparison_table
     from hybridstitch.bench.page import write_page
     from hybridstitch.bench.plot import plot
     from hybridstitch.bench.table import as_json, markdown, rows
@@ -94,13 +101,20 @@ def _bench(options: argparse.Namespace) -> None:
         results = opened.run(progress.update)
     origins = {name: each["origin"] for name, each in folder.contenders.items()}
     found = rows(results, options.against, folder.quality(), origins)
-    described = as_json(found, folder.settings | {"texts": len(opened.prompts)}, folder.contenders)
+    equal = [
+        each
+        for by, pairs in ((MEASURED, options.equal_speed), (BY_FLOPS, options.equal_flops))
+        for ours, theirs in pairs
+        for each in compare(results, ours, theirs, options.at, by)
+    ]
+    described = as_json(found, folder.settings | {"texts": len(opened.prompts)}, folder.contenders, equal)
+    tables = "\n\n".join([markdown(found)] + [comparison_table(equal)] * bool(equal))
     (folder.path / "bench.json").write_text(json.dumps(described, indent=1))
     setup = f"{described['machine']}; {json.dumps(described['settings'])}"
-    (folder.path / "bench.md").write_text(f"{setup}\n\n{markdown(found)}")
+    (folder.path / "bench.md").write_text(f"{setup}\n\n{tables}")
     plot(found, folder.path / "pareto.png")
     write_page(found, opened.prompts, opened.seeds, folder, described["machine"])
-    print(json.dumps(described, indent=1) if options.json else markdown(found))
+    print(json.dumps(described, indent=1) if options.json else tables)
 
 
 def _given_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -250,6 +264,18 @@ def add_command(commands: Any, pair: Path) -> None:
         help=f"comma-separated {FORMS} (all recipes at --steps)",
     )
     command.add_argument("--against", help="contender that the others are compared with")
+    for name, kind in (("--equal-speed", "measured speed"), ("--equal-flops", "FLOPs")):
+        command.add_argument(
+            name,
+            nargs=2,
+            action="append",
+            default=[],
+            metavar=("OURS", "THEIRS"),
+            help=f"compare two families of contenders, named by the start of their names, at equal {kind}",
+        )
+    command.add_argument(
+        "--at", type=several(float, 1, 100), default=[1.5, 2.0], help="speed-ups of these comparisons (1.5,2)"
+    )
     command.add_argument("--seeds", type=several(int, 0, MAX_SEED), default=[0, 1], help="seeds, comma-separated (0,1)")
     command.add_argument("--guidance-scale", type=number(0, 20), default=4.5, help="guidance scale (%(default)s)")
     command.add_argument(
