@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from hybridstitch.model.prompts import Prompts
+from hybridstitch.model.skip_layers import SkipLayers
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region
 
@@ -36,6 +37,8 @@ class Generation:
         clip_skip: Layers of the CLIP encoders to leave out at the end.
         text_length: Tokens of the third text encoder; None for the default of the pair.
         lora: Scales of the LoRA adapters that act, by name; None for those that act where a call names none.
+        skip_layers: Skip-layer guidance of the models that have it, under `large` and `small`.
+        lora_scale: Weight of the LoRA adapters of all parts; None leaves it as it is.
     """
 
     prompts: Prompts
@@ -52,6 +55,8 @@ class Generation:
     clip_skip: int | None = None
     text_length: int | None = None
     lora: Mapping[str, float] | None = None
+    skip_layers: Mapping[str, SkipLayers] = field(default_factory=dict)
+    lora_scale: float | None = None
 
     @property
     def pictures(self) -> int:
@@ -66,10 +71,11 @@ class Generation:
     @property
     def batch_key(self) -> str:
         """Equal for generations whose pictures can share a forward."""
-        return json.dumps([self.settings(), self.sigmas, self.clip_skip, self.text_length])
+        return json.dumps([self.settings(), self.sigmas, self.clip_skip, self.text_length, self.lora_scale])
 
     def settings(self) -> dict[str, Any]:
         """What all pictures have in common, as JSON under the names of the request and the report."""
+        skipped = {name: each.to_dict() for name, each in self.skip_layers.items()}
         return {
             "recipe": self.recipe and self.recipe.to_dict(),
             "width": self.width,
@@ -79,7 +85,7 @@ class Generation:
             "speed": self.speed,
             "region": self.region and list(self.region),
             "lora": self.lora if self.lora is None else dict(self.lora),
-        }
+        } | ({"skip_layers": skipped} if skipped else {})
 
     def generators(self) -> torch.Generator | list[torch.Generator] | None:
         """The sources of noise, on the CPU: there a seed gives the same noise on every device."""

@@ -33,7 +33,7 @@ from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region, with_region
 from hybridstitch.report import Recorder, Report, Stopwatch, merged
-from hybridstitch.sampler import Step, sample
+from hybridstitch.sampler import Step, sample, scheduled
 
 StepWatcher = Callable[[range, Step], None]
 """Called after every step with the numbers of its pictures and the step; an exception ends the generation."""
@@ -209,7 +209,7 @@ class HybridStitchPipeline(Parts):
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         max_sequence_length: int | None = None,
-        skip_guidance_layers: None = None,
+        skip_guidance_layers: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
         skip_layer_guidance_scale: float = 2.8,
         skip_layer_guidance_stop: float = 0.2,
         skip_layer_guidance_start: float = 0.01,
@@ -248,8 +248,12 @@ class HybridStitchPipeline(Parts):
                 two with the negative half first.
             output_type: `pil`, `np`, `pt` or `latent`.
             return_dict: False returns a tuple `(images,)` without the report.
-            ip_adapter_image, ip_adapter_image_embeds, joint_attention_kwargs, skip_guidance_layers and its
-                companions, mu: Refused if they would have an effect in diffusers.
+            joint_attention_kwargs: `{"scale": …}`, the weight of LoRA adapters; anything else is refused.
+            skip_guidance_layers: Layers for skip-layer guidance, as in diffusers: those of both models, or of each by
+                name, `{"small": [7, 8, 9]}`. A list may name layers that the small model does not have.
+            skip_layer_guidance_scale, skip_layer_guidance_start, skip_layer_guidance_stop: Its weight, and the shares
+                of the steps between which it runs.
+            ip_adapter_image, ip_adapter_image_embeds, mu: Refused.
 
         Returns:
             An `Output`.
@@ -318,9 +322,8 @@ class HybridStitchPipeline(Parts):
         recipe, guided, pictures = generation.recipe, generation.guided, generation.pictures
         assert recipe is not None, "a generation for a pair has a recipe"
         length = self.prompts.text_length if generation.text_length is None else generation.text_length
-        context, pooled = self.prompts.cached(
-            guided, generation.prompts, generation.images_per_prompt, generation.clip_skip, length
-        )
+        how = (generation.images_per_prompt, generation.clip_skip, length, generation.lora_scale)
+        context, pooled = self.prompts.cached(guided, generation.prompts, *how)
         latents = self._pipeline.prepare_latents(
             pictures, self.large.config.in_channels, generation.height, generation.width, context.dtype,
             context.device, generator, latents,
@@ -334,15 +337,18 @@ class HybridStitchPipeline(Parts):
         together = 1 if recipe.plan.adaptive else pictures
         done, work = [], []
         for group in (range(first, first + together) for first in range(0, pictures, together)):
+            scheduler = scheduled(self._pipeline.scheduler, schedule, latents.device)
+            attached = (scheduler.timesteps, generation.lora_scale)
+            skips = [generation.skip_layers.get(name) for name in ("large", "small")]
             embeds = [rows_of(each, group, pictures, guided) for each in (context, pooled)]
             scale, own = generation.guidance_scale, latents[group.start : group.stop]
-            large = GuidedModel(self.large, embeds[0], embeds[1], scale, run.plan.masked)
-            small = GuidedModel(self.small, embeds[0], embeds[1], scale, recipe.fill.cached)
+            large = GuidedModel(self.large, embeds[0], embeds[1], scale, run.plan.masked, skips[0], *attached)
+            small = GuidedModel(self.small, embeds[0], embeds[1], scale, recipe.fill.cached, skips[1], *attached)
             recorder = Recorder(large, small, own)
             watchers: list[Callable[[Step], None]] = [recorder.step]
             if on_step is not None:
                 watchers.append(partial(on_step, group))
-            done.append(self._denoise(own, large, small, run, watchers, schedule, after_step(large, small)))
+            done.append(self._denoise(own, large, small, run, watchers, scheduler, after_step(large, small)))
             work.append(recorder.work(generation.num_inference_steps))
         latents = torch.cat(done)
         if not torch.isfinite(latents).all():
@@ -371,16 +377,9 @@ class HybridStitchPipeline(Parts):
         small: GuidedModel,
         recipe: Recipe,
         watchers: Sequence[Callable[[Step], None]],
-        schedule: int | list[float],
+        scheduler: Any,
         after: AfterStep,
     ) -> Tensor:
-        # Each generation has its own scheduler, so an exception cannot leave a broken one behind.
-        scheduler = type(self._pipeline.scheduler).from_config(self._pipeline.scheduler.config)
-        if isinstance(schedule, int):
-            scheduler.set_timesteps(schedule, device=latents.device)
-        else:
-            scheduler.set_timesteps(len(schedule), sigmas=schedule, device=latents.device)
-        scheduler.set_begin_index(0)  # otherwise its first step searches the timestep, and waits for the accelerator
         with ExitStack() as stack:
             for model in (large, small):
                 if model.cached:

@@ -72,6 +72,8 @@ class Report:
             self.warnings.append(f"recipe {name}: no work was saved, the large model alone needs no more")
         if self.recipe.plan.masked and not any(stage.name == "hybrid" for stage in self.stages):
             self.warnings.append(f"recipe {name}: too few steps for a step with a mask")
+        if self.generation.skip_layers and not self.generation.guided:
+            self.warnings.append("skip_guidance_layers: has no effect without guidance, which needs a scale above 1")
         speed = self.generation.speed
         if speed and self.estimated_speedup and self.estimated_speedup < 0.98 * speed:
             found = f"{self.estimated_speedup:.2f} at {self.generation.num_inference_steps} steps"
@@ -184,7 +186,7 @@ class Recorder:
         for stage, ms in zip(self._stage_of_step, self._timer.durations(), strict=True):
             stage.ms += ms
         all_tokens = len(self.share_by_step) * self._grid[0] * self._grid[1]
-        plain = steps_requested * self._large.dense_flops(self._latents)
+        plain = self._large.dense_flops(self._latents, steps_requested)
         return {
             "stages": self.stages,
             "large_token_share": self._large.token_steps / all_tokens,

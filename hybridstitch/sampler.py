@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
@@ -110,6 +111,25 @@ def sample(
         )
         latents = latents if replaced is None else replaced
     return latents
+
+
+def scheduled(
+    like: FlowMatchEulerDiscreteScheduler, schedule: int | list[float], device: torch.device
+) -> FlowMatchEulerDiscreteScheduler:
+    """A scheduler for one generation, so that an exception cannot leave a broken one behind.
+
+    Args:
+        like: Its configuration.
+        schedule: The number of steps, or their noise levels before the shift.
+        device: Where its timesteps are.
+    """
+    scheduler = type(like).from_config(like.config)
+    if isinstance(schedule, int):
+        scheduler.set_timesteps(schedule, device=device)
+    else:
+        scheduler.set_timesteps(len(schedule), sigmas=schedule, device=device)
+    scheduler.set_begin_index(0)  # otherwise its first step searches the timestep, and waits for the accelerator
+    return scheduler
 
 
 def _filled(fill: Fill, trajectory: Trajectory) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusion3Pipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from hybridstitch.base.schema import plain
+from hybridstitch.call.attached import lora_scale_of, skip_layers_of
 from hybridstitch.call.prompts import clip_skip_problems, described, prompts_of, text_length
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.generation import Generation
@@ -33,16 +33,7 @@ TENSOR_INPUTS = ("latents", *EMBEDS)
 _WITHOUT = {
     "ip_adapter_image": "IP-Adapter",
     "ip_adapter_image_embeds": "IP-Adapter",
-    "skip_guidance_layers": "skip-layer guidance",
-    "skip_layer_guidance_scale": "skip-layer guidance",
-    "skip_layer_guidance_stop": "skip-layer guidance",
-    "skip_layer_guidance_start": "skip-layer guidance",
     "mu": "dynamic shifting",
-    "joint_attention_kwargs": "arguments for attention processors",
-}
-_DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(StableDiffusion3Pipeline.__call__).parameters.items()
 }
 
 
@@ -81,6 +72,7 @@ def validate_call(pair: Parts, catalogue: Catalogue, given: Mapping[str, Any]) -
     problems += _region_problems(given["region"], size or 2 * (pair.size_limits.maximum,)) + _number_problems(given)
     sigmas = None if given["sigmas"] is None else _falling(given["sigmas"], problems)
     recipe = _chosen(catalogue, given, problems)
+    skip_layers, lora_scale = skip_layers_of(pair, given, problems), lora_scale_of(given, problems)
     problems += _refused(given) + pair_problems(pair, recipe, given["region"], sigmas) + _callable_problems(given)
     problems += [] if given["lora"] is None else pair.adapters.problems(given["lora"])
     images = 1 if given["num_images_per_prompt"] is None else given["num_images_per_prompt"]
@@ -110,6 +102,8 @@ def validate_call(pair: Parts, catalogue: Catalogue, given: Mapping[str, Any]) -
         clip_skip=given["clip_skip"],
         text_length=length,
         lora=pair.adapters.usual if given["lora"] is None else acting_scales(given["lora"]),
+        skip_layers=skip_layers,
+        lora_scale=lora_scale,
     )
     return Call(generation, tuple(given["callback_on_step_end_tensor_inputs"]))
 
@@ -211,15 +205,11 @@ def images_problems(value: Any) -> list[Problem]:
 
 def _refused(given: Mapping[str, Any]) -> list[Problem]:
     """Return arguments of diffusers' pipeline that would have no effect here."""
-    found = []
-    for name, what in _WITHOUT.items():
-        value = given[name]
-        if value is None or (isinstance(value, Mapping) and not value):
-            continue
-        default = _DEFAULTS[name]
-        if default is None or type(value) not in (int, float) or value != default:
-            found.append(Problem(name, f"{default}: this pipeline has no {what}", described(value)))
-    return found
+    return [
+        Problem(name, f"None: this pipeline has no {what}", described(given[name]))
+        for name, what in _WITHOUT.items()
+        if given[name] is not None
+    ]
 
 
 def _scheduler_problems(scheduler: Any, sigmas: tuple[float, ...] | None) -> list[Problem]:

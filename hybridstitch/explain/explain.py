@@ -76,6 +76,8 @@ def explain(
         seeds = [torch.Generator().manual_seed(seed)]
         bound = None if target == "region" else region
         generation = pipeline.validate(prompt, generator=seeds, region=bound, **call)
+        if generation.skip_layers:
+            problems.append(Problem("skip_guidance_layers", "None: explanations run all layers", "layers"))
     except InvalidInput as error:
         problems += [each for each in error.problems if each.field not in {own.field for own in problems}]
     raise_problems(problems)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 TIMESTEP_CHANNELS = 256
 """Channels of the sinusoidal embedding of a timestep in every SD3 transformer."""
 
 
-def forward_flops(config: Any, rendered: int, image_tokens: int, text_tokens: int) -> int:
+def forward_flops(
+    config: Any, rendered: int, image_tokens: int, text_tokens: int, skipped: Collection[int] = ()
+) -> int:
     """FLOPs of one forward for one picture, for cond or uncond alone: linear layers and attention.
 
     A multiply-add counts as two. Norms and activations are left out.
@@ -18,9 +21,11 @@ def forward_flops(config: Any, rendered: int, image_tokens: int, text_tokens: in
         rendered: number of image tokens whose rows are computed.
         image_tokens: number of image tokens attended to; equal to `rendered` in a dense forward.
         text_tokens: number of text tokens.
+        skipped: numbers of the layers that the forward leaves out.
     """
+    layers = set(range(config.num_layers)).difference(skipped)
     width = config.num_attention_heads * config.attention_head_dim
-    blocks = sum(block_flops(config, index, rendered, image_tokens, text_tokens) for index in range(config.num_layers))
+    blocks = sum(block_flops(config, index, rendered, image_tokens, text_tokens) for index in layers)
     patch = config.patch_size**2
     total = blocks + 2 * width * patch * (config.in_channels * image_tokens + config.out_channels * rendered)
     total += 2 * width * config.joint_attention_dim * text_tokens

@@ -11,7 +11,7 @@ checkpointing work. The subset is gathered after the position table and scattere
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -242,6 +242,8 @@ def mmdit_forward(
     pooled: Tensor,
     tokens: Tensor | None = None,
     kv_cache: KVCache | None = None,
+    skip_layers: Sequence[int] = (),
+    lora_scale: float | None = None,
 ) -> Tensor:
     """Velocity of the image tokens `(batch, tokens or k, patch * patch * channels)`.
 
@@ -256,6 +258,8 @@ def mmdit_forward(
         pooled: pooled prompt embeddings `(batch, width)`.
         tokens: indices `(batch, k)` of the image tokens, row-major; None for all.
         kv_cache: filled by a dense forward, read and updated by one on a subset. None: no cache, dense only.
+        skip_layers: numbers of the layers to leave out; those of all forwards of a cache are the same.
+        lora_scale: weight of the LoRA adapters of the transformer; None for 1.
 
     Raises:
         ValueError: for a subset without a filled cache, or for a cache outside of `cached_attention`.
@@ -266,6 +270,9 @@ def mmdit_forward(
         raise ValueError("tokens: expected a K/V cache that a dense forward has filled, got none")
     patch_size = transformer.config.patch_size
     rows = None if tokens is None else (_batch_index(tokens), tokens)
+    attention: dict[str, Any] = {} if rows is None else {"rows": rows}
+    attention |= {} if lora_scale is None else {"scale": lora_scale}
+    optional = {"skip_layers": list(skip_layers)} if skip_layers else {}
     with ExitStack() as stack:
         if kv_cache is not None:
             kv_cache.allocate(transformer, latents, context)
@@ -278,8 +285,9 @@ def mmdit_forward(
             encoder_hidden_states=context,
             pooled_projections=pooled,
             timestep=timestep,
-            joint_attention_kwargs=None if rows is None else {"rows": rows},
+            joint_attention_kwargs=attention or None,
             return_dict=False,
+            **optional,
         )[0]
     if kv_cache is not None:
         kv_cache.filled = True

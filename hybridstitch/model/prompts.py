@@ -53,7 +53,13 @@ class PromptEncoder:
         self.cache = PromptCache()
 
     def __call__(
-        self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int
+        self,
+        guided: bool,
+        prompts: Prompts,
+        images: int,
+        clip_skip: int | None,
+        text_length: int,
+        lora_scale: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Embeddings `(pictures, text tokens, width)` and pooled ones `(pictures, width)`; with guidance uncond first.
 
@@ -63,21 +69,28 @@ class PromptEncoder:
             images: number of pictures of each prompt.
             clip_skip: number of CLIP's last layers to skip.
             text_length: number of tokens that the third text encoder reads.
+            lora_scale: weight of the encoders' LoRA adapters; None leaves it as it is.
         """
-        cond, uncond, pooled, pooled_uncond = self.encode(guided, prompts, images, clip_skip, text_length)
+        cond, uncond, pooled, pooled_uncond = self.encode(guided, prompts, images, clip_skip, text_length, lora_scale)
         if uncond is None or pooled_uncond is None:
             return cond, pooled
         return torch.cat([uncond, cond]), torch.cat([pooled_uncond, pooled])
 
     def cached(
-        self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int
+        self,
+        guided: bool,
+        prompts: Prompts,
+        images: int,
+        clip_skip: int | None,
+        text_length: int,
+        lora_scale: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The same embeddings, from the cache if it has them. The caller must not change them, nor need gradients."""
         if prompts.embeds:
-            return self(guided, prompts, images, clip_skip, text_length)
+            return self(guided, prompts, images, clip_skip, text_length, lora_scale)
         texts = tuple((name, tuple(each)) for name, each in sorted(prompts.texts.items()))
-        key = (guided, texts, images, clip_skip, text_length, self._state())
-        return self.cache.get(key, lambda: self(guided, prompts, images, clip_skip, text_length))
+        key = (guided, texts, images, clip_skip, text_length, lora_scale, self._state())
+        return self.cache.get(key, lambda: self(guided, prompts, images, clip_skip, text_length, lora_scale))
 
     def _state(self) -> tuple[Any, ...]:
         """What embeddings depend on beside the prompt: tokenizers, encoders, and changes of their weights in place."""
@@ -89,7 +102,13 @@ class PromptEncoder:
         return tuple(found)
 
     def encode(
-        self, guided: bool, prompts: Prompts, images: int, clip_skip: int | None, text_length: int
+        self,
+        guided: bool,
+        prompts: Prompts,
+        images: int,
+        clip_skip: int | None,
+        text_length: int,
+        lora_scale: float | None = None,
     ) -> Embeddings:
         """The same embeddings, unstacked, as diffusers' `encode_prompt` returns them."""
         like = self._pipeline.text_encoder
@@ -97,7 +116,7 @@ class PromptEncoder:
         texts = {name: prompts.texts.get(name) for name in TEXTS + NEGATIVE_TEXTS}
         found = self._pipeline.encode_prompt(
             **texts, **given, num_images_per_prompt=images, do_classifier_free_guidance=guided, clip_skip=clip_skip,
-            max_sequence_length=text_length,
+            max_sequence_length=text_length, lora_scale=lora_scale,
         )  # fmt: skip
         # diffusers repeats what it encodes, but not the embeddings that it is given.
         names = (EMBEDS[0], NEGATIVE_EMBEDS[0], EMBEDS[1], NEGATIVE_EMBEDS[1])

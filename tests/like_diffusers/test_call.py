@@ -56,15 +56,19 @@ TAKEN = {
         "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds", "pooled_prompt_embeds"],
     },
     "max_sequence_length": lambda pipe: {"max_sequence_length": 5},
+    "joint_attention_kwargs": lambda pipe: {"joint_attention_kwargs": {"scale": 0.5}},
+    "skip_guidance_layers": lambda pipe: {"skip_guidance_layers": [0], "skip_layer_guidance_stop": 1.0},
+    "skip_layer_guidance_scale": lambda pipe: {"skip_layer_guidance_scale": 3.0, "skip_guidance_layers": [0]},
+    "skip_layer_guidance_stop": lambda pipe: {"skip_layer_guidance_stop": 0.9, "skip_guidance_layers": [1]},
+    "skip_layer_guidance_start": lambda pipe: {
+        "skip_layer_guidance_start": 0.0,
+        "skip_layer_guidance_stop": 0.9,
+        "skip_guidance_layers": [1],
+    },
 }
 REFUSED = {
     "ip_adapter_image": np.zeros((8, 8, 3)),
     "ip_adapter_image_embeds": torch.zeros(1, 1, 4),
-    "joint_attention_kwargs": {"scale": 0.5},
-    "skip_guidance_layers": [0],
-    "skip_layer_guidance_scale": 3.0,
-    "skip_layer_guidance_stop": 0.5,
-    "skip_layer_guidance_start": 0.1,
     "mu": 1.0,
 }
 
@@ -174,6 +178,9 @@ WRONG = {
     "negative_prompt_embeds": [torch.zeros(1, 3, 5), torch.zeros(1, 16, 32)],
     "pooled_prompt_embeds": [torch.zeros(1, 32)],
     "negative_pooled_prompt_embeds": [torch.zeros(1, 3), torch.zeros(1, 32)],
+    "joint_attention_kwargs": [{"mask": 1}, {"scale": float("nan")}, 5],
+    "skip_guidance_layers": [[9], "1", {"medium": [0]}],
+    "skip_layer_guidance_scale": [float("inf")],
 }
 """Wrong beside `prompt="a dog"`, on a pair that was not tuned."""
 COMPANIONS = {"negative_prompt_embeds": "negative_pooled_prompt_embeds"}
