@@ -70,7 +70,7 @@ def sample(
     Raises:
         RuntimeError: A strategy returned a value of the wrong shape or NaN.
     """
-    trajectory = Trajectory(large.grid(latents), len(scheduler.timesteps), small)
+    trajectory = Trajectory(large.grid(latents), len(scheduler.timesteps), small, large.guidance_scale)
     scores: Tensor | None = None
     scored_at = 0
     sigmas = scheduler.sigmas.tolist()  # once: reading a number from an accelerator waits for its work

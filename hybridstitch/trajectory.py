@@ -51,6 +51,7 @@ class Trajectory:
     Attributes:
         grid: rows and columns of image tokens; scores and masks are row-major over it.
         steps: number of steps of the schedule.
+        guidance_scale: of classifier-free guidance; 1 and below for none.
         now: state before the current step.
         tokens: indices `(batch, k)` that the large model renders at a hybrid step; None at other steps.
         dense: the last two dense steps, latest last: the state before each, and the large model's velocity
@@ -66,6 +67,7 @@ class Trajectory:
     grid: tuple[int, int]
     steps: int
     small_model: SmallModel
+    guidance_scale: float = 1.0
     now: StepState = field(init=False)
     tokens: Tensor | None = None
     dense: list[tuple[StepState, Tensor]] = field(default_factory=list)

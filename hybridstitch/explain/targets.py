@@ -116,7 +116,7 @@ class Choice(Target):
         rows = texts.context.shape[0]
         large, small = (self._guided(model, texts) for model in (self.pipeline.large, self.pipeline.small))
         recording = self.recording
-        trajectory = Trajectory(recording.grid, len(recording.steps), small)
+        trajectory = Trajectory(recording.grid, len(recording.steps), small, large.guidance_scale)
         for done in recording.steps[recording.replay_start(step) : step]:
             trajectory.move_to(_repeated(recording.points[done.index], rows))
             if done.share > 0:

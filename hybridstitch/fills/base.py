@@ -27,6 +27,10 @@ class Fill(Strategy, ABC):
         """Whether it calls the small model with `tokens`, which needs a K/V cache of the small model."""
         return False
 
+    def warnings(self, steps: int) -> list[str]:
+        """What a report says about a schedule of this many steps, in sentences."""
+        return []
+
     @abstractmethod
     def velocity(self, trajectory: Trajectory) -> Tensor:
         """Velocity of every image token at this step, `(batch, tokens, patch * patch * channels)`."""

@@ -31,6 +31,7 @@ class GuidedModel:
         lora_scale: weight of the transformer's LoRA adapters; None for 1.
 
     Attributes:
+        guidance_scale: as given.
         token_steps: image tokens rendered so far, per picture; cond and uncond of a token count once.
         flops: floating point operations so far, per picture; cond, uncond and a forward without layers all count.
     """
@@ -52,7 +53,7 @@ class GuidedModel:
         self.flops = 0
         self.context = context
         self.pooled = pooled
-        self._guidance_scale = guidance_scale
+        self.guidance_scale = guidance_scale
         self._branches = 2 if guidance_scale > 1 else 1
         self.cached = cached
         self._kv_cache = KVCache() if cached else None
@@ -89,7 +90,7 @@ class GuidedModel:
         if self._branches == 1:
             return velocity
         uncond, cond = velocity.chunk(2)
-        guided = uncond + self._guidance_scale * (cond - uncond)
+        guided = uncond + self.guidance_scale * (cond - uncond)
         if self._skip is None or float(timestep) not in self._skip_at:
             return guided
         return guided + (cond - self._without_layers(self._skip, latents, timestep, tokens)) * self._skip.scale

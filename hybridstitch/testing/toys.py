@@ -62,7 +62,7 @@ class TinyPair:
         """A batch of these pictures before step 2 of 10, after two dense steps of the large model."""
         large, small = self._models(pictures)
         scheduler = _scheduler(10)
-        trajectory = Trajectory(grid, 10, small)
+        trajectory = Trajectory(grid, 10, small, large.guidance_scale)
         latents = self._latents(grid, pictures)
         with torch.no_grad(), cached_attention(self.large), cached_attention(self.small):
             for index, timestep in enumerate(scheduler.timesteps[:3]):
