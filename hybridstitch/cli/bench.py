@@ -27,7 +27,7 @@ from hybridstitch.cli.options import (
 )
 from hybridstitch.cli.pair import DTYPES, for_processes, pair_folder
 from hybridstitch.cli.paths import folder_to_write
-from hybridstitch.cli.values import number, several
+from hybridstitch.cli.values import number, several, whole
 from hybridstitch.errors import Problem, collected, raise_problems
 from hybridstitch.wire.names import MAX_SEED
 
@@ -259,6 +259,9 @@ def add_command(commands: Any, pair: Path) -> None:
     command = commands.add_parser("bench", help=bench.__doc__, description=bench.__doc__)
     command.set_defaults(run=bench, check=check)
     add_common(command, pair, HELD_OUT_FILE)
+    command.add_argument(
+        "--processes", type=whole(1), default=1, help="processes that generate, each with the whole pair (%(default)s)"
+    )
     command.add_argument(
         "--recipes",
         help=f"comma-separated {FORMS} (all recipes at --steps)",

@@ -149,6 +149,3 @@ def add_common(command: argparse.ArgumentParser, pair: Path, prompts: str) -> No
     command.add_argument("--steps", type=whole(1), default=28, help="steps of the large model's schedule (%(default)s)")
     command.add_argument("--width", type=whole(1), help="width of the pictures in pixels (the pair's)")
     command.add_argument("--height", type=whole(1), help="height of the pictures in pixels (the pair's)")
-    command.add_argument(
-        "--processes", type=whole(1), default=1, help="processes that generate, each with the whole pair (%(default)s)"
-    )

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridstitch.base.extras import MissingExtra
 from hybridstitch.base.paths import CALIBRATION_FILE, HELD_OUT_FILE
+from hybridstitch.base.progress import say
 from hybridstitch.base.prompt_files import KINDS, read_prompts
 from hybridstitch.cli.interrupts import interruptible
-from hybridstitch.cli.options import (
-    add_common,
-    common_problems,
-    defined,
-    find_prompts,
-    open_pipe,
-)
-from hybridstitch.cli.pair import for_processes, pair_folder
+from hybridstitch.cli.options import add_common, common_problems, defined, find_prompts, open_pipe
+from hybridstitch.cli.pair import pair_folder
 from hybridstitch.cli.paths import file_to_read, file_to_write, make_folders
-from hybridstitch.cli.values import number, several, whole
+from hybridstitch.cli.values import number, several
 from hybridstitch.errors import Problem, collected, raise_problems
 from hybridstitch.recipe.names import TUNED_FILE
 
 if TYPE_CHECKING:
-    from hybridstitch.recipe.catalogue import Catalogue
-    from hybridstitch.tune.candidates import Baseline
-    from hybridstitch.tune.search import Trial
+    from hybridstitch.tune.points import Trial
+
+QUICK, THOROUGH = 60.0, 500.0
+"""Work of a search in plain pictures: those of the large model at all steps."""
+PLUS = "hybridstitch-plus"
+"""Name of the best stitched recipe. A search that tries none keeps the pair's."""
+QUICK_PROMPTS, PROMPTS = 6, 8
+"""Prompts of a search. More of them fit no better weights."""
 
 
 def tune(options: argparse.Namespace) -> None:
@@ -41,10 +39,9 @@ def tune(options: argparse.Namespace) -> None:
         found = _search(options, out)
     print(out.read_text() if options.json else out)
     for trial in [] if options.json else found:
-        kind = "stitched" if trial.stitched else ""
-        reached = "  ".join(f"{trial.fidelity(scale):5.1f} dB at {scale:g}" for scale in options.guidance_scales)
-        print(f"{trial.speed:6.2f}x  {reached}  {trial.origin}  {kind}")
-    if not all(any(trial.fidelity(scale) >= options.floor for trial in found) for scale in options.guidance_scales):
+        print(f"{trial.speed:6.2f}x  {trial.psnr_db:5.1f} dB at {trial.guidance_scale:g}  {trial}")
+    reached = {trial.guidance_scale for trial in found if trial.psnr_db >= options.floor}
+    if reached != {*options.guidance_scales}:
         raise RuntimeError(f"nothing found at {options.speed:g}x and {options.floor:g} dB; see {out}")
 
 
@@ -53,7 +50,7 @@ def check(options: argparse.Namespace) -> None:
     problems = common_problems(options)
     folder = pair_folder(options)
     with collected(problems):
-        prompts = find_prompts(options, CALIBRATION_FILE)
+        prompts = _prompts(options)
         own = folder and folder / HELD_OUT_FILE
         held_out = options.held_out or (own if own and own.is_file() else None)
         excluded = read_prompts(held_out, field="held-out") if held_out else []
@@ -67,25 +64,40 @@ def check(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace, out: Path) -> list[Trial]:
-    from hybridstitch.bench.calibration import Calibration, CalibrationPool
-    from hybridstitch.tune.candidates import Baseline
-    from hybridstitch.tune.search import Tuner, write
+    from hybridstitch.tune.plot import plot
+    from hybridstitch.tune.points import front, plus, write
+    from hybridstitch.tune.search import Tuner
 
-    prompts, size = find_prompts(options, CALIBRATION_FILE), (options.width, options.height)
-    with ExitStack() as stack:
-        pipe, pool = open_pipe(options), None
-        if options.processes > 1:
-            opened = partial(open_pipe, for_processes(options, pipe))
-            pool = stack.enter_context(CalibrationPool(opened, prompts, options.steps, options.processes, size))
-        calibration = Calibration(pipe, prompts, options.steps, size)
-        others = [
-            Baseline(recipe, name) for name, recipe in defined(calibration.pipe.catalogue, options.define).items()
-        ]
-        tuner = Tuner(calibration, options.guidance_scales, _trials(out), options.seed, pool, bar=not options.json)
-        earlier = _earlier(calibration.pipe.catalogue)
-        found = tuner.search(options.candidates, options.rounds, others, earlier, options.speed)
-    write(found, tuner, out)
-    return found
+    pipe = open_pipe(options)
+    tuner = Tuner(
+        pipe,
+        _prompts(options),
+        options.steps,
+        options.guidance_scales,
+        _trials(out),
+        QUICK if options.quick else THOROUGH,
+        (options.width, options.height),
+        stitched=not options.quick,
+        others=[*defined(pipe.catalogue, options.define).values()],
+        bar=not options.json,
+    )
+    found = [trial for trial in tuner.search() if trial.speed >= options.speed]
+    best = plus(found, options.guidance_scales[0]) or pipe.catalogue.recipes.get(PLUS)
+    named = {"track": tuner.routed(), **({PLUS: best} if best else {})}
+    write(found, tuner.pair, options.steps, named, out)
+    say(f"{tuner.work:.1f} plain pictures' work in all")
+    try:
+        plot(found, out.with_suffix(".png"))
+    except MissingExtra as error:
+        say(f"no plot: {error}")
+    return front(found)
+
+
+def _prompts(options: argparse.Namespace) -> list[str]:
+    """Return the prompts of the search, evenly spread over those of the file."""
+    prompts = find_prompts(options, CALIBRATION_FILE)
+    usual = min(len(prompts), options.count or (QUICK_PROMPTS if options.quick else PROMPTS))
+    return [prompts[number * len(prompts) // usual] for number in range(usual)]
 
 
 def _out(options: argparse.Namespace) -> Path:
@@ -94,20 +106,6 @@ def _out(options: argparse.Namespace) -> Path:
 
 def _trials(out: Path) -> Path:
     return out.with_suffix(".trials.jsonl")
-
-
-def _earlier(catalogue: Catalogue) -> list[Baseline]:
-    """Return the result of the pair's earlier search, under the names of that search, which its journal knows."""
-    from hybridstitch.plans import ExplicitShares
-    from hybridstitch.tune.candidates import Baseline
-
-    return [
-        Baseline(
-            replace(each.recipe, name="tuned" if isinstance(each.recipe.plan, ExplicitShares) else each.origin),
-            each.origin,
-        )
-        for each in catalogue.tuned
-    ]
 
 
 def add_command(commands: Any, pair: Path) -> None:
@@ -126,9 +124,7 @@ def add_command(commands: Any, pair: Path) -> None:
         default=[3.5, 4.5, 7.0],
         help="guidance scales, comma-separated (3.5,4.5,7)",
     )
-    command.add_argument("--candidates", type=whole(0), default=208, help="recipes of the first round (%(default)s)")
-    command.add_argument("--rounds", type=whole(1), default=3, help="rounds, each with twice the prompts (%(default)s)")
-    command.add_argument("--seed", type=whole(), default=0, help="seed of the search (%(default)s)")
+    command.add_argument("--quick", action="store_true", help="at most the work of 60 plain pictures, instead of 500")
     command.add_argument(
         "--speed",
         type=number(1),

@@ -28,7 +28,7 @@ class Fill(Strategy, ABC):
         return False
 
     def warnings(self, steps: int) -> list[str]:
-        """What a report says about a schedule of this many steps, in sentences."""
+        """The warnings of a report about a schedule of this many steps, in sentences."""
         return []
 
     @abstractmethod

@@ -25,8 +25,8 @@ class TunedRecipe:
 
     Attributes:
         recipe: the recipe.
-        costs: for each tuned guidance scale, FLOPs of the transformers relative to the large model alone. A plan that
-            depends on the picture costs differently at each scale.
+        costs: for each guidance scale that it was tuned at, FLOPs of the transformers relative to the large model
+            alone. A plan that depends on the picture costs differently at each scale.
         psnr_db: for the same scales, mean PSNR in dB to the large model's pictures of the calibration prompts.
         origin: the recipe or method that it derives from.
     """
@@ -35,17 +35,6 @@ class TunedRecipe:
     costs: Mapping[float, float]
     psnr_db: Mapping[float, float]
     origin: str
-
-    def cost(self, guidance_scale: float) -> float:
-        """The cost at the tuned guidance scale nearest to this one."""
-        return self.costs[self._nearest(guidance_scale)]
-
-    def fidelity(self, guidance_scale: float) -> float:
-        """The PSNR in dB at the tuned guidance scale nearest to this one."""
-        return self.psnr_db[self._nearest(guidance_scale)]
-
-    def _nearest(self, guidance_scale: float) -> float:
-        return min(self.costs, key=lambda tried: abs(tried - guidance_scale))
 
 
 @dataclass(frozen=True)
@@ -137,21 +126,26 @@ class Catalogue:
 
         Args:
             speed: at least 1, which is the large model itself.
-            guidance_scale: of the request; the nearest tuned scale counts.
+            guidance_scale: of the request. Of the tuned scales, the nearest one counts, and recipes tuned at it.
 
         Raises:
             InvalidInput: for a pair that was not tuned, and for a speed above the fastest recipe's.
         """
         raise_problems(self.speed_problems(speed))
-        large = TunedRecipe(self.recipes["large"], {guidance_scale: 1.0}, {guidance_scale: math.inf}, "large")
-        fast_enough = [each for each in (large, *self.tuned) if 1 / each.cost(guidance_scale) >= speed]
-        return max(fast_enough, key=lambda each: each.fidelity(guidance_scale))
+        scales = {scale for each in self.tuned for scale in each.costs}
+        nearest = min(scales, key=lambda tried: (abs(tried - guidance_scale), tried))
+        large = TunedRecipe(self.recipes["large"], {nearest: 1.0}, {nearest: math.inf}, "large")
+        fast_enough = [each for each in (large, *self.tuned) if each.costs.get(nearest, math.inf) <= 1 / speed]
+        return max(fast_enough, key=lambda each: each.psnr_db[nearest])
 
     @property
     def fastest(self) -> float:
         """The highest speed that is available at every guidance scale."""
-        scales = {scale for each in self.tuned for scale in each.costs}
-        return min(max(1 / each.cost(scale) for each in self.tuned) for scale in scales)
+        costs: dict[float, list[float]] = {}
+        for each in self.tuned:
+            for scale, cost in each.costs.items():
+                costs.setdefault(scale, []).append(cost)
+        return min(1 / min(each) for each in costs.values())
 
     def resolve(self, value: Any, field: str = "recipe") -> Recipe:
         """The recipe that a request names or describes; see `hybridstitch.recipe.recipe.resolve`."""

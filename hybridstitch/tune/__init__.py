@@ -1,5 +1,5 @@
 """The search for the recipes of a pair with the highest fidelity at each cost.
 
-A candidate is one point of the search space, a baseline a recipe that takes part unchanged. A trial is either of them
-with its measurements.
+A schedule is the list of steps at which the large model runs. Fill `fitted` predicts the steps between. A trial runs a
+schedule once on a few calibration prompts, which also fits its weights.
 """

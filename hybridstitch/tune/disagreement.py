@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-
-import numpy as np
 import torch
 
-from hybridstitch.pipeline import StepWatcher
-from hybridstitch.sampler import Step
+from hybridstitch.tune.trajectories import Trajectories
 
 
-@torch.no_grad()
-def disagreement(
-    runs: Iterable[Callable[[StepWatcher], object]], on_picture: Callable[[], object] = lambda: None
-) -> tuple[float, ...]:
-    """Return |large velocity - small velocity| / |large velocity| on the trajectory of the large model, for each step.
+def disagreement(trajectories: Trajectories) -> tuple[float, ...]:
+    """Return |large velocity - small velocity| / |large velocity| at each step, the mean over the prompts.
 
-    Args:
-        runs: Each generates one calibration picture by the large model alone, and calls its argument after every
-            step. The result is their mean.
-        on_picture: Called after each of them.
+    Both models see the states of the large model's own trajectory. This costs the small model at every step.
     """
-    distances: dict[int, list[float]] = defaultdict(list)
-
-    def compare(_: range, step: Step) -> None:
-        assert step.trajectory is not None
-        point, large = step.trajectory.dense[-1]
-        distance = (large - step.trajectory.small_velocity(point)).norm() / large.norm()
-        distances[step.index].append(float(distance))
-
-    for run in runs:
-        run(compare)
-        on_picture()
-    return tuple(round(float(np.mean(distances[index])), 4) for index in sorted(distances))
+    found = []
+    for step, large in enumerate(trajectories.velocities):
+        large, small = large.float(), trajectories.small_velocity(step).float()
+        distance = torch.linalg.vector_norm((large - small).flatten(1), dim=1)
+        found.append(float((distance / torch.linalg.vector_norm(large.flatten(1), dim=1)).mean()))
+    return tuple(round(each, 4) for each in found)

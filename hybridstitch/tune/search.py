@@ -1,281 +1,252 @@
-"""Searches the recipes of a pair with the highest fidelity at each cost, on calibration prompts.
+"""Searches the schedules of a pair with the highest fidelity at each cost, on a few calibration prompts.
 
-Successive halving: every round doubles the prompts and keeps the best candidates of each class of cost. Neighbours of
-them join the next round. Baselines, the published methods at several settings, take part. The result is the Pareto
-front of cost and fidelity. Its fidelity is slightly optimistic, because the same numbers choose the front.
+Three stages for each guidance scale, each as far as the allowed work goes:
+
+1. The large model generates the prompts once. From its recorded trajectories follow the schedules that promise the
+   least error, for every number of dense steps and without a forward (`positions.py`).
+2. A trial of each fits the weights of fill `fitted` in a run of the real loop, and measures the finished latents.
+3. Coordinate descent moves one dense step after another, with weights fitted for every schedule tried.
+
+A search with `stitched` also tries regions and steps of both models between the dense steps (`stitched.py`).
 """
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from hybridstitch import masks
 from hybridstitch.base.journal import append_entries, read_entries
 from hybridstitch.base.progress import Progress, counted
-from hybridstitch.bench.calibration import Calibration, CalibrationPool, Case
+from hybridstitch.bench.calibration import Size
+from hybridstitch.fills import Fitted
+from hybridstitch.masks import MaskStrategy
 from hybridstitch.model.parts import fingerprint
-from hybridstitch.pipeline import StepWatcher
-from hybridstitch.plans import Routed
+from hybridstitch.pipeline import HybridStitchPipeline
+from hybridstitch.plans import ExplicitShares, Routed
 from hybridstitch.recipe.recipe import Recipe, recipes
-from hybridstitch.tune.candidates import (
-    Baseline,
-    Candidate,
-    baselines,
-    even_candidates,
-    method_of,
-    neighbour,
-    random_candidate,
-    stitched,
-)
 from hybridstitch.tune.disagreement import disagreement
+from hybridstitch.tune.fit import Fitting
+from hybridstitch.tune.points import PLUS_SPEED, Trial
+from hybridstitch.tune.positions import SENSITIVITIES, Jumps, Schedule, neighbours
+from hybridstitch.tune.stitched import PURE, Stitching, stitchings
+from hybridstitch.tune.trajectories import Run, Trajectories
 
-SPEEDS = (1.25, 1.5, 1.83, 2.2, 2.5, 3.0, 3.5, 4.0, 5.0)
-"""Classes of cost. A candidate belongs to the fastest one that it reaches."""
-PLUS_SPEED = 1.83
-"""Speed-up that the paper claims. `hybridstitch-plus` is the stitched recipe of highest fidelity at this speed-up."""
-KEPT = (2, 1)
-"""Candidates kept of each class, kind and guidance scale after the first round, and after every later one."""
+SPEEDS = (2.5, 3.0, 4.0, 1.83, 1.5, 5.0, 2.0, 3.5, 2.2, 1.25)
+"""Speed-ups that get a schedule, the most important first: a search whose work is spent leaves out the last ones."""
 
 
-@dataclass
-class Trial:
-    """A candidate or baseline with its measurements.
-
-    Attributes:
-        candidate: What is tried.
-        recipe: Its recipe for the number of steps of the search.
-        measured: Cost and PSNR in dB by guidance scale and index of the prompt.
-    """
-
-    candidate: Candidate | Baseline
-    recipe: Recipe
-    measured: dict[tuple[float, int], Sequence[float]] = field(default_factory=dict)
-
-    @property
-    def stitched(self) -> bool:
-        """Whether each picture has regions of both models."""
-        return stitched(self.recipe)
-
-    @property
-    def origin(self) -> str:
-        """Name of the method that it is a setting of."""
-        return self.candidate.origin if isinstance(self.candidate, Baseline) else method_of(self.recipe)
-
-    def cost(self, guidance_scale: float) -> float:
-        """Mean FLOPs of the transformers over the prompts, relative to the large model at all steps."""
-        return float(np.mean([cost for (scale, _), (cost, _) in self.measured.items() if scale == guidance_scale]))
-
-    @property
-    def costs(self) -> dict[float, float]:
-        """Costs by guidance scale. They differ for plans that adapt to the picture."""
-        return {scale: self.cost(scale) for scale in sorted({scale for scale, _ in self.measured})}
-
-    def fidelity(self, guidance_scale: float) -> float:
-        """Mean PSNR to the large model's pictures in dB."""
-        measured = [decibels for (scale, _), (_, decibels) in self.measured.items() if scale == guidance_scale]
-        return float(np.mean(measured))
-
-    @property
-    def speed(self) -> float:
-        """Speed-up by FLOPs over the large model, at the guidance scale where it is smallest."""
-        return 1 / max(self.costs.values())
-
-    @property
-    def speed_class(self) -> int:
-        """Index in `SPEEDS`, -1 if it is slower than all of them."""
-        return sum(self.speed >= speed for speed in SPEEDS) - 1
+STITCHED_SHARE = 0.75
+"""Share of the work for pure fitted steps, in a search that also stitches."""
+ACROSS_SHARE = 0.2
+"""Share of the work for weights at the other guidance scales, in a search that also stitches."""
 
 
 class Tuner:
-    """Searches recipes for one pair.
+    """Searches schedules for one pair.
 
     Args:
-        calibration: Generates and measures pictures of calibration prompts. They must not be held-out prompts.
-        guidance_scales: Guidance scales at which recipes must be good.
-        trials: Journal of all measurements. A search that is continued does not repeat them.
-        seed: Seed of the random candidates.
-        pool: Processes that measure, None for this process.
+        pipe: The pair.
+        prompts: Calibration prompts. They must not be held-out prompts.
+        steps: Steps of the schedule.
+        scales: Guidance scales. Each gets schedules and weights.
+        journal: File of all trials. A search that is continued does not repeat them.
+        work: Allowed work, in plain pictures.
+        size: Width and height in pixels; None for the default of the pair.
+        stitched: Whether it also tries recipes that stitch both models, with a quarter of the work.
+        others: Recipes that take part as they are.
         bar: Whether a progress bar is shown.
     """
 
     def __init__(
         self,
-        calibration: Calibration,
-        guidance_scales: list[float],
-        trials: Path,
-        seed: int = 0,
-        pool: CalibrationPool | None = None,
+        pipe: HybridStitchPipeline,
+        prompts: list[str],
+        steps: int,
+        scales: Sequence[float],
+        journal: Path,
+        work: float = 500.0,
+        size: Size = (None, None),
+        stitched: bool = False,
+        others: Sequence[Recipe] = (),
         bar: bool = True,
     ):
-        self.calibration, self._pool, self.scales = calibration, pool, guidance_scales
-        self._bar = bar
-        self._rng = random.Random(seed)
-        self._trials = trials
-        self._known: dict[str, Sequence[float]] = dict(read_entries(trials))
-        self.pair = fingerprint(calibration.pipe)
-        self._key_prefix = f"{self.pair} {calibration.pipe.large.dtype} {calibration.size} {calibration.steps}"
+        self.pipe, self.prompts, self.steps, self.scales = pipe, prompts, steps, [*scales]
+        self.pair, self.allowed, self.size = fingerprint(pipe), work, size
+        self._journal, self._stitched, self._others, self._bar = journal, stitched, others, bar
+        self._prefix = json.dumps([self.pair, steps, size, prompts])
+        self._known: dict[str, Any] = dict(read_entries(journal))
+        self.work = sum(entry["work"] for key, entry in self._known.items() if key.startswith(self._prefix))
+        self._counted = 0.0
+        self._progress: Progress | None = None
+        self.disagreement: tuple[float, ...] = ()
 
-    def search(
-        self,
-        first: int = 208,
-        rounds: int = 3,
-        others: Sequence[Baseline] = (),
-        earlier: Sequence[Baseline] = (),
-        speed: float = SPEEDS[0],
-    ) -> list[Trial]:
-        """Run the search and return the Pareto front, see `front`.
+    def search(self) -> list[Trial]:
+        """Run the search and return the best trials for each number of dense steps and guidance scale."""
+        what = f"{counted(len(self.prompts), 'prompt')}, {counted(len(self.scales), 'guidance scale')}, as work of"
+        left = max(1, round(self.allowed - self.work))
+        found: list[Trial] = []
+        with Progress(what, left, round(self.work), bar=self._bar) as self._progress:
+            for number, scale in enumerate(self.scales):
+                found += self._at(scale, len(self.scales) - number)
+            for scale in self.scales if self._stitched else []:
+                found += self._across(scale, [trial for trial in found if trial.guidance_scale != scale])
+        return sorted(found, key=lambda trial: (trial.guidance_scale, -trial.cost))
 
-        Args:
-            first: Recipes of the first round: even candidates, baselines, and random candidates. At least a third are
-                random, and half of these are stitched.
-            rounds: Number of rounds. Each has twice the prompts of the one before.
-            others: Further recipes of the first round.
-            earlier: Result of an earlier search. It joins the last round, so that the new search does not lose it.
-            speed: Smallest speed-up by FLOPs. Slower recipes are generated once, for their cost, and dropped.
-        """
-        fixed: list[Candidate | Baseline] = [*even_candidates(), *baselines(self._disagreement())]
-        random_count = max(first - len(fixed), first // 3)
-        fixed_count = first - random_count
-        trials = [self._trial(random_candidate(self._rng, index % 2 == 1)) for index in range(random_count)]
-        trials += [self._trial(fixed[index * len(fixed) // fixed_count]) for index in range(fixed_count)]
-        trials += [self._trial(baseline) for baseline in others]
-        for number in range(rounds):
-            prompts = self._prompts(number, rounds)
-            named = f"round {number + 1} of {rounds}"
-            later = self._picture_bound(len(trials), number, rounds, len(earlier))
-            self._try(trials, product(self.scales[:1], range(1)), f"{named}, costs", later)
-            trials = [trial for trial in trials if trial.speed >= max(speed, SPEEDS[0])]
-            trials += [self._trial(baseline) for baseline in earlier if number == rounds - 1]
-            later = self._picture_bound(len(trials), number + 1, rounds, len(earlier))
-            self._try(trials, product(self.scales, range(prompts)), named, later)
-            if number < rounds - 1:
-                trials = self._best(trials, KEPT[min(number, len(KEPT) - 1)])
-                candidates = [trial.candidate for trial in trials if isinstance(trial.candidate, Candidate)]
-                trials += [self._trial(neighbour(candidate, self._rng)) for candidate in candidates]
-        return front([trial for trial in trials if trial.speed >= max(speed, SPEEDS[0])], self.scales)
-
-    def _prompts(self, number: int, rounds: int) -> int:
-        """Return the number of prompts of a round."""
-        return max(1, len(self.calibration.prompts) >> (rounds - 1 - number))
-
-    def _picture_bound(self, trials: int, number: int, rounds: int, earlier: int) -> int:
-        """Return an upper bound of the pictures that the rounds from this one on generate."""
-        pictures = 0
-        for each in range(number, rounds):
-            if each:
-                kept = KEPT[min(each - 1, len(KEPT) - 1)]
-                trials = 2 * min(trials, 2 * len(SPEEDS) * len(self.scales) * kept)
-            trying = trials + (earlier if each == rounds - 1 else 0)
-            pictures += trying * len(self.scales) * self._prompts(each, rounds)
-        return pictures
+    def _across(self, scale: float, found: Sequence[Trial]) -> list[Trial]:
+        """Return trials of the other scales' schedules at a guidance scale, as far as the allowed work goes."""
+        trajectories, fitted = self._trajectories(scale), []
+        for trial in found:
+            plan, fill = trial.recipe.plan, trial.recipe.fill
+            if isinstance(plan, ExplicitShares) and isinstance(fill, Fitted):
+                stitching = Stitching(0.0, trial.recipe.mask, fill.small)
+                work = trial.cost * len(self.prompts)
+                if self.work + work <= self.allowed or self._knows(trajectories, plan.shares, stitching):
+                    fitted.append(self.trial(trajectories, plan.shares, stitching.mask, stitching.small))
+        return fitted
 
     def routed(self) -> Recipe:
-        """Return recipe `track` with the disagreement of this pair."""
-        return replace(recipes()["track"], plan=Routed(disagreement=self._disagreement()))
+        """Return recipe `track` with the disagreement of this pair; `search` measures it."""
+        return Recipe(Routed(disagreement=self.disagreement), masks.All(), recipes()["track"].fill, "track")
 
-    def _trial(self, candidate: Candidate | Baseline) -> Trial:
-        return Trial(candidate, candidate.recipe(self.calibration.steps))
+    def _at(self, scale: float, scales_left: int) -> list[Trial]:
+        """Return the best trials at a guidance scale."""
+        trajectories = self._trajectories(scale)
+        if not self.disagreement:
+            self.disagreement = tuple(
+                self._remembered(f"{self._prefix} disagreement", lambda: disagreement(trajectories))
+            )
+        later = (scales_left - 1) * len(self.prompts) + self._stitched * ACROSS_SHARE * self.allowed
+        last = self.work + (self.allowed - self.work - later) / scales_left
+        limit = self.work + (STITCHED_SHARE if self._stitched else 1) * (last - self.work)
+        jumps = Jumps(trajectories.states, trajectories.velocities, trajectories.sigmas)
+        best: dict[int, tuple[Schedule, Trial]] = {}
+        for sensitivity in SENSITIVITIES:
+            for dense in budgets(self.steps):
+                self._improve(best, dense, jumps.best(dense, sensitivity), trajectories, limit)
+        for number, dense in enumerate(best):
+            share = self.work + (limit - self.work) / (len(best) - number)
+            for schedule in _descent(lambda dense=dense: best[dense][0], self.steps):  # type: ignore[misc]
+                if not self._improve(best, dense, schedule, trajectories, share):
+                    break
+        found = [trial for _, trial in best.values()]
+        schedules = [best[dense][0] for dense in best if dense < self.steps / PLUS_SPEED] if self._stitched else []
+        for stitching, schedule in product(stitchings(), schedules):
+            shares = stitching.shares(schedule, self.steps)
+            work = (sum(shares) + stitching.small * self.steps) * len(self.prompts) / self.steps
+            if self.work + work <= last or self._knows(trajectories, shares, stitching):
+                found.append(self.trial(trajectories, shares, stitching.mask, stitching.small))
+        return found + [self._as_it_is(recipe, trajectories) for recipe in self._others]
 
-    def _disagreement(self) -> tuple[float, ...]:
-        prompts = self.calibration.prompts[:8]
-        key = f"{self._key_prefix} disagreement {self.scales} {prompts}"
-        if key not in self._known:
-            cases = product(self.scales, range(len(prompts)))
-            runs = [partial(self._run_large, scale, prompt) for scale, prompt in cases]
-            what = f"distance of the models on {counted(len(prompts), 'prompt')}"
-            with Progress(what, len(runs), bar=self._bar) as progress:
-                self._remember(key, disagreement(runs, on_picture=progress.update))
-        return tuple(self._known[key])
+    def _as_it_is(self, recipe: Recipe, trajectories: Trajectories) -> Trial:
+        """Measure a recipe without fitting anything."""
+        found = self._remembered(
+            f"{self._prefix} {json.dumps([trajectories.guidance_scale, recipe.to_dict()])}",
+            lambda: _figures(trajectories, trajectories.run(recipe)),
+        )
+        return Trial(recipe, trajectories.guidance_scale, **found, origin=recipe.name)
 
-    def _run_large(self, guidance_scale: float, prompt: int, on_step: StepWatcher) -> object:
-        return self.calibration.generate(Case(recipes()["large"], guidance_scale, prompt), on_step)
+    def _improve(
+        self,
+        best: dict[int, tuple[Schedule, Trial]],
+        dense: int,
+        schedule: Schedule,
+        trajectories: Trajectories,
+        limit: float,
+    ) -> bool:
+        """Try a schedule, keep it if it is the best one, and return whether the allowed work sufficed."""
+        shared = next((place for place, step in enumerate(schedule) if place != step), len(schedule))
+        work = (len(schedule) - shared) * len(self.prompts) / self.steps
+        shares = shares_of(schedule, self.steps)
+        if self.work + work > limit and not self._knows(trajectories, shares):
+            return False
+        trial = self.trial(trajectories, shares)
+        if dense not in best or trial.error < best[dense][1].error:
+            best[dense] = schedule, trial
+        return True
 
-    def _best(self, trials: list[Trial], count: int) -> list[Trial]:
-        """Return the best `count` trials of every kind and class of cost at each guidance scale."""
-        kept: list[Trial] = []
-        for regions, speed_class, scale in product((False, True), range(len(SPEEDS)), self.scales):
-            peers = [each for each in trials if each.stitched == regions and each.speed_class == speed_class]
-            best = sorted(peers, key=lambda trial: -trial.fidelity(scale))[:count]
-            kept += [each for each in best if each not in kept]
-        return kept
-
-    def _try(self, trials: list[Trial], where: Iterable[tuple[float, int]], what: str, later: int) -> None:
-        """Measure all trials, unless the journal knows them already.
+    def trial(
+        self,
+        trajectories: Trajectories,
+        shares: tuple[float, ...],
+        mask: MaskStrategy = PURE.mask,
+        small: bool = PURE.small,
+    ) -> Trial:
+        """Fit the weights of a plan's fill and measure it, unless the journal knows it.
 
         Args:
-            trials: Trials.
-            where: Guidance scales and indices of prompts.
-            what: Name of the phase, for the progress.
-            later: Upper bound of the pictures after this phase, for the progress.
+            trajectories: Those of the guidance scale.
+            shares: Share of the tokens that the large model renders at each step.
+            mask: Selects these tokens.
+            small: Whether the small model's change takes part.
         """
-        cases = {
-            (index, scale, prompt): Case(trial.recipe, scale, prompt)
-            for (scale, prompt), (index, trial) in product(where, enumerate(trials))
-        }
-        missing = {key: case for case in cases.values() if (key := self._key(case)) not in self._known}
-        scales, prompts = len({scale for _, scale, _ in cases}), len({prompt for _, _, prompt in cases})
-        size = f"{counted(len(trials), 'recipe')}, {counted(prompts, 'prompt')}, {counted(scales, 'guidance scale')}"
-        with Progress(f"{what}: {size}", len(missing), len(cases) - len(missing), later, self._bar) as progress:
-            for number, numbers in self._measure([*missing.values()]):
-                self._remember([*missing][number], numbers)
-                progress.update()
-        for (index, scale, prompt), case in cases.items():
-            trials[index].measured[scale, prompt] = self._known[self._key(case)]
+        plan, scale = ExplicitShares(shares), trajectories.guidance_scale
 
-    def _measure(self, cases: list[Case]) -> Iterable[tuple[int, Sequence[float]]]:
-        if self._pool:
-            return self._pool.measure_all(cases)
-        return ((number, self.calibration.measure(case)) for number, case in enumerate(cases))
+        def measure() -> dict[str, Any]:
+            fill = Fitting(trajectories.states, trajectories.velocities, trajectories.sigmas, shares, small)
+            run = trajectories.run(Recipe(plan, mask, fill, "tuned"))
+            weights = [weight for step in fill.weights for weight in step]
+            return {"weights": weights, **_figures(trajectories, run)}
 
-    def _key(self, case: Case) -> str:
-        described = json.dumps(case.recipe.to_dict(), sort_keys=True)
-        prompt = f"{case.prompt} {self.calibration.prompts[case.prompt]}"
-        return f"{self._key_prefix} {case.guidance_scale} {prompt} {described}"
+        found = self._remembered(self._key(trajectories, shares, mask, small), measure)
+        fill = Fitted((scale,), tuple(found["weights"]), small)
+        figures = {name: found[name] for name in ("cost", "error", "psnr_db")}
+        origin = "fitted steps and regions" if plan.masked else "fitted steps"
+        return Trial(Recipe(plan, mask, fill, "tuned"), scale, **figures, origin=origin)
 
-    def _remember(self, key: str, numbers: Sequence[float]) -> None:
-        self._known[key] = numbers
-        append_entries(self._trials, [key, numbers])
+    def _key(self, trajectories: Trajectories, shares: tuple[float, ...], mask: MaskStrategy, small: bool) -> str:
+        described = [trajectories.guidance_scale, shares, mask.to_dict(), small]
+        return f"{self._prefix} {json.dumps(described)}"
+
+    def _knows(self, trajectories: Trajectories, shares: tuple[float, ...], stitching: Stitching = PURE) -> bool:
+        return self._key(trajectories, shares, stitching.mask, stitching.small) in self._known
+
+    def _trajectories(self, scale: float) -> Trajectories:
+        kept = self._journal.with_suffix(f".{scale:g}.safetensors")
+        if self._prefix + str(kept) not in self._known:
+            kept.unlink(missing_ok=True)  # of another pair or other prompts
+        before = self.work
+        found = Trajectories(self.pipe, self.prompts, self.steps, scale, self.size, kept, self._count)
+        self._remembered(self._prefix + str(kept), lambda: "trajectories", before)
+        return found
+
+    def _count(self, work: float) -> None:
+        before = int(self.work)
+        self.work += work
+        if self._progress:
+            self._progress.update(int(self.work) - before)
+
+    def _remembered(self, key: str, compute: Callable[[], Any], before: float | None = None) -> Any:
+        """Return the journal's result under a key; without one, compute it and keep it with the work since `before`."""
+        if key not in self._known:
+            before = self.work if before is None else before
+            result = compute()
+            self._known[key] = {"result": result, "work": round(self.work - before, 4)}
+            append_entries(self._journal, [key, self._known[key]])
+        return self._known[key]["result"]
 
 
-def front(trials: list[Trial], scales: list[float]) -> list[Trial]:
-    """Return the Pareto front of cost and fidelity, the most expensive trial first.
-
-    A trial belongs to it if every cheaper trial of its kind, stitched or not, has a lower fidelity at one of the
-    guidance scales.
-    """
-    kept: list[Trial] = []
-    for regions, scale in product((False, True), scales):
-        best = -np.inf
-        for trial in sorted((each for each in trials if each.stitched == regions), key=lambda each: each.cost(scale)):
-            if trial.fidelity(scale) > best:
-                best = trial.fidelity(scale)
-                kept += [trial] if trial not in kept else []
-    return sorted(kept, key=lambda trial: -max(trial.costs.values()))
+def _figures(trajectories: Trajectories, run: Run) -> dict[str, float]:
+    return {"cost": run.cost, "error": trajectories.error(run), "psnr_db": trajectories.fidelity(run)}
 
 
-def write(found: list[Trial], tuner: Tuner, path: Path) -> None:
-    """Write the recipe file that `pack` includes: `points` for the speed dial, and `named` recipes."""
-    points = [
-        {
-            "recipe": trial.recipe.to_dict(),
-            "origin": trial.origin,
-            "costs": {f"{scale:g}": round(cost, 4) for scale, cost in trial.costs.items()},
-            "psnr_db": {f"{scale:g}": round(trial.fidelity(scale), 2) for scale in tuner.scales},
-        }
-        for trial in found
-    ]
-    routed = tuner.routed()
-    named = {routed.name: routed.to_dict()}
-    plus = [trial for trial in found if trial.stitched and trial.speed_class >= SPEEDS.index(PLUS_SPEED)]
-    if plus:
-        best = max(plus, key=lambda trial: min(trial.fidelity(scale) for scale in tuner.scales))
-        named["hybridstitch-plus"] = best.recipe.to_dict()
-    content = {"pair": tuner.pair, "steps": tuner.calibration.steps, "named": named, "points": points}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+def budgets(steps: int) -> list[int]:
+    """Return the numbers of dense steps that reach `SPEEDS`, the most important first."""
+    found = dict.fromkeys(int(steps / speed + 1e-9) for speed in SPEEDS)
+    return [dense for dense in found if 0 < dense < steps]
+
+
+def shares_of(schedule: Schedule, steps: int) -> tuple[float, ...]:
+    """Return the shares of a plan `listed` that is dense at these steps."""
+    return tuple(float(step in schedule) for step in range(steps))
+
+
+def _descent(best: Callable[[], Schedule], steps: int) -> Iterator[Schedule]:
+    """Yield schedules to try beside the best one, until none of its neighbours was better."""
+    tried: set[Schedule] = set()
+    while left := [each for each in neighbours(best(), steps) if each not in tried]:
+        tried.add(left[0])
+        yield left[0]

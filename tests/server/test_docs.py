@@ -29,7 +29,7 @@ LINKS = ("models", "handler", "docs", "config.properties", "Makefile")
 BOUNDS = {
     "bench": ["--count", "1", "--seeds", "0", "--steps", "12"],
     "compare": ["--count", "1", "--seeds", "0", "--warmup", "1"],
-    "tune": ["--count", "2", "--candidates", "8", "--rounds", "1", "--steps", "12", "--guidance-scales", "4.5"],
+    "tune": ["--count", "2", "--quick", "--steps", "12", "--guidance-scales", "4.5"],
 }
 """What keeps a long command short; the last value of an option counts."""
 EXIT_1_IS_AN_ANSWER = ("compare", "tune", "doctor")

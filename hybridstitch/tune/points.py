@@ -1,0 +1,124 @@
+"""From the trials of a search to the recipe file of a pair."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hybridstitch.fills import Fitted
+from hybridstitch.plans import ExplicitShares
+from hybridstitch.recipe.recipe import Recipe
+
+PLUS_SPEED = 1.83
+"""Speed-up that the paper claims. `hybridstitch-plus` is the best stitched recipe that reaches it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe with its measurements at one guidance scale. The weights of fill `fitted` were fitted at that scale.
+
+    Attributes:
+        recipe: The recipe.
+        guidance_scale: The scale.
+        cost: FLOPs relative to the large model at all steps.
+        error: Error of the finished latents in dB, the mean over the prompts; see `Trajectories.error`.
+        psnr_db: Mean PSNR in dB to the large model's pictures.
+        origin: The method in words.
+    """
+
+    recipe: Recipe
+    guidance_scale: float
+    cost: float
+    error: float
+    psnr_db: float
+    origin: str = "fitted steps"
+
+    @property
+    def speed(self) -> float:
+        """Speed-up by FLOPs over the large model."""
+        return 1 / self.cost
+
+    @property
+    def stitched(self) -> bool:
+        """Whether regions of a picture differ in the steps at which the large model rendered them."""
+        return self.recipe.plan.masked
+
+    def __str__(self) -> str:
+        plan = self.recipe.plan
+        shares = plan.shares if isinstance(plan, ExplicitShares) else ()
+        dense = [str(step) for step, share in enumerate(shares) if share == 1]
+        return f"{self.origin}, large model at steps {' '.join(dense)}" if dense else self.origin
+
+    @property
+    def schedule(self) -> str:
+        """What is the same at every guidance scale, as JSON."""
+        described = self.recipe.to_dict()
+        if isinstance(self.recipe.fill, Fitted):
+            described["fill"] = self.recipe.fill.small
+        return json.dumps(described)
+
+
+def front(found: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that no cheaper one of their guidance scale and kind, stitched or not, surpasses."""
+    kept: list[Trial] = []
+    best: dict[tuple[float, bool], float] = {}
+    for trial in sorted(found, key=lambda each: (each.guidance_scale, each.cost, -each.psnr_db)):
+        kind = trial.guidance_scale, trial.stitched
+        if trial.psnr_db > best.get(kind, float("-inf")):
+            kept.append(trial)
+            best[kind] = trial.psnr_db
+    return kept
+
+
+def plus(found: Sequence[Trial], guidance_scale: float) -> Recipe | None:
+    """Return the stitched recipe of highest fidelity that reaches `PLUS_SPEED`, at the nearest guidance scale."""
+    fast = [trial for trial in found if trial.stitched and trial.speed >= PLUS_SPEED]
+    best = max(fast, key=lambda each: (-abs(each.guidance_scale - guidance_scale), each.psnr_db), default=None)
+    return None if best is None else joined([trial for trial in found if trial.schedule == best.schedule])
+
+
+def points(found: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Return the recipes of the speed dial, as JSON: those with a trial in the front, each with all its scales."""
+    groups: dict[str, list[Trial]] = defaultdict(list)
+    for trial in sorted(found, key=lambda each: each.guidance_scale):
+        groups[trial.schedule].append(trial)
+    kept = [groups[schedule] for schedule in dict.fromkeys(trial.schedule for trial in front(found))]
+    return [
+        {
+            "recipe": joined(trials).to_dict(),
+            "origin": trials[0].origin,
+            "costs": {f"{trial.guidance_scale:g}": round(trial.cost, 4) for trial in trials},
+            "psnr_db": {f"{trial.guidance_scale:g}": round(trial.psnr_db, 2) for trial in trials},
+        }
+        for trials in sorted(kept, key=lambda trials: -trials[0].cost)
+    ]
+
+
+def joined(trials: Sequence[Trial]) -> Recipe:
+    """Return the recipe of trials of one schedule, with the weights of each guidance scale."""
+    trials = sorted(trials, key=lambda each: each.guidance_scale)
+    recipe, fills = trials[0].recipe, [each.recipe.fill for each in trials]
+    fitted = [fill for fill in fills if isinstance(fill, Fitted)]
+    if not fitted:
+        return recipe
+    scales, weights = (sum((getattr(fill, name) for fill in fitted), ()) for name in ("guidance", "weights"))
+    return replace(recipe, fill=Fitted(scales, weights, fitted[0].small))
+
+
+def write(found: Sequence[Trial], pair: str, steps: int, named: dict[str, Recipe], path: Path) -> None:
+    """Write the recipe file that `pack` includes: `points` for the speed dial, and `named` recipes.
+
+    Args:
+        found: Result of the search.
+        pair: Fingerprint of the pair.
+        steps: Steps of the schedule.
+        named: The named recipes.
+        path: The file.
+    """
+    described = {name: recipe.to_dict() for name, recipe in named.items()}
+    content = {"pair": pair, "steps": steps, "named": described, "points": points(found)}
+    path.write_text(json.dumps(content, indent=1) + "\n")
