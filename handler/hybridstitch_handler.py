@@ -24,9 +24,11 @@ class HybridStitchHandler(Service):
         self.pipeline = HybridStitchPipeline.from_pretrained(
             settings.folder,
             dtype=settings.dtype,
-            device=settings.device,
+            device="cpu" if settings.is_offloaded else settings.device,
             catalogue=load_catalogue(settings.strategies),
         )
+        if settings.is_offloaded:
+            self.pipeline.offload(settings.device, text_encoders=settings.text_encoders, offload=settings.offload)
         self.pipeline.prompts.cache.limit = settings.prompt_cache_mib * 2**20
         self.catalogue = self.pipeline.catalogue
         self.adapters = self.pipeline.adapters

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 from diffusers import StableDiffusion3Pipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybridstitch.generation import Generation, joined
 from hybridstitch.model.dtype import choose_dtype, dtype_name
 from hybridstitch.model.lora import Adapters, fuse
 from hybridstitch.model.lora_files import fused_in
+from hybridstitch.model.offload import Offload
 from hybridstitch.model.pair import find_files, load_pipeline
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
@@ -36,10 +37,15 @@ class PlainSD3Handler(Service):
         self.settings = replace(settings, defaults=without_stitching(settings.defaults))
         found = find_files(settings.folder, None, None, plain=True)
         dtype = settings.dtype or choose_dtype(found, settings.device)
-        self.pipeline = load_pipeline(found, dtype).to(settings.device)
+        self.pipeline = load_pipeline(found, dtype)
         fuse({"large": self.pipeline.transformer}, fused_in(settings.folder))
         self.adapters = Adapters({"large": (self.pipeline, "transformer")})
         self.adapters.load_packed(settings.folder)
+        if settings.offload == "none":
+            self.pipeline.to(settings.device)
+        else:
+            parts = {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+            Offload(parts, settings.device, offload=settings.offload)
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = SizeLimits.of(self.pipeline, self.pipeline.transformer)
         # Without the third text encoder its tokens would be zeros, which only cost time.

@@ -10,8 +10,11 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
+from hybridstitch.base.paths import SMALL_FOLDER
+from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.model.exclusive import exclusive
 from hybridstitch.model.lora import Adapters
+from hybridstitch.model.offload import Offload
 from hybridstitch.model.prompts import PromptEncoder
 from hybridstitch.model.size_limits import SizeLimits
 
@@ -33,6 +36,8 @@ class Parts:
     size_limits: SizeLimits
     prompts: PromptEncoder
     adapters: Adapters
+    offloaded: Offload | None = None
+    """What waits on the CPU for its turn; None if every part stays where `to` moved it."""
 
     @property
     def large(self) -> SD3Transformer2DModel:
@@ -51,8 +56,8 @@ class Parts:
 
     @property
     def device(self) -> torch.device:
-        """Device of the large model."""
-        return self.large.device
+        """Where the large model runs."""
+        return self.large.device if self.offloaded is None else self.offloaded.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -80,11 +85,46 @@ class Parts:
 
     def to(self, *args: Any, **options: Any) -> Self:
         """Move every part or change its dtype: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
+        if self.offloaded is not None:
+            raise ValueError("to: expected a pair whose parts stay on their device, got one that is offloaded")
         with exclusive(self._pipeline.transformer, self.small):  # not during a generation of another thread
             self._pipeline.to(*args, **options)
             options.pop("silence_dtype_warnings", None)
             self.small.to(*args, **options)
         return self
+
+    def offload(self, device: torch.device | str, *, text_encoders: str = "device", offload: str = "model") -> Self:
+        """Let parts wait on the CPU until they run on a device, for pairs that do not fit on it as a whole.
+
+        Args:
+            device: where the models run, such as "cuda". The pair must be on the CPU.
+            text_encoders: "device"; "cpu": they stay there, and run there; "offload": they wait between two prompts.
+            offload: "none"; "model": one part at a time is on the device; "group": one block of each transformer.
+        """
+        if self.offloaded is not None:
+            raise ValueError("offload: expected a pair that is not offloaded yet, got one that is")
+        parts = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+        with exclusive(self._pipeline.transformer, self.small):
+            place = torch.device(device)
+            self.offloaded = Offload(parts | {SMALL_FOLDER: self.small}, place, text_encoders, offload)
+            self.prompts.offloaded = self.offloaded
+        return self
+
+    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
+        """Keep one part at a time on the GPU, as in diffusers. Both transformers change places at every hybrid step.
+
+        Args:
+            gpu_id: number of the GPU.
+            device: instead of it, a device; by default the GPU.
+
+        Raises:
+            InvalidInput: There is no GPU, and `device` is None.
+        """
+        if device is None:
+            if not torch.cuda.is_available():
+                raise InvalidInput([Problem("device", "a device: torch finds no GPU here", None)])
+            device = torch.device("cuda", gpu_id or 0)
+        self.offload(device)
 
     def load_lora_weights(
         self, path: str | Path, model: str = "large", adapter_name: str | None = None, scale: float = 1.0

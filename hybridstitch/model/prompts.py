@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
+from hybridstitch.model.offload import Offload
 from hybridstitch.model.prompt_cache import PromptCache
 
 TEXTS = ("prompt", "prompt_2", "prompt_3")
@@ -51,6 +52,7 @@ class PromptEncoder:
         self.clip_length: int = pipeline.tokenizer_max_length
         self.text_length = 0 if pipeline.text_encoder_3 is None else 256
         self.cache = PromptCache()
+        self.offloaded: Offload | None = None
 
     def __call__(
         self,
@@ -97,7 +99,9 @@ class PromptEncoder:
         found: list[Any] = []
         for names in ENCODERS:
             tokenizer, encoder = (getattr(self._pipeline, name) for name in names)
-            weights = [] if encoder is None else [(each.data_ptr(), each._version) for each in encoder.parameters()]
+            # An encoder that is offloaded has other addresses at each turn.
+            places = self.offloaded is None
+            weights = [(places and each.data_ptr(), each._version) for each in encoder.parameters()] if encoder else []
             found.append((id(tokenizer), id(encoder), str(encoder and encoder.dtype), hash(tuple(weights))))
         return tuple(found)
 
@@ -112,19 +116,29 @@ class PromptEncoder:
     ) -> Embeddings:
         """The same embeddings, unstacked, as diffusers' `encode_prompt` returns them."""
         like = self._pipeline.text_encoder
-        given = {name: each.to(like.device, like.dtype) for name, each in prompts.embeds.items()}
+        where = like.device if self.offloaded is None else self.offloaded.text_device
+        given = {name: each.to(where, like.dtype) for name, each in prompts.embeds.items()}
         texts = {name: prompts.texts.get(name) for name in TEXTS + NEGATIVE_TEXTS}
         found = self._pipeline.encode_prompt(
-            **texts, **given, num_images_per_prompt=images, do_classifier_free_guidance=guided, clip_skip=clip_skip,
-            max_sequence_length=text_length, lora_scale=lora_scale,
+            **texts, **given, device=None if self.offloaded is None else where, num_images_per_prompt=images,
+            do_classifier_free_guidance=guided, clip_skip=clip_skip, max_sequence_length=text_length,
+            lora_scale=lora_scale,
         )  # fmt: skip
+        if self.offloaded is not None:
+            self.offloaded.stage.leave()  # the transformers need the room
         # diffusers repeats what it encodes, but not the embeddings that it is given.
         names = (EMBEDS[0], NEGATIVE_EMBEDS[0], EMBEDS[1], NEGATIVE_EMBEDS[1])
         cond, uncond, pooled, pooled_uncond = (
-            each.repeat_interleave(images, dim=0) if name in given else each
+            self._on_device(each.repeat_interleave(images, dim=0) if name in given else each)
             for name, each in zip(names, found, strict=True)
         )
         return cond, uncond if guided else None, pooled, pooled_uncond if guided else None
+
+    def _on_device(self, embeddings: Any) -> Any:
+        """Embeddings, or None, where the transformers run."""
+        if self.offloaded is None or embeddings is None:
+            return embeddings
+        return embeddings.to(self.offloaded.device)
 
     def alone(self, prompts: Sequence[str], *others: Sequence[str]) -> tuple[Tensor, Tensor]:
         """The embeddings of prompts without uncond. They keep their gradients, unless gradients are off.

@@ -169,4 +169,5 @@ def plan_worker(settings: Settings, plain: bool) -> Capacity:
     limit = share if settings.max_memory_mib is None else min(share, settings.max_memory_mib * 2**20)
     free = min(free_memory(device), limit)
     dtype = settings.dtype or choose_dtype(found, settings.device, int((1 - RESERVED_SHARE) * free))
-    return Capacity(MemoryPlan.of(found), dtype_name(dtype), device, free)
+    text_encoders = "device" if plain else settings.text_encoders  # diffusers' own pipeline has them on one device
+    return Capacity(MemoryPlan.of(found), dtype_name(dtype), device, free, text_encoders, settings.offload)

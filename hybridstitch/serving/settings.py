@@ -72,6 +72,8 @@ _OF_HANDLER: dict[str, Schema] = {
     "max_response_bytes": _COUNT,
     "max_memory_mib": _COUNT,
     "prompt_cache_mib": integer(0, _MOST),
+    "text_encoders": {"enum": ["device", "cpu", "offload"]},
+    "offload": {"enum": ["none", "model", "group"]},
 }
 _SECTIONS_OF_HANDLER = ("defaults", "strategies", "loras")
 
@@ -92,6 +94,8 @@ class Settings:
         loras: By name, the files of the adapters that a request may name, by model. The archive has them.
         max_memory_mib: The memory that the worker plans with, if less is to be used than is free.
         prompt_cache_mib: The size of the cache of prompt embeddings. 0: none.
+        text_encoders: Where the text encoders are: `device`, `cpu` or `offload`.
+        offload: What waits on the CPU for its turn: `none`, `model` or `group`.
         workers: The number of workers of the model, which share the memory.
     """
 
@@ -106,7 +110,14 @@ class Settings:
     loras: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     max_memory_mib: int | None = None
     prompt_cache_mib: int = PROMPT_CACHE_MIB
+    text_encoders: str = "device"
+    offload: str = "none"
     workers: int = 1
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether some parts wait, or stay, on the CPU."""
+        return (self.text_encoders, self.offload) != ("device", "none")
 
 
 def read_settings(context: Context) -> Settings:

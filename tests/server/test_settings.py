@@ -38,6 +38,8 @@ HANDLER: dict[str, Any] = {
     "max_response_bytes": 1000,
     "max_memory_mib": 4000,
     "prompt_cache_mib": 100,
+    "text_encoders": "cpu",
+    "offload": "group",
     "defaults": {"recipe": "small"},
     "strategies": {"masks": {"mine": "module:Mask"}, "plans": {}},
 }
