@@ -10,6 +10,7 @@ from PIL import Image
 
 from hybridstitch.base.images import data_url, encode_image
 from hybridstitch.base.progress import counted
+from hybridstitch.bench.equal_speed import Comparison
 from hybridstitch.bench.folder import BenchFolder
 from hybridstitch.bench.table import Row, decibels
 from hybridstitch.html.document import render_page
@@ -21,7 +22,14 @@ THUMBNAIL = 96
 """Side of a picture on the page in pixels."""
 
 
-def write_page(rows: Sequence[Row], prompts: list[str], seeds: list[int], folder: BenchFolder, machine: str) -> Path:
+def write_page(
+    rows: Sequence[Row],
+    prompts: list[str],
+    seeds: list[int],
+    folder: BenchFolder,
+    machine: str,
+    equal: Sequence[Comparison] = (),
+) -> Path:
     """Write bench.html into the folder of a bench, which must have the plot, and return its path.
 
     Args:
@@ -30,6 +38,7 @@ def write_page(rows: Sequence[Row], prompts: list[str], seeds: list[int], folder
         seeds: All seeds of the bench.
         folder: The folder. A picture that is missing there is missing on the page.
         machine: Description of the machine.
+        equal: Families at the same speed.
     """
     path = folder.path / "bench.html"
     shown = [index * len(prompts) // min(SHOWN, len(prompts)) for index in range(min(SHOWN, len(prompts)))]
@@ -39,6 +48,7 @@ def write_page(rows: Sequence[Row], prompts: list[str], seeds: list[int], folder
         figures=_figures(rows, prompts, seeds),
         plot=data_url((folder.path / "pareto.png").read_bytes(), "png"),
         rows=rows,
+        equal=equal,
         decibels=decibels,
         prompts=[prompts[index] for index in shown],
         pictures={

@@ -1,15 +1,17 @@
-"""The plot of a bench: fidelity to the large model over the saving in FLOPs, a dot for each contender."""
+"""The plot of a bench: fidelity to the large model over the saving in FLOPs, a line for each family of contenders."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hybridstitch.base.extras import extra
+from hybridstitch.bench.specs import BY_SPEED, CACHE_DIT
 from hybridstitch.bench.table import Row
 from hybridstitch.measure.pixels import EQUAL_DB
 
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BEST, OTHER = "#2563c9", "#8a94a0"
-FONT = 8
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#8c564b")
+"""Colours of families, which colour-blind readers can tell apart."""
+MARKERS = "os^Dv<>P"
+OTHER, WORDS = "#8a94a0", "#3c454e"
+FONT = 9
 REACHES = (5, 12, 22, 34, 48, 64)
 """Distances in points at which a name may stand. The nearest free place is taken."""
 WITHOUT_LINE = 12
@@ -36,36 +41,74 @@ def plot(found: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure = chart(found)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=150)
     plt.close(figure)
 
 
 def chart(found: Sequence[Row]) -> Figure:
-    """Return a figure of PSNR over the saving in FLOPs, with a dot, an interval and a name for each contender.
+    """Return a figure of PSNR over the saving in FLOPs.
 
-    Contenders that need as many FLOPs as the large model have no dot, nor have those with identical pictures. Blue dots
-    belong to the Pareto front.
+    Contenders that differ in their speed alone are a family: a line, named in the legend. Each of the others has its
+    name beside its dot. Filled dots belong to the Pareto front. Contenders that need as many FLOPs as the large model
+    have no dot, nor have those with identical pictures.
     """
     import matplotlib.pyplot as plt
 
     shown = [row for row in found if row.cost < 1 and row.whole.psnr_db.value < EQUAL_DB]
-    best = front(shown)
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    best = {row.contender for row in front(shown)}
+    families: dict[str, list[Row]] = {}
     for row in shown:
-        decibels, colour = row.whole.psnr_db, BEST if row in best else OTHER
-        ends = [[max(0.0, decibels.value - decibels.low)], [max(0.0, decibels.high - decibels.value)]]
-        axes.errorbar(1 / row.cost, decibels.value, ends, fmt="o", capsize=2, markersize=4.5, color=colour)
-    steps = [1 / row.cost for row in best], [row.whole.psnr_db.value for row in best]
-    axes.step(*steps, where="pre", color=BEST, alpha=0.35, zorder=0)
-    for colour, label in ((BEST, "best for its cost"), (OTHER, "others")):
-        axes.plot([], [], "o", color=colour, label=label)
-    axes.margins(0.14, 0.1)
+        families.setdefault(family(row.contender), []).append(row)
+    lines = {name: rows for name, rows in families.items() if len(rows) > 1}
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    for number, (name, rows) in enumerate(lines.items()):
+        rows.sort(key=lambda row: -row.cost)
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot(*_points(rows), "-", marker=marker, markersize=5.5, color=colour, linewidth=1.6, label=name)
+        _dots(axes, rows, best, colour, marker)
+    alone = [row for row in shown if family(row.contender) not in lines]
+    _dots(axes, alone, best, OTHER, "o")
+    axes.plot([], [], "o", color=WORDS, label="filled: best for its cost")
+    axes.plot([], [], "o", color=WORDS, markerfacecolor="white", label="others")
+    axes.margins(0.08, 0.08)
     axes.set_xlabel("times fewer FLOPs than the large model at all steps")
     axes.set_ylabel("PSNR to the large model's own picture, dB (with 95 % interval)")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper right", fontsize=FONT + 1, framealpha=1)
-    _name(axes, shown, {row.contender: BEST if row in best else "#4a535d" for row in shown})
+    axes.legend(loc="upper right", fontsize=FONT, framealpha=1)
+    _name(axes, shown, alone)
     return figure
+
+
+def family(contender: str) -> str:
+    """Return the name that a contender shares with those that differ from it in their speed alone."""
+    if contender.startswith(BY_SPEED):
+        return "speed dial"
+    if contender.startswith(CACHE_DIT):
+        settings = contender.removeprefix(CACHE_DIT).split(",")
+        others = [each.removeprefix("calibrator=") for each in settings if not each.startswith("threshold=")]
+        return ", ".join(["cache-dit", *filter(None, others)])
+    name, _, solver = contender.partition("/")
+    recipe = re.split("[~@]", name)[0]
+    words = "large, fewer steps" if recipe == "large" else recipe
+    return f"{words} ({solver})" if solver else words
+
+
+def _points(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    return [1 / row.cost for row in rows], [row.whole.psnr_db.value for row in rows]
+
+
+def _dots(axes: Axes, rows: Sequence[Row], best: set[str], colour: str, marker: str) -> None:
+    for row in rows:
+        near, face = row.whole.psnr_db, colour if row.contender in best else "white"
+        ends = [[max(0.0, near.value - near.low)], [max(0.0, near.high - near.value)]]
+        looks: dict[str, Any] = {
+            "color": colour,
+            "markerfacecolor": face,
+            "markersize": 5.5,
+            "capsize": 2,
+            "elinewidth": 1.0,
+        }
+        axes.errorbar(1 / row.cost, near.value, ends, fmt=marker, zorder=3, **looks)
 
 
 def front(found: Sequence[Row]) -> list[Row]:
@@ -77,8 +120,8 @@ def front(found: Sequence[Row]) -> list[Row]:
     return best
 
 
-def _name(axes: Axes, shown: Sequence[Row], colours: dict[str, str]) -> None:
-    """Write every name where it covers no dot and no other name, within the frame."""
+def _name(axes: Axes, shown: Sequence[Row], alone: Sequence[Row]) -> None:
+    """Write the names of some rows where they cover no dot, no line and no other name, within the frame."""
     from matplotlib.text import Text
 
     canvas: Any = axes.figure.canvas
@@ -93,23 +136,53 @@ def _name(axes: Axes, shown: Sequence[Row], colours: dict[str, str]) -> None:
         (x, y), (_, low), (_, high) = axes.transData.transform(ends)
         dots.append((x, y))
         taken += [np.array([x - 4, y - 4, x + 4, y + 4]), np.array([x - 2, low, x + 2, high])]
+    for line in axes.get_lines():
+        if line.get_linestyle() == "-":
+            taken += _boxes_along(axes.transData.transform(np.column_stack(line.get_data())))
+    names: list[np.ndarray] = []
     for row, (x, y) in zip(shown, dots, strict=True):
+        if row not in alone:
+            continue
         text = axes.annotate(
             row.contender,
             (1 / row.cost, row.whole.psnr_db.value),
             (0, 0),
             textcoords="offset points",
             fontsize=FONT,
-            color=colours[row.contender],
+            color=WORDS,
             arrowprops={"arrowstyle": "-", "color": "#8a94a0", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
         )
         size = Text.get_window_extent(text)  # of the text alone, without the line
         boxes = _places(x, y, size.width, size.height, scale)
-        best = int(np.argmin(_covered(boxes, np.stack(taken), np.asarray(axes.get_window_extent().extents))))
+        penalty = _covered(boxes, np.stack(taken), np.asarray(axes.get_window_extent().extents))
+        penalty += [_crossed(np.array([x, y]), box, names) for box in boxes]
+        best = int(np.argmin(penalty))
         taken.append(boxes[best])
+        names.append(boxes[best])
         text.set_position(((boxes[best][0] - x) / scale, (boxes[best][1] - y) / scale))
-        if REACHES[best // len(SIDES)] <= WITHOUT_LINE and text.arrow_patch:
+        if REACHES[best // len(SIDES)] > WITHOUT_LINE:
+            middle = (boxes[best][:2] + boxes[best][2:]) / 2
+            taken += _boxes_along(np.array([(x, y), middle]))
+        elif text.arrow_patch:
             text.arrow_patch.set_visible(False)
+
+
+def _crossed(dot: np.ndarray, box: np.ndarray, names: list[np.ndarray]) -> float:
+    """Return the area in pixels of other names that the line from a dot to the box of its name would cross."""
+    if not names:
+        return 0.0
+    line = np.stack(_boxes_along(np.stack([dot, (box[:2] + box[2:]) / 2])))
+    everywhere = np.array([-np.inf, -np.inf, np.inf, np.inf])
+    return float(_covered(line, np.stack(names), everywhere).sum())
+
+
+def _boxes_along(points: np.ndarray) -> list[np.ndarray]:
+    """Return small boxes (left, bottom, right, top) in pixels that cover a line through these points."""
+    found = []
+    for start, end in pairwise(points):
+        steps = max(1, int(np.abs(end - start).max() // 6))
+        found += [np.concatenate([each - 3, each + 3]) for each in np.linspace(start, end, steps + 1)]
+    return found
 
 
 def _places(x: float, y: float, width: float, height: float, scale: float) -> np.ndarray:

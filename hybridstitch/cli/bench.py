@@ -113,7 +113,7 @@ def _bench(options: argparse.Namespace) -> None:
     setup = f"{described['machine']}; {json.dumps(described['settings'])}"
     (folder.path / "bench.md").write_text(f"{setup}\n\n{tables}")
     plot(found, folder.path / "pareto.png")
-    write_page(found, opened.prompts, opened.seeds, folder, described["machine"])
+    write_page(found, opened.prompts, opened.seeds, folder, described["machine"], equal)
     print(json.dumps(described, indent=1) if options.json else tables)
 
 
