@@ -25,6 +25,7 @@ class HybridStitchHandler(Service):
             settings.folder,
             dtype=settings.dtype,
             device="cpu" if settings.is_offloaded else settings.device,
+            quantise=settings.quantise,
             catalogue=load_catalogue(settings.strategies),
         )
         if settings.is_offloaded:

@@ -17,6 +17,7 @@ from hybridstitch.model.lora import Adapters, fuse
 from hybridstitch.model.lora_files import fused_in
 from hybridstitch.model.offload import Offload
 from hybridstitch.model.pair import find_files, load_pipeline
+from hybridstitch.model.quantise import quantise
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.sampler import Step
@@ -39,6 +40,8 @@ class PlainSD3Handler(Service):
         dtype = settings.dtype or choose_dtype(found, settings.device)
         self.pipeline = load_pipeline(found, dtype)
         fuse({"large": self.pipeline.transformer}, fused_in(settings.folder))
+        large = {"large": self.pipeline.transformer, "text_encoder_3": self.pipeline.text_encoder_3}
+        quantise(large, settings.quantise)
         self.adapters = Adapters({"large": (self.pipeline, "transformer")})
         self.adapters.load_packed(settings.folder)
         if settings.offload == "none":

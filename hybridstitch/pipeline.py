@@ -95,6 +95,7 @@ class HybridStitchPipeline(Parts):
         device: torch.device | str | None = None,
         variant: str | None = None,
         without: Sequence[str] = (),
+        quantise: Mapping[str, str | None] | None = None,
         catalogue: Catalogue | None = None,
     ) -> Self:
         """Load a packed pair, or two SD3 pipelines (folders or hub ids).
@@ -108,15 +109,16 @@ class HybridStitchPipeline(Parts):
             device: Where the models run; the CPU by default.
             variant: Part of the names of the weight files, such as "fp16", as in diffusers.
             without: Parts to leave out: "text_encoder_3", the largest text encoder.
+            quantise: Parts whose weights become int8, such as {"large": "int8"}; see `hybridstitch.model.quantise`.
             catalogue: Recipes and strategies; by default the built-in ones, and those that the pair was tuned to.
 
         Raises:
             InvalidInput: The dtype is unknown, or the models do not fit together.
         """
         place = torch.device(device or "cpu")
-        models = load_pair(
-            folder, large, small, dtype_of(dtype, torch_dtype), device=place, variant=variant, without=without
-        )
+        wanted = dtype_of(dtype, torch_dtype)
+        options: dict[str, Any] = {"variant": variant, "without": without, "quantised": quantise}
+        models = load_pair(folder, large, small, wanted, device=place, **options)
         pipeline = cls(*models, catalogue=(catalogue or Catalogue.load()).of_pair(folder)).to(place)
         pipeline.adapters.load_packed(folder)
         pipeline.description = {} if folder is None else describe_pair(folder)
@@ -131,7 +133,7 @@ class HybridStitchPipeline(Parts):
             save_directory: The folder; it is created.
             variant, max_shard_size: As in diffusers. Weights are safetensors.
         """
-        self.adapters.refuse("a pair is saved")
+        self.check_saving()
         folder = Path(save_directory)
         options = {"variant": variant, "max_shard_size": max_shard_size}
         self._pipeline.save_pretrained(folder, safe_serialization=True, **options)

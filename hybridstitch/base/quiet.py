@@ -23,6 +23,7 @@ def silence_libraries() -> None:
     for name, value in _SILENT.items():
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore")
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # warns of enumerations in torchao
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_ours)
 

@@ -26,6 +26,7 @@ from hybridstitch.model.flops import forward_flops
 from hybridstitch.model.hub import download
 from hybridstitch.model.lora import fuse
 from hybridstitch.model.lora_files import fused_in
+from hybridstitch.model.quantise import quantise, quantise_problems
 from hybridstitch.model.size_limits import SizeLimits as SizeLimits
 from hybridstitch.model.sources import source_problems
 
@@ -62,6 +63,7 @@ def load_pair(
     device: torch.device = CPU,
     variant: str | None = None,
     without: Collection[str] = (),
+    quantised: Mapping[str, str | None] | None = None,
 ) -> tuple[StableDiffusion3Pipeline, SD3Transformer2DModel]:
     """The large model's pipeline, with all shared parts, and the small transformer.
 
@@ -73,12 +75,13 @@ def load_pair(
         device: where the caller will move the models to.
         variant: loads the weights of this variant, such as "fp16", of the parts that have it.
         without: parts to leave out, see `LEFT_OUT`.
+        quantised: kinds of the weights by part, see `quantise`.
 
     Raises:
         InvalidInput: names each field or file, for another combination of sources, for files that are absent or
             damaged, and for two models that do not fit.
     """
-    raise_problems(source_problems(folder, large, small))
+    raise_problems(source_problems(folder, large, small) + quantise_problems(quantised))
     found = find_files(folder, large, small, variant=variant, without=without)
     check_fit(found)
     dtype = dtype or choose_dtype(found, device)
@@ -89,7 +92,9 @@ def load_pair(
         use_safetensors=True,
         variant=variant if SMALL_FOLDER in found.with_variant else None,
     )
-    fuse({"large": pipeline.transformer, "small": transformer}, fused_in(folder))
+    models = {"large": pipeline.transformer, "small": transformer}
+    fuse(models, fused_in(folder))
+    quantise(models | {"text_encoder_3": pipeline.text_encoder_3}, quantised)
     if (ratio := cost_ratio(pipeline, transformer)) < WORTHWHILE:
         logger.warning(cost_sentence(ratio))
     return pipeline, transformer

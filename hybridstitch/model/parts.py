@@ -11,11 +11,12 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
 from hybridstitch.base.paths import SMALL_FOLDER
-from hybridstitch.errors import InvalidInput, Problem
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.exclusive import exclusive
 from hybridstitch.model.lora import Adapters
 from hybridstitch.model.offload import Offload
 from hybridstitch.model.prompts import PromptEncoder
+from hybridstitch.model.quantise import plain_values, saving_problems
 from hybridstitch.model.size_limits import SizeLimits
 
 PARTS = (
@@ -161,6 +162,11 @@ class Parts:
             raise FloatingPointError("picture: not finite after decoding; a wider dtype than this one may help")
         return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
 
+    def check_saving(self) -> None:
+        """Raise InvalidInput if something is loaded that `save_pretrained` cannot write."""
+        self.adapters.refuse("a pair is saved")
+        raise_problems(saving_problems(self.components["text_encoder_3"]))
+
     def set_progress_bar_config(self, **config: Any) -> None:
         """Set arguments of tqdm, such as `disable=True`, as in diffusers."""
         self._pipeline.set_progress_bar_config(**config)
@@ -190,7 +196,7 @@ def fingerprint(pair: Parts) -> str:
     digest = hashlib.sha256()
     for model in (pair.large, pair.small, pair.components["vae"], pair.components["text_encoder"]):
         for parameter in model.parameters():
-            digest.update(parameter.detach().flatten()[:64].bfloat16().float().cpu().numpy().tobytes())
+            digest.update(plain_values(parameter.detach()).flatten()[:64].bfloat16().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

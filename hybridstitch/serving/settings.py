@@ -75,7 +75,7 @@ _OF_HANDLER: dict[str, Schema] = {
     "text_encoders": {"enum": ["device", "cpu", "offload"]},
     "offload": {"enum": ["none", "model", "group"]},
 }
-_SECTIONS_OF_HANDLER = ("defaults", "strategies", "loras")
+_SECTIONS_OF_HANDLER = ("defaults", "strategies", "loras", "quantise")
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Settings:
         explanations: Whether the endpoint explains pictures.
         pictures_per_forward: The most pictures of a batch that share a forward.
         max_response_bytes: The longest answer. A longer one would end the worker.
+        quantise: By part, the kind of its weights, or None for weights as stored.
         loras: By name, the files of the adapters that a request may name, by model. The archive has them.
         max_memory_mib: The memory that the worker plans with, if less is to be used than is free.
         prompt_cache_mib: The size of the cache of prompt embeddings. 0: none.
@@ -107,6 +108,7 @@ class Settings:
     explanations: bool = True
     pictures_per_forward: int = PICTURES_PER_FORWARD
     max_response_bytes: int = MAX_RESPONSE_BYTES
+    quantise: Mapping[str, str | None] | None = None
     loras: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     max_memory_mib: int | None = None
     prompt_cache_mib: int = PROMPT_CACHE_MIB
@@ -288,7 +290,7 @@ def _section_problems(section: Any) -> list[Problem]:
     defaults = section.get("defaults")
     if not _is_section(defaults):
         problems.append(Problem(f"{SECTION}.defaults", "a mapping of a request's fields", defaults))
-    return problems + _strategy_problems(section.get("strategies")) + _lora_problems(section.get("loras"))
+    return problems + _strategy_problems(section.get("strategies")) + _more_problems(section)
 
 
 def _strategy_problems(strategies: Any) -> list[Problem]:
@@ -301,6 +303,12 @@ def _strategy_problems(strategies: Any) -> list[Problem]:
         for group, named in (strategies or {}).items()
         if not (isinstance(named, Mapping) and _is_list_of([*named, *named.values()], lambda x: isinstance(x, str)))
     ]
+
+
+def _more_problems(section: Mapping[str, Any]) -> list[Problem]:
+    from hybridstitch.model.quantise import quantise_problems
+
+    return _lora_problems(section.get("loras")) + quantise_problems(section.get("quantise"), f"{SECTION}.quantise")
 
 
 def _lora_problems(loras: Any) -> list[Problem]:

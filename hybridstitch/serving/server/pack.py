@@ -19,6 +19,7 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.files import ModelFiles
 from hybridstitch.model.lora_files import Fused, write_fused
 from hybridstitch.model.pair import WORTHWHILE, SizeLimits, check_fit, cost_ratio, cost_sentence, find_files
+from hybridstitch.model.quantise import absence_problems
 from hybridstitch.model.skeleton import build_skeleton
 from hybridstitch.model.sources import source_problems
 from hybridstitch.recipe.names import TUNED_FILE
@@ -202,6 +203,8 @@ def _check_start(pair: Path, config: Path, found: ModelFiles, modules: Sequence[
     pipeline, small = build_skeleton(pair, found)
     section = read_config(config).get(SECTION) or {}
     names = check_loras(found, {"large": pipeline.transformer, "small": small})
+    encoder = {"text_encoder_3": pipeline.text_encoder_3}
+    raise_problems(absence_problems(section.get("quantise"), encoder, f"{SECTION}.quantise"))
     catalogue = None
     with importable(modules):
         if not plain:
