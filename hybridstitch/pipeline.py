@@ -227,9 +227,10 @@ class HybridStitchPipeline(Parts):
 
         Args:
             recipe: Which model renders what: a name, a description (see `Catalogue.resolve`) or a `Recipe`. The
-                default is "hybridstitch-plus" on a tuned pair, otherwise, and with `sigmas`, "hybridstitch".
-            speed: Instead of a recipe, on a tuned pair: the most faithful recipe that needs at least this many times
-                fewer FLOPs than the large model. It may take fewer steps than `num_inference_steps`.
+                default is "hybridstitch-plus" on a tuned pair, otherwise, and with `sigmas`, "front".
+            speed: Instead of a recipe: the most faithful one that needs at least this many times fewer FLOPs than the
+                large model. On a tuned pair it may take fewer steps than `num_inference_steps`. On others the report
+                warns that the recipe is one that needs no calibration.
             region: Left, top, right, bottom in pixels. The large model renders its tokens at every step; the shares
                 of the recipe are then those of the other tokens.
             lora: The LoRA adapters that act, with their scales, such as {"style": 0.8}; {} for none. The default is

@@ -12,7 +12,9 @@ import torch
 
 from hybridstitch.generation import Generation
 from hybridstitch.model.guidance import GuidedModel
+from hybridstitch.recipe.names import UNTUNED
 from hybridstitch.recipe.recipe import Recipe
+from hybridstitch.recipe.untuned import NOT_TUNED
 from hybridstitch.sampler import Step
 
 
@@ -79,7 +81,10 @@ class Report:
         if speed and self.estimated_speedup and self.estimated_speedup < 0.98 * speed:
             found = f"{self.estimated_speedup:.2f} at {self.generation.num_inference_steps} steps"
             where = " with a region" if self.generation.region else ""
-            self.warnings.append(f"speed: {speed:g} requested, {found}{where}, which is not what the pair was tuned at")
+            why = "too few steps" if name == UNTUNED else "not what the pair was tuned at"
+            self.warnings.append(f"speed: {speed:g} requested, {found}{where}, which is {why}")
+        if name == UNTUNED:
+            self.warnings.append(NOT_TUNED)
 
     @property
     def recipe(self) -> Recipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hybridstitch import HybridStitchPipeline, InvalidInput, recipes
+from hybridstitch import HybridStitchPipeline, InvalidInput, fills, plans, recipes
 from hybridstitch.bench.calibration import Calibration
 from hybridstitch.bench.contenders import Contender, with_solver
 from hybridstitch.bench.equal_cost import matched, variants
@@ -46,7 +46,7 @@ def test_contenders_by_their_spec(spec, steps, solver):
     assert contender.recipe.name == re.split("[@~/]", spec)[0]
 
 
-@pytest.mark.parametrize("spec", ["nobody", "large/rk4", "hybridstitch/unipc", "", "speed=2", "speed=fast"])
+@pytest.mark.parametrize("spec", ["nobody", "large/rk4", "hybridstitch/unipc", "", "speed=5", "speed=fast"])
 def test_invalid_specs_are_refused(spec):
     with pytest.raises(InvalidInput):
         Contender.parse(spec, Catalogue.load(), 28, 4.5, unmatched)
@@ -179,10 +179,11 @@ def test_two_processes_generate_one_bench(tiny, tmp_path, capsys, monkeypatch):
     ("name", "speed"),
     [
         ("t-stitch", 1.6), ("two-stage", 1.6), ("hybridstitch", 1.6), ("track", 1.6), ("mdd", 1.6), ("ras", 1.6),
-        ("reuse", 2), ("srdiffusion", 2.1),
+        ("reuse", 2), ("srdiffusion", 2.1), ("front", 2), ("sea", 2),
     ],
 )  # fmt: skip
 def test_recipes_are_adjusted_to_a_cost(tiny_pipe, name, speed):
+    recipe = recipes().get(name) or Recipe(plans.Sea(), fill=fills.Last())
     asked = []
 
     def cost(recipe: Recipe) -> float:
@@ -190,11 +191,9 @@ def test_recipes_are_adjusted_to_a_cost(tiny_pipe, name, speed):
         asked.append(recipe)
         return tiny_pipe("one", recipe=recipe, generator=torch.Generator().manual_seed(0), **call).report.flops_share
 
-    found = cost(matched(recipes()[name], speed, 12, cost))
+    found = cost(matched(recipe, speed, 12, cost))
     assert len(asked) < 12
-    nearest = min(
-        (cost(variant) for variant in variants(recipes()[name], 12)), key=lambda share: abs(share - 1 / speed)
-    )
+    nearest = min((cost(variant) for variant in variants(recipe, 12)), key=lambda share: abs(share - 1 / speed))
     assert found == nearest
 
 

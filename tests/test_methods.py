@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,8 @@ from torch import Tensor
 from hybridstitch import fills, plans
 from hybridstitch.model.mmdit import patchify, unpatchify
 from hybridstitch.plans import Plan
-from tests.support.walk import STEPS, Walk, no_small_model, rows_of
+from hybridstitch.plans.sea import wiener
+from tests.support.walk import STEPS, Walk, latents_of, no_small_model, rows_of
 
 
 def shares(plan: Plan, steps: int) -> list[float]:
@@ -42,6 +45,46 @@ def test_rows_and_latents_are_each_others_inverse():
 )
 def test_plans_that_know_their_schedule(plan, expected):
     assert shares(plan, STEPS) == expected
+
+
+def test_the_front_plan_renders_the_first_steps_and_spreads_the_others_evenly():
+    dense = [index for index, share in enumerate(shares(plans.Front(dense=0.4), 28)) if share]
+    assert dense == [0, 1, 2, 5, 8, 11, 14, 16, 19, 22, 25]
+    assert shares(plans.Front(dense=0.5, start=0.25), 8) == [1, 1, 0, 1, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 11, 28, 99, 100])
+@pytest.mark.parametrize("dense", [0.01, 1 / 4, 1 / 3, 1 / 1.83, 0.99, 1])
+@pytest.mark.parametrize("start", [0, 0.1, 1])
+def test_the_front_plan_has_its_share_of_dense_steps_but_at_least_four(steps, dense, start):
+    found = shares(plans.Front(dense=dense, start=start), steps)
+    assert found[0] == 1
+    assert sum(found) == max(math.floor(dense * steps + 1e-9), min(steps, 4))
+
+
+def test_sea_weighs_frequencies_by_the_picture_in_the_noise():
+    flat, stripes, checks = (latents_of(each) for each in ([1.0] * 4, [1.0, -1, 1, -1], [1.0, -1, -1, 1]))
+    # Half noise, half picture: 0.5 / (0.25 + 0.25 p) for p = 0, 1/4 and 1/2 is 2, 1.6 and 4/3, of which the mean of
+    # the four frequencies (flat, stripes both ways, checks) is 49/30.
+    assert torch.allclose(wiener(flat, 0.5), flat * 60 / 49)
+    assert torch.allclose(wiener(stripes, 0.5), stripes * 48 / 49)
+    assert torch.allclose(wiener(checks, 0.5), checks * 40 / 49)
+    assert torch.allclose(wiener(checks + flat, 0.0), checks + flat)
+
+
+def test_sea_sums_the_change_of_the_filtered_latents_since_the_last_dense_step():
+    # The filter multiplies flat latents by 572/257 at sigma 0.75, 60/49 at 0.5 and `last` at 0.25.
+    last = (4 / 3) / ((4 / 3 + 2 * 48 / 37 + 24 / 19) / 4)
+
+    def found(*filtered: float) -> list[float]:
+        plan, walk = plans.Sea(threshold=0.25, start=0.5), Walk()
+        weights = (1.0, 572 / 257, 60 / 49, last)
+        levels = [value / weight for value, weight in zip(filtered, weights, strict=True)]
+        return [plan.large_share(walk.at(index, [level] * 4).trajectory) for index, level in enumerate(levels)]
+
+    assert found(1, 1, 1.2, 1.32) == [1, 1, 0, 1]  # 0.2, then 0.2 + 0.1
+    assert found(1, 1, 1.2, 1.224) == [1, 1, 0, 0]  # 0.2 + 0.02
+    assert found(1, 1, 1.3, 1.5) == [1, 1, 1, 0]  # 0.3, then 0.154 alone
 
 
 def test_srdiffusion_switches_once_the_velocity_settles_and_never_back():

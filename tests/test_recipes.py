@@ -142,7 +142,9 @@ def test_a_path_that_leads_nowhere_is_named(own_module, named, field):
 
 def test_what_a_pair_was_tuned_to_is_its_default(tiny_pipe):
     plain = Catalogue.load()
-    assert plain.default == "hybridstitch"
+    assert plain.default == "front"
+    report = tiny_pipe("one", num_inference_steps=8, output_type="latent").report
+    assert (report.recipe.name, report.share_by_step) == ("front", [1, 0, 1, 0, 1, 0, 1, 0])
     tuned = replace(plain, recipes={**plain.recipes, "hybridstitch-plus": plain.recipes["small"]})
     pipe = HybridStitchPipeline(tiny_pipe._pipeline, tiny_pipe.small, tuned)
     assert pipe("one", num_inference_steps=2, output_type="latent").report.large_token_share == 0
@@ -170,10 +172,10 @@ def test_a_tuned_recipe_comes_back_from_its_description(catalogue):
     assert catalogue.resolve(tuned.to_dict()) == tuned
 
 
-def test_sigmas_of_ones_own_run_the_papers_recipe_on_a_tuned_pair(emoji_pipe):
+def test_sigmas_of_ones_own_run_the_recipe_of_pairs_that_were_not_tuned(emoji_pipe):
     assert emoji_pipe.catalogue.default == "hybridstitch-plus"
     report = emoji_pipe("a dog", sigmas=[1.0, 0.7, 0.4], output_type="latent").report
-    assert report.recipe.name == "hybridstitch"
+    assert report.recipe.name == "front"
     assert len(report.share_by_step) == 3
     with pytest.raises(InvalidInput, match="sigmas: expected nothing beside a recipe that takes fewer steps"):
         emoji_pipe("a dog", sigmas=[1.0, 0.5], recipe="hybridstitch-plus")

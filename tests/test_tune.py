@@ -311,9 +311,25 @@ def test_recipes_that_were_tuned_at_one_guidance_scale_count_at_it():
     assert catalogue.fastest == 2.0
 
 
-def test_an_untuned_pair_has_no_dial(tiny_pipe):
-    with pytest.raises(InvalidInput, match="has not been tuned"):
-        tiny_pipe("one", speed=2)
+@pytest.mark.parametrize("guidance_scale", [0.0, 4.5, 7.0, 20.0])
+@pytest.mark.parametrize("speed", [1, 1.01, 1.83, 2.5, 4])
+def test_an_untuned_pair_has_a_dial_that_needs_no_calibration(tiny_pipe, speed, guidance_scale):
+    call = {"guidance_scale": guidance_scale, "output_type": "latent"}
+    report = tiny_pipe("one", speed=speed, num_inference_steps=20, **call).report
+    assert speed <= report.estimated_speedup <= 20 / max(1, int(20 / speed)) + 1e-9
+    assert any("not tuned" in each for each in report.warnings) == (speed > 1)
+    described = tiny_pipe.catalogue.resolve(report.to_dict()["recipe"])
+    assert described == report.recipe
+    again = tiny_pipe("one", recipe=described, num_inference_steps=20, **call).report
+    assert again.share_by_step == report.share_by_step
+
+
+def test_the_dial_of_an_untuned_pair_refuses_what_was_not_measured(tiny_pipe):
+    with pytest.raises(InvalidInput, match=r"speed: expected a number within 1\.\.4, as this pair has not been tuned"):
+        tiny_pipe("one", speed=4.1)
+    few = tiny_pipe("one", speed=4, num_inference_steps=6, output_type="latent").report
+    assert sum(few.share_by_step) == 4
+    assert any("4 requested, 1.50 at 6 steps, which is too few steps" in each for each in few.warnings)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hybridstitch.errors import InvalidInput, Problem
-from hybridstitch.plans import AdaptiveSwitch, ErrorCounter, Periodic, Plan, Routed, SmallFirst, Staged
+from hybridstitch.plans import AdaptiveSwitch, ErrorCounter, Front, Periodic, Plan, Routed, Sea, SmallFirst, Staged
 from hybridstitch.recipe.recipe import Recipe
 
 DIALS: dict[type[Plan], str] = {
@@ -20,6 +20,8 @@ DIALS: dict[type[Plan], str] = {
     AdaptiveSwitch: "threshold",
     ErrorCounter: "limit",
     Periodic: "every",
+    Front: "dense",
+    Sea: "threshold",
 }
 """The parameter of each plan that is adjusted. For `periodic` with tokens between its dense steps, it is `share`."""
 NEAR = 0.1
@@ -67,7 +69,7 @@ def variants(recipe: Recipe, steps: int) -> list[Recipe]:
     if dial == "every":
         values = list(range(1, steps + 1))
     elif dial == "threshold":
-        values = np.geomspace(0.1, 30, 60).tolist()
+        values = np.geomspace(*((0.02, 5) if isinstance(plan, Sea) else (0.1, 30)), 60).tolist()
     elif dial == "limit":
         values = np.geomspace(1e-4, 1, 60).tolist()
     found = []

@@ -22,7 +22,7 @@ from hybridstitch.model.lora_files import acting_scales
 from hybridstitch.model.mmdit import subset_problems
 from hybridstitch.model.parts import Parts
 from hybridstitch.model.prompts import EMBEDS
-from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.recipe.catalogue import DEFAULTS, Catalogue
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region, region_problems
 
@@ -156,7 +156,7 @@ def _chosen(catalogue: Catalogue, given: Mapping[str, Any], problems: list[Probl
             chosen = catalogue.at_speed(speed, given["guidance_scale"]).recipe
     if speed is None or asked is not None:
         # A schedule of the caller needs a recipe that takes all its steps.
-        default = catalogue.default if sigmas is None else "hybridstitch"
+        default = catalogue.default if sigmas is None else DEFAULTS[-1]
         try:
             named = catalogue.resolve(default if asked is None else asked)
             chosen = named if speed is None else chosen

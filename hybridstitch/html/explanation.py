@@ -126,5 +126,5 @@ def command(answer: Answer) -> str:
 
 def _option(name: str, value: Any, recipe: Mapping[str, Any]) -> str:
     if name == "recipe":
-        return json.dumps(recipe) if recipe["name"] in ("custom", "tuned") else recipe["name"]
+        return json.dumps(recipe) if recipe["name"] in ("custom", "tuned", "untuned") else recipe["name"]
     return ",".join(map(str, value)) if name == "region" else str(value)

@@ -5,9 +5,11 @@ from hybridstitch.plans.all_steps import AllSteps
 from hybridstitch.plans.base import Plan
 from hybridstitch.plans.error_counter import ErrorCounter
 from hybridstitch.plans.explicit_shares import ExplicitShares
+from hybridstitch.plans.front import Front
 from hybridstitch.plans.no_steps import NoSteps
 from hybridstitch.plans.periodic import Periodic
 from hybridstitch.plans.routed import Routed
+from hybridstitch.plans.sea import Sea
 from hybridstitch.plans.small_first import SmallFirst
 from hybridstitch.plans.staged import Staged
 from hybridstitch.trajectory import Trajectory
@@ -22,6 +24,8 @@ BUILT_IN: tuple[type[Plan], ...] = (
     ErrorCounter,
     Periodic,
     ExplicitShares,
+    Front,
+    Sea,
 )
 
 __all__ = [
@@ -30,10 +34,12 @@ __all__ = [
     "AllSteps",
     "ErrorCounter",
     "ExplicitShares",
+    "Front",
     "NoSteps",
     "Periodic",
     "Plan",
     "Routed",
+    "Sea",
     "SmallFirst",
     "Staged",
     "Trajectory",

@@ -14,8 +14,9 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.recipe.recipe import Recipe, recipes, resolve
 from hybridstitch.recipe.registry import Registry, load_registry
+from hybridstitch.recipe.untuned import FASTEST, untuned_recipe
 
-DEFAULTS = ("hybridstitch-plus", "hybridstitch")
+DEFAULTS = ("hybridstitch-plus", "front")
 """Recipe of requests that name none: the first of these that exists. Only a tuned pair has the first one."""
 
 
@@ -114,25 +115,29 @@ class Catalogue:
 
     def speed_problems(self, speed: Any, field: str = "speed") -> list[Problem]:
         """What is wrong with a speed in a request."""
-        if not self.tuned:
-            return [Problem(field, "nothing: this pair has not been tuned (hybridstitch tune)", speed)]
         fastest = self.fastest
         if type(speed) in (int, float) and 1 <= speed <= fastest:
             return []
-        return [Problem(field, f"a number within 1..{int(100 * fastest) / 100:g}", speed)]
+        untuned = "" if self.tuned else ", as this pair has not been tuned (hybridstitch tune)"
+        return [Problem(field, f"a number within 1..{int(100 * fastest) / 100:g}{untuned}", speed)]
 
     def at_speed(self, speed: float, guidance_scale: float) -> TunedRecipe:
         """The recipe of the highest fidelity among those that need at most 1 / speed of the large model's FLOPs.
+
+        For a pair that was not tuned, a schedule that needs no calibration; its fidelity is unknown, NaN.
 
         Args:
             speed: at least 1, which is the large model itself.
             guidance_scale: of the request. Of the tuned scales, the nearest one counts, and recipes tuned at it.
 
         Raises:
-            InvalidInput: for a pair that was not tuned, and for a speed above the fastest recipe's.
+            InvalidInput: for a speed above `fastest`.
         """
         raise_problems(self.speed_problems(speed))
-        scales = {scale for each in self.tuned for scale in each.costs}
+        if not self.tuned and speed > 1:
+            recipe = untuned_recipe(speed, guidance_scale)
+            return TunedRecipe(recipe, {guidance_scale: 1 / speed}, {guidance_scale: math.nan}, recipe.name)
+        scales = {scale for each in self.tuned for scale in each.costs} or {guidance_scale}
         nearest = min(scales, key=lambda tried: (abs(tried - guidance_scale), tried))
         large = TunedRecipe(self.recipes["large"], {nearest: 1.0}, {nearest: math.inf}, "large")
         fast_enough = [each for each in (large, *self.tuned) if each.costs.get(nearest, math.inf) <= 1 / speed]
@@ -141,6 +146,8 @@ class Catalogue:
     @property
     def fastest(self) -> float:
         """The highest speed that is available at every guidance scale."""
+        if not self.tuned:
+            return FASTEST
         costs: dict[float, list[float]] = {}
         for each in self.tuned:
             for scale, cost in each.costs.items():
@@ -159,7 +166,7 @@ class Catalogue:
         }
         return {
             "recipes": {name: recipe.to_dict() for name, recipe in self.recipes.items()},
-            "speed": {"minimum": 1, "maximum": self.fastest} if self.tuned else None,
+            "speed": {"minimum": 1, "maximum": self.fastest, "tuned": bool(self.tuned)},
             **described,
         }
 

@@ -12,10 +12,12 @@ from hybridstitch.errors import Problem
 
 NAMES = (
     *("large", "small", "t-stitch", "two-stage", "srdiffusion", "track", "mdd", "reuse", "extrapolate", "ras"),
-    "hybridstitch",
+    *("front", "hybridstitch"),
 )
 """Those of `hybridstitch.recipe.recipe.recipes`."""
-UNNAMED = ("custom", "tuned")
+UNTUNED = "untuned"
+"""The name of what a speed selects on a pair that was not tuned."""
+UNNAMED = ("custom", "tuned", UNTUNED)
 """Names in reports of recipes that have no name; a description may contain one beside a plan."""
 AXES = ("plan", "mask", "fill")
 TUNED_FILE = "recipes.json"

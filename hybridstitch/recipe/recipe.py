@@ -101,6 +101,7 @@ NAMED = (
     Recipe(plans.Periodic(), masks.All(), fills.Last(), name="reuse"),
     Recipe(plans.Periodic(), masks.All(), fills.Extrapolate(), name="extrapolate"),
     Recipe(plans.Periodic(every=8, start=0.15, share=0.25), masks.Spread(), fills.Last(), name="ras"),
+    Recipe(plans.Front(), masks.All(), fills.Extrapolate(), name="front"),
     Recipe(plans.Staged(), name="hybridstitch"),
 )
 

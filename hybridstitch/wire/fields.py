@@ -90,8 +90,7 @@ def request_schema(
     if catalogue:
         properties["recipe"] = {"anyOf": [{"enum": list(catalogue.recipes)}, _recipe_object(catalogue)]}
         rules["$defs"] = {axis: _axis(catalogue, axis) for axis in AXES}
-        if catalogue.tuned:
-            properties["speed"] = {"type": "number", "minimum": 1, "maximum": catalogue.fastest}
+        properties["speed"] = {"type": "number", "minimum": 1, "maximum": catalogue.fastest}
         rules["not"] = _set("recipe", "speed")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

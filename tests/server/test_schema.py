@@ -84,9 +84,9 @@ def test_every_recipe_and_every_strategy_is_in_it(validator: Draft202012Validato
             validator.validate({"prompt": "x", "recipe": {"name": "hybridstitch", axis: name}})
 
 
-def test_a_pair_that_was_not_tuned_has_no_speed() -> None:
-    schema = request_schema(LIMITS, {}, Catalogue.load())
-    assert not Draft202012Validator(schema).is_valid({"prompt": "x", "speed": 2})
+def test_a_pair_that_was_not_tuned_has_the_speeds_that_need_no_calibration() -> None:
+    validator = Draft202012Validator(request_schema(LIMITS, {}, Catalogue.load()))
+    assert [validator.is_valid({"prompt": "x", "speed": speed}) for speed in (0.9, 1, 4, 4.1)] == [0, 1, 1, 0]
     assert "recipe" not in request_schema(LIMITS, {}, None)["properties"]
 
 
