@@ -26,8 +26,8 @@ QUICK, THOROUGH = 60.0, 500.0
 """Work of a search in plain pictures: those of the large model at all steps."""
 PLUS = "hybridstitch-plus"
 """Name of the best stitched recipe. A search that tries none keeps the pair's."""
-QUICK_PROMPTS, PROMPTS = 6, 8
-"""Prompts of a search. More of them fit no better weights."""
+QUICK_PROMPTS, PROMPTS = 6, 16
+"""Prompts of a search. More of them fit weights that serve other prompts better (docs/benchmarks.md)."""
 
 
 def tune(options: argparse.Namespace) -> None:
