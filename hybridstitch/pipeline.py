@@ -341,7 +341,7 @@ class HybridStitchPipeline(Parts):
         done, work = [], []
         for group in (range(first, first + together) for first in range(0, pictures, together)):
             scheduler = scheduled(self._pipeline.scheduler, schedule, latents.device)
-            attached = (scheduler.timesteps, generation.lora_scale)
+            attached = (scheduler.timesteps, generation.lora_scale, run.text == "kept")
             skips = [generation.skip_layers.get(name) for name in ("large", "small")]
             embeds = [rows_of(each, group, pictures, guided) for each in (context, pooled)]
             scale, own = generation.guidance_scale, latents[group.start : group.stop]

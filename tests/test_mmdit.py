@@ -177,9 +177,26 @@ def test_processors_come_back_also_after_an_exception(transformer):
     assert all(transformer.attn_processors[name] is originals[name] for name in originals)
 
 
+def test_the_text_of_the_last_dense_forward_serves_a_subset(transformer):
+    latents, timestep, context, pooled = inputs(transformer, (16, 16))
+    tokens = choose(2, 64, 20)
+    cache = KVCache()
+    with cached_attention(transformer):
+        dense = mmdit_forward(transformer, latents, timestep, context, pooled, kv_cache=cache)
+        text = [each[:, :, 64:].clone() for each in cache.joint(1)]
+        kept = mmdit_forward(transformer, latents, timestep, context, pooled, tokens, cache, text_kept=True)
+        torch.testing.assert_close(kept, gather_rows(dense, tokens), rtol=1e-4, atol=1e-4)
+        later = (transformer, latents, timestep - 300, context, pooled, tokens, cache)
+        kept = mmdit_forward(*later, text_kept=True)
+        assert all(torch.equal(each[:, :, 64:], was) for each, was in zip(cache.joint(1), text, strict=True))
+        fresh = mmdit_forward(*later)
+        assert not any(torch.equal(each[:, :, 64:], was) for each, was in zip(cache.joint(1), text, strict=True))
+    assert not torch.allclose(kept, fresh, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("share", [1.0, 0.25])
-def test_flops_agree_with_torch_counting_them(layout, share):
+@pytest.mark.parametrize(("share", "words"), [(1.0, 7), (0.25, 7), (0.25, 0)])
+def test_flops_agree_with_torch_counting_them(layout, share, words):
     model = tiny_transformer(layout, layers=4, heads=32, caption_projection_dim=256)
     latents, timestep, context, pooled = inputs(model, (24, 24), batch=1)
     tokens = None if share == 1 else choose(1, 144, 36)
@@ -187,8 +204,8 @@ def test_flops_agree_with_torch_counting_them(layout, share):
     with cached_attention(model), sdpa_kernel(SDPBackend.MATH):  # the counter does not see into fused attention
         mmdit_forward(model, latents, timestep, context, pooled, kv_cache=cache)
         with FlopCounterMode(display=False) as counter:
-            mmdit_forward(model, latents, timestep, context, pooled, tokens, cache)
-    estimate = forward_flops(model.config, round(144 * share), 144, 7)
+            mmdit_forward(model, latents, timestep, context, pooled, tokens, cache, text_kept=not words)
+    estimate = forward_flops(model.config, round(144 * share), 144, 7, text_rendered=words)
     assert estimate == pytest.approx(counter.get_total_flops(), rel=0.001)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput, Recipe, recipes
 from hybridstitch.cli.options import defined
@@ -165,6 +166,24 @@ def test_a_share_of_the_steps_leaves_as_many_as_are_useful(asked, step_share):
     schedule = replace(recipes()["large"], step_share=step_share).schedule(asked)
     taken = schedule if isinstance(schedule, int) else len(schedule)
     assert min(asked, 4) <= taken <= asked
+
+
+def test_a_recipe_may_keep_the_text_in_steps_with_a_mask(tiny_pipe, catalogue):
+    with pytest.raises(InvalidInput, match=r"recipe\.text: expected one of: fresh, kept, got 'old'"):
+        catalogue.resolve({"name": "hybridstitch", "text": "old"})
+    call = {"num_inference_steps": 8, "output_type": "latent"}
+
+    def run(name: str, text: str) -> tuple[float, torch.Tensor]:
+        out = tiny_pipe("one", recipe={"name": name, "text": text}, generator=torch.Generator().manual_seed(0), **call)
+        assert out.report.to_dict()["recipe"]["text"] == text
+        return out.report.flops_share, out.images
+
+    fresh, kept = run("hybridstitch", "fresh"), run("hybridstitch", "kept")
+    assert kept[0] < fresh[0]
+    assert not torch.equal(fresh[1], kept[1])
+    fresh, kept = run("reuse", "fresh"), run("reuse", "kept")  # no step with a mask
+    assert kept[0] == fresh[0]
+    assert torch.equal(fresh[1], kept[1])
 
 
 def test_a_tuned_recipe_comes_back_from_its_description(catalogue):

@@ -14,7 +14,7 @@ from hybridstitch.cli.paths import file_to_read
 from hybridstitch.cli.values import Unreadable, corners, name_and_scale, name_or_object, number, whole
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.size_limits import SizeLimits
-from hybridstitch.recipe.names import AXES, TUNED_FILE, UNNAMED, known_names, name_problem
+from hybridstitch.recipe.names import RECIPE_FIELDS, TUNED_FILE, UNNAMED, known_names, name_problem
 from hybridstitch.serving.client.address import parse_address
 from hybridstitch.wire.fields import request_fields
 
@@ -131,11 +131,10 @@ def _field_problems(fields: Mapping[str, Any], limits: SizeLimits) -> list[Probl
 def _recipe_problems(fields: Mapping[str, Any], tuned: Path | None) -> list[Problem]:
     recipe = fields.get("recipe")
     described = recipe if isinstance(recipe, dict) else {"name": recipe}
-    known = ("name", *AXES, "step_share")
     problems = [
-        Problem(f"recipe.{key}", f"one of: {', '.join(known)}", value)
+        Problem(f"recipe.{key}", f"one of: {', '.join(RECIPE_FIELDS)}", value)
         for key, value in described.items()
-        if key not in known
+        if key not in RECIPE_FIELDS
     ]
     name = described.get("name")
     if name is not None and name not in UNNAMED:

@@ -29,6 +29,7 @@ class GuidedModel:
         skip: layers for skip-layer guidance; it needs guidance, and then a separate cache.
         timesteps: of all steps, which `skip` selects from.
         lora_scale: weight of the transformer's LoRA adapters; None for 1.
+        text_kept: whether calls with `tokens` keep the text rows of the last dense forward.
 
     Attributes:
         guidance_scale: as given.
@@ -46,6 +47,7 @@ class GuidedModel:
         skip: SkipLayers | None = None,
         timesteps: Tensor | None = None,
         lora_scale: float | None = None,
+        text_kept: bool = False,
     ):
         self.transformer = transformer
         self.patch_size: int = transformer.config.patch_size
@@ -62,6 +64,7 @@ class GuidedModel:
         self._skip_at = {at[step] for step in self._skip.steps(len(at))} if self._skip else set()
         self._skip_cache = KVCache() if cached and self._skip else None
         self._lora_scale = lora_scale
+        self._text_kept = text_kept
 
     def grid(self, latents: Tensor) -> tuple[int, int]:
         """Rows and columns of image tokens in these latents."""
@@ -85,8 +88,9 @@ class GuidedModel:
             None if tokens is None else torch.cat([tokens] * self._branches),
             self._kv_cache,
             lora_scale=self._lora_scale,
+            text_kept=self._text_kept,
         )
-        self._count(latents, velocity.shape[1], self._branches)
+        self._count(latents, velocity.shape[1], self._branches, tokens)
         if self._branches == 1:
             return velocity
         uncond, cond = velocity.chunk(2)
@@ -116,9 +120,9 @@ class GuidedModel:
         subset = tokens if cache is not None and cache.filled else None
         velocity = mmdit_forward(
             self.transformer, latents, timestep.expand(rows), self.context[rows:], self.pooled[rows:], subset, cache,
-            skip.layers, self._lora_scale,
+            skip.layers, self._lora_scale, self._text_kept,
         )  # fmt: skip
-        self.flops += self._flops(latents, velocity.shape[1], 1, skip.layers)
+        self.flops += self._flops(latents, velocity.shape[1], 1, skip.layers, subset)
         return velocity if tokens is None or subset is not None else gather_rows(velocity, tokens)
 
     def release(self) -> None:
@@ -133,11 +137,19 @@ class GuidedModel:
             flops += len(self._skip.steps(steps)) * self._flops(latents, rows * columns, 1, self._skip.layers)
         return flops
 
-    def _count(self, latents: Tensor, rendered: int, branches: int) -> None:
+    def _count(self, latents: Tensor, rendered: int, branches: int, tokens: Tensor | None = None) -> None:
         self.token_steps += rendered
-        self.flops += self._flops(latents, rendered, branches)
+        self.flops += self._flops(latents, rendered, branches, (), tokens)
 
-    def _flops(self, latents: Tensor, rendered: int, branches: int, skipped: Sequence[int] = ()) -> int:
+    def _flops(
+        self,
+        latents: Tensor,
+        rendered: int,
+        branches: int,
+        skipped: Sequence[int] = (),
+        tokens: Tensor | None = None,
+    ) -> int:
         rows, columns = self.grid(latents)
         text_tokens = self.context.shape[1]
-        return branches * forward_flops(self.transformer.config, rendered, rows * columns, text_tokens, skipped)
+        words = 0 if self._text_kept and tokens is not None else text_tokens
+        return branches * forward_flops(self.transformer.config, rendered, rows * columns, text_tokens, skipped, words)

@@ -244,6 +244,7 @@ def mmdit_forward(
     kv_cache: KVCache | None = None,
     skip_layers: Sequence[int] = (),
     lora_scale: float | None = None,
+    text_kept: bool = False,
 ) -> Tensor:
     """Velocity of the image tokens `(batch, tokens or k, patch * patch * channels)`.
 
@@ -260,6 +261,8 @@ def mmdit_forward(
         kv_cache: filled by a dense forward, read and updated by one on a subset. None: no cache, dense only.
         skip_layers: numbers of the layers to leave out; those of all forwards of a cache are the same.
         lora_scale: weight of the LoRA adapters of the transformer; None for 1.
+        text_kept: on a subset, whether to compute image rows alone and to attend to the text as the last dense forward
+            left it.
 
     Raises:
         ValueError: for a subset without a filled cache, or for a cache outside of `cached_attention`.
@@ -282,7 +285,7 @@ def mmdit_forward(
             stack.enter_context(_subset(transformer, rows, image_tokens))
         velocity = transformer(
             hidden_states=latents,
-            encoder_hidden_states=context,
+            encoder_hidden_states=context[:, :0] if text_kept and rows is not None else context,
             pooled_projections=pooled,
             timestep=timestep,
             joint_attention_kwargs=attention or None,

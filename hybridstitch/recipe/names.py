@@ -20,6 +20,10 @@ UNTUNED = "untuned"
 UNNAMED = ("custom", "tuned", UNTUNED)
 """Names in reports of recipes that have no name; a description may contain one beside a plan."""
 AXES = ("plan", "mask", "fill")
+RECIPE_FIELDS = ("name", *AXES, "step_share", "text")
+"""The fields of a description of a recipe."""
+TEXT = ("fresh", "kept")
+"""Whether steps with a mask compute the rows of the text, or keep those of the last dense step."""
 TUNED_FILE = "recipes.json"
 """The file that `hybridstitch tune` writes into a pair's folder."""
 

@@ -13,7 +13,7 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.fills import Fill
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.plans import Plan
-from hybridstitch.recipe.names import AXES, UNNAMED
+from hybridstitch.recipe.names import AXES, RECIPE_FIELDS, TEXT, UNNAMED
 from hybridstitch.recipe.registry import Registry, build_strategy, load_registry
 
 FEWEST_STEPS = 4
@@ -31,6 +31,8 @@ class Recipe:
         name: of the recipe in reports.
         step_share: steps taken as a share of those of a call, 0.01 to 1, default 1. Less is faster, and further from
             the picture with all steps.
+        text: `fresh` computes the rows of the text in steps with a mask, too; `kept` keeps those of the last dense
+            step, which is faster and further from the large model's picture. Default `fresh`.
 
     Raises:
         InvalidInput: for parameters out of range.
@@ -41,11 +43,13 @@ class Recipe:
     fill: Fill = field(default_factory=fills.Small)
     name: str = "custom"
     step_share: float = 1.0
+    text: str = "fresh"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "step_share", plain(self.step_share))
         problems = [problem for axis in AXES for problem in getattr(self, axis).problems(f"recipe.{axis}")]
-        raise_problems(problems + step_share_problems(self.step_share, "recipe.step_share"))
+        problems += step_share_problems(self.step_share, "recipe.step_share")
+        raise_problems(problems + text_problems(self.text, "recipe.text"))
 
     def schedule(self, asked: int) -> int | list[float]:
         """The number of steps of a call with `asked` steps, or the noise levels if it takes fewer.
@@ -62,7 +66,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The name, and each axis with its type and parameters; `Recipe.from_dict` reads it."""
         axes = {axis: getattr(self, axis).to_dict() for axis in AXES}
-        return {"name": self.name, **axes, "step_share": self.step_share}
+        return {"name": self.name, **axes, "step_share": self.step_share, "text": self.text}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any], registry: Registry | None = None) -> Recipe:
@@ -90,6 +94,11 @@ def step_share_problems(value: Any, field: str) -> list[Problem]:
     return [] if fine else [Problem(field, "a number within 0.01..1", value)]
 
 
+def text_problems(value: Any, field: str) -> list[Problem]:
+    """What is wrong with what a recipe does with the text."""
+    return [] if isinstance(value, str) and value in TEXT else [Problem(field, f"one of: {', '.join(TEXT)}", value)]
+
+
 NAMED = (
     Recipe(plans.AllSteps(), masks.All(), name="large"),
     Recipe(plans.NoSteps(), masks.All(), name="small"),
@@ -115,9 +124,9 @@ def resolve(value: Any, registry: Registry, named: Mapping[str, Recipe], field: 
     """The recipe that a request names or describes.
 
     Args:
-        value: a name, or an object `{"name"?, "plan"?, "mask"?, "fill"?, "step_share"?}`. The object starts from the
-            recipe of that name. An axis with a type, `{"type": …, parameters}`, replaces the whole axis; without a
-            type it replaces single parameters. Without a name the plan is required.
+        value: a name, or an object `{"name"?, "plan"?, "mask"?, "fill"?, "step_share"?, "text"?}`. The object starts
+            from the recipe of that name. An axis with a type, `{"type": …, parameters}`, replaces the whole axis;
+            without a type it replaces single parameters. Without a name the plan is required.
         registry: strategies that it may name.
         named: recipes that it may name.
         field: name of the field in error messages.
@@ -131,8 +140,9 @@ def resolve(value: Any, registry: Registry, named: Mapping[str, Recipe], field: 
         value = {"name": value}
     if not isinstance(value, Mapping):
         raise InvalidInput([Problem(field, "a name or an object", value)])
-    known = ("name", *AXES, "step_share")
-    problems = [Problem(f"{field}.{key}", one_of(known, key), value[key]) for key in value if key not in known]
+    problems = [
+        Problem(f"{field}.{key}", one_of(RECIPE_FIELDS, key), value[key]) for key in value if key not in RECIPE_FIELDS
+    ]
     base = _base(value, named, field, problems)
     chosen: dict[str, Any] = {}
     for axis in AXES:
@@ -145,6 +155,9 @@ def resolve(value: Any, registry: Registry, named: Mapping[str, Recipe], field: 
     if "step_share" in value:
         chosen["step_share"] = value["step_share"]
         problems.extend(step_share_problems(value["step_share"], f"{field}.step_share"))
+    if "text" in value:
+        chosen["text"] = value["text"]
+        problems.extend(text_problems(value["text"], f"{field}.text"))
     raise_problems(problems)
     if base is None:
         return Recipe(**chosen, name=value.get("name") or "custom")

@@ -9,7 +9,7 @@ from hybridstitch.base.schema import Schema, integer
 from hybridstitch.base.texts import text_schema
 from hybridstitch.model.lora_files import MOST_SCALE
 from hybridstitch.model.size_limits import SizeLimits
-from hybridstitch.recipe.names import AXES, UNNAMED
+from hybridstitch.recipe.names import AXES, TEXT, UNNAMED
 from hybridstitch.wire.names import MAX_IMAGES, MAX_SEED
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def _recipe_object(catalogue: Catalogue) -> Schema:
         "name": {"enum": [*named, *UNNAMED]},
         **{axis: {"$ref": f"#/$defs/{axis}"} for axis in AXES},
         "step_share": {"type": "number", "minimum": 0.01, "maximum": 1},
+        "text": {"enum": [*TEXT]},
     }
     properties = {name: nullable(schema) for name, schema in properties.items()}
     starts_from_one = {"properties": {"name": {"enum": named}}, "required": ["name"]}

@@ -16,7 +16,7 @@ from hybridstitch.model.lora_files import acting_scales, lora_problems
 from hybridstitch.model.prompts import NEGATIVE_TEXTS, TEXTS, Prompts
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.recipe.catalogue import Catalogue
-from hybridstitch.recipe.names import AXES
+from hybridstitch.recipe.names import RECIPE_FIELDS
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.wire.fields import BUILT_IN_DEFAULTS, request_fields
 from hybridstitch.wire.names import MAX_SEED
@@ -28,7 +28,6 @@ DELIVERY = ("request_id", "deadline_ms", "stream", "previews")
 """Fields about the exchange. The picture does not depend on them."""
 FORM = ("output_format", "output_quality", "response_format")
 """Fields about the form of the pictures in the answer."""
-RECIPE_FIELDS = ("name", *AXES, "step_share")
 OF_STITCHING = ("region", "previews")
 """Fields that an endpoint without recipes does not have."""
 
