@@ -73,12 +73,17 @@ class Fitted(Fill):
             guidance_scale: of the generation.
         """
         step = (2 * index + 1) * self.steps // (2 * steps)
-        rows = torch.tensor(self.weights, dtype=torch.float64).view(len(self.guidance), self.steps, -1)[:, step]
         above = sum(scale < guidance_scale for scale in self.guidance)
         if above in (0, len(self.guidance)):
-            return rows[min(above, len(self.guidance) - 1)].tolist()
+            return self._row(min(above, len(self.guidance) - 1), step)
         low, high = self.guidance[above - 1], self.guidance[above]
-        return torch.lerp(rows[above - 1], rows[above], (guidance_scale - low) / (high - low)).tolist()
+        part = (guidance_scale - low) / (high - low)
+        rows = zip(self._row(above - 1, step), self._row(above, step), strict=True)
+        return [before + part * (after - before) for before, after in rows]
+
+    def _row(self, scale: int, step: int) -> list[float]:
+        first = (scale * self.steps + step) * self._features
+        return list(self.weights[first : first + self._features])
 
     def warnings(self, steps: int) -> list[str]:
         if self.steps in (1, steps):
