@@ -17,6 +17,7 @@ from hybridstitch.model.free_memory import free_memory, read_group, total_memory
 from hybridstitch.model.memory import LARGE, TRANSFORMER_DEFAULTS, VAE_DEFAULTS, MemoryPlan, Weights
 from hybridstitch.model.mmdit import KVCache, cached_attention, mmdit_forward
 from hybridstitch.model.pair import find_files
+from hybridstitch.model.quantise import stored_bytes
 from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.testing.toys import tiny_transformer
 from tests.support.peak_memory import peak_bytes
@@ -145,6 +146,13 @@ def test_figures_of_full_size() -> None:
     assert plan.largest_side(10 * GIB, "bfloat16") == 1456
     assert plan.largest_side(1000 * GIB, "bfloat16") == 3072
     assert plan.largest_side(1, "bfloat16") == 0
+
+
+def test_quantised_weights(emoji: Path) -> None:
+    pipe = load_pipeline(emoji, dtype="float32", quantise={"large": "int8"})
+    planned = plan_of(emoji).weight_bytes("float32", {LARGE})
+    assert planned[LARGE] == pytest.approx(stored_bytes(pipe.large), rel=0.02)
+    assert planned[SMALL_FOLDER] == stored_bytes(pipe.small)
 
 
 def test_what_loaders_do_not_convert() -> None:

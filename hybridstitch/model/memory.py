@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -51,14 +51,18 @@ class Weights:
         stored: by floating point dtype the number of elements, which loaders convert.
         other_bytes: bytes of what loaders do not convert, such as integers of quantised weights.
         always_float32: number of elements that transformers keeps in float32 in a model loaded in float16.
+        linear: number of elements of linear layers, which int8 quantises.
     """
 
     stored: Mapping[str, int]
     other_bytes: int = 0
     always_float32: int = 0
+    linear: int = 0
 
-    def bytes(self, dtype: str) -> int:
-        """Bytes in memory with floating point weights of this dtype."""
+    def bytes(self, dtype: str, int8: bool = False) -> int:
+        """Bytes in memory with floating point weights of this dtype, and linear layers in int8 if wanted."""
+        if int8:
+            return self.bytes(dtype) - self.linear * (BYTES[dtype] - 1)
         kept = self.always_float32 if dtype == "float16" else 0
         return sum(self.stored.values()) * BYTES[dtype] + kept * (4 - BYTES[dtype]) + self.other_bytes
 
@@ -98,9 +102,9 @@ class MemoryPlan:
             {part: _read_weights(part, each) for part, each in paths.items()}, configs, _text_tokens(found), limits
         )
 
-    def weight_bytes(self, dtype: str) -> dict[str, int]:
-        """By part, the bytes of its weights in this dtype."""
-        return {part: weights.bytes(dtype) for part, weights in self.weights.items()}
+    def weight_bytes(self, dtype: str, int8: Collection[str] = ()) -> dict[str, int]:
+        """By part, the bytes of its weights in this dtype; `int8` names the parts that are quantised."""
+        return {part: weights.bytes(dtype, part in int8) for part, weights in self.weights.items()}
 
     def copied_bytes(self, dtype: str) -> int:
         """Bytes of weights that a CPU copies to memory: it maps the files of parts that are stored in this dtype."""
@@ -185,7 +189,7 @@ def _text_tokens(found: ModelFiles) -> int:
 
 def _read_weights(part: str, paths: list[Path]) -> Weights:
     stored: Counter[str] = Counter()
-    others = kept = 0
+    others = kept = linear = 0
     for path in paths:
         for name, tensor in _header(path).items():
             if name == "__metadata__":
@@ -193,10 +197,16 @@ def _read_weights(part: str, paths: list[Path]) -> Weights:
             count, (start, stop) = math.prod(tensor["shape"]), tensor["data_offsets"]
             if tensor["dtype"] in STORED:
                 stored[STORED[tensor["dtype"]]] += count
+                linear += count if _is_linear(name, tensor["shape"]) else 0
                 kept += count if part == "text_encoder_3" and ".wo." in name else 0
             else:
                 others += stop - start
-    return Weights(dict(stored), others, kept)
+    return Weights(dict(stored), others, kept, linear)
+
+
+def _is_linear(name: str, shape: list[int]) -> bool:
+    tables = ("embedding.weight", "embed_tokens.weight", "shared.weight", "relative_attention_bias.weight")
+    return len(shape) == 2 and name.endswith(".weight") and not name.endswith(tables)
 
 
 def _header(path: Path) -> dict[str, Any]:

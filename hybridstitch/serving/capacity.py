@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ class Capacity:
         device: where the models run.
         free: bytes that the worker may use.
         text_encoders: where they are: `device`, `cpu` or `offload`.
+        int8: the parts whose linear layers are quantised.
         offload: `none`, `model` or `group`: which parts wait on the CPU for their turn.
     """
 
@@ -42,6 +44,15 @@ class Capacity:
     free: int
     text_encoders: str = "device"
     offload: str = "none"
+    int8: frozenset[str] = frozenset()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """By part, the bytes of its weights."""
+        return self.plan.weight_bytes(self.dtype, self.int8)
+
+    def _is_mapped(self, part: str) -> bool:
+        return part not in self.int8 and self.plan.weights[part].is_stored_as(self.dtype)
 
     @property
     def weights(self) -> dict[str, int]:
@@ -49,11 +60,9 @@ class Capacity:
 
         A CPU maps the files of parts that are stored in the dtype; the kernel drops such pages on demand.
         """
-        sizes = self.plan.weight_bytes(self.dtype)
+        sizes = dict(self.sizes)
         if self.device == "cpu":
-            return {
-                part: 0 if self.plan.weights[part].is_stored_as(self.dtype) else size for part, size in sizes.items()
-            }
+            return {part: 0 if self._is_mapped(part) else size for part, size in sizes.items()}
         if self.text_encoders != "device":
             sizes |= {part: 0 for part in ENCODERS if part in sizes}
         if self.offload == "group":
@@ -149,6 +158,12 @@ def _cached(generation: Generation) -> tuple[str, ...]:
     return ((LARGE,) if masked else ()) + ((SMALL_FOLDER,) if recipe.fill.cached else ())
 
 
+def quantised_parts(quantise: Mapping[str, str | None] | None) -> frozenset[str]:
+    """The parts that a setting `quantise` names, by diffusers' names."""
+    names = {"large": LARGE, "small": SMALL_FOLDER}
+    return frozenset(names.get(part, part) for part, kind in (quantise or {}).items() if kind)
+
+
 def plan_worker(settings: Settings, plain: bool) -> Capacity:
     """The memory of a worker that is about to load its models.
 
@@ -170,4 +185,12 @@ def plan_worker(settings: Settings, plain: bool) -> Capacity:
     free = min(free_memory(device), limit)
     dtype = settings.dtype or choose_dtype(found, settings.device, int((1 - RESERVED_SHARE) * free))
     text_encoders = "device" if plain else settings.text_encoders  # diffusers' own pipeline has them on one device
-    return Capacity(MemoryPlan.of(found), dtype_name(dtype), device, free, text_encoders, settings.offload)
+    return Capacity(
+        MemoryPlan.of(found),
+        dtype_name(dtype),
+        device,
+        free,
+        text_encoders,
+        settings.offload,
+        quantised_parts(settings.quantise),
+    )

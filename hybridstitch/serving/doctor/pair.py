@@ -10,7 +10,7 @@ from typing import Any
 
 from hybridstitch.base.sizes import size_text
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.capacity import RESERVED_SHARE, Capacity
+from hybridstitch.serving.capacity import RESERVED_SHARE, Capacity, quantised_parts
 from hybridstitch.serving.doctor.machine import Finding
 from hybridstitch.serving.server.java_and_ports import temporary_base
 from hybridstitch.serving.settings import PICTURES_PER_FORWARD, SECTION
@@ -61,7 +61,8 @@ def examine_pair(
     room = int((1 - RESERVED_SHARE) * free)
     chosen = dtype_name(choose_dtype(found, torch.device(device), room)) if dtype == "auto" else dtype
     placed = {name: settings[name] for name in ("text_encoders", "offload") if settings.get(name)}
-    capacity = Capacity(MemoryPlan.of(found), chosen, device, free, **placed)
+    int8 = quantised_parts(settings.get("quantise"))
+    capacity = Capacity(MemoryPlan.of(found), chosen, device, free, **placed, int8=int8)
     most = settings.get("pictures_per_forward") or PICTURES_PER_FORWARD
     size = sum(path.stat().st_size for path in found.files.values())
     return [
@@ -75,7 +76,7 @@ def examine_pair(
 
 
 def _examine_weights(capacity: Capacity, why: str) -> Finding:
-    sizes, kept = capacity.plan.weight_bytes(capacity.dtype), capacity.weights
+    sizes, kept = capacity.sizes, capacity.weights
     parts = ", ".join(f"{part} {size_text(size)}{_place(size, kept[part], capacity)}" for part, size in sizes.items())
     detail = (
         f"{size_text(sum(sizes.values()))} in {capacity.dtype} ({why}): {parts}; "
