@@ -28,6 +28,7 @@ class Written:
     """A model that answers what is written, in the first of two channels."""
 
     patch_size = 1
+    guidance_scale = 1.0
 
     def __init__(self, answers: list[list[float]], timesteps: Tensor):
         self.answers, self.timesteps = answers, timesteps.tolist()

@@ -27,6 +27,7 @@ from hybridstitch.cli.options import (
 )
 from hybridstitch.cli.pair import DTYPES, for_processes, pair_folder
 from hybridstitch.cli.paths import folder_to_write
+from hybridstitch.cli.scale import SECONDS, check_scale, run_scale_command, scale
 from hybridstitch.cli.values import number, several, whole
 from hybridstitch.errors import Problem, collected, raise_problems
 from hybridstitch.wire.names import MAX_SEED
@@ -47,6 +48,10 @@ MATCHED_ON = 8
 
 def bench(options: argparse.Namespace) -> None:
     """Measure recipes side by side: cost, speed-up, and fidelity to the large model's pictures."""
+    if options.scale:
+        with interruptible():
+            run_scale_command(options)
+        return
     kept = f"interrupted: the pictures so far are kept in {options.out}; the same command continues from there"
     with interruptible(kept):
         _bench(options)
@@ -56,6 +61,9 @@ def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every wrong option."""
     from hybridstitch.bench.folder import settings_problems
 
+    if options.scale:
+        check_scale(options)
+        return
     problems = common_problems(options)
     prompts: list[str] | None = None
     with collected(problems):
@@ -265,6 +273,15 @@ def add_command(commands: Any, pair: Path) -> None:
     command.add_argument(
         "--recipes",
         help=f"comma-separated {FORMS} (all recipes at --steps)",
+    )
+    command.add_argument(
+        "--scale",
+        type=scale,
+        help="instead of a pair: models of full size with random weights, sd35 (SD3.5-Large and -Medium) or sd3 "
+        "(SD3.5-Large and SD3-Medium); times forwards and predicts the recipes",
+    )
+    command.add_argument(
+        "--seconds", type=whole(1), default=SECONDS, help="time that a bench with --scale takes at most (%(default)s)"
     )
     command.add_argument("--against", help="contender that the others are compared with")
     for name, kind in (("--equal-speed", "measured speed"), ("--equal-flops", "FLOPs")):

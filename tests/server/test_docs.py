@@ -37,7 +37,8 @@ EXIT_1_IS_AN_ANSWER = ("compare", "tune", "doctor")
 NOT_RUN = {
     r"git clone": "the test runs in the clone",
     r"source \.venv/bin/activate": "the test runs in the environment",
-    r"pip install": "it changes the environment",
+    r"pip (install|download)": "it changes the environment, or downloads it",
+    r"hybridstitch bench --scale": "it takes minutes at full width; tests/test_scale.py runs it on narrow models",
     r"docker ": "tests/test_deploy.py checks the Dockerfile",
     r"kubectl ": "tests/test_deploy.py checks the manifests",
     r"(\.venv/bin/)?(python|torchrun .*) -m training": "it trains for hours; tests/test_training.py runs the stages",
