@@ -31,6 +31,8 @@ class HybridStitchHandler(Service):
         if settings.is_offloaded:
             self.pipeline.offload(settings.device, text_encoders=settings.text_encoders, offload=settings.offload)
         self.pipeline.prompts.cache.limit = settings.prompt_cache_mib * 2**20
+        if settings.small_device is not None:
+            self.pipeline.to_devices(settings.device, settings.small_device)
         self.catalogue = self.pipeline.catalogue
         self.adapters = self.pipeline.adapters
         self.pipeline.set_progress_bar_config(disable=True)

@@ -28,6 +28,7 @@ from hybridstitch.model.lora import Adapters
 from hybridstitch.model.mmdit import cached_attention
 from hybridstitch.model.pair import SizeLimits, describe_pair, load_pair
 from hybridstitch.model.parts import Parts
+from hybridstitch.model.placement import PlacedModel
 from hybridstitch.model.prompts import PromptEncoder, rows_of
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
@@ -346,11 +347,10 @@ class HybridStitchPipeline(Parts):
             embeds = [rows_of(each, group, pictures, guided) for each in (context, pooled)]
             scale, own = generation.guidance_scale, latents[group.start : group.stop]
             large = GuidedModel(self.large, embeds[0], embeds[1], scale, run.plan.masked, skips[0], *attached)
-            small = GuidedModel(self.small, embeds[0], embeds[1], scale, recipe.fill.cached, skips[1], *attached)
+            given = (self.small, embeds[0], embeds[1], scale, recipe.fill.cached, skips[1], *attached)
+            small = GuidedModel(*given) if self.small_device is None else PlacedModel(self.small_device, *given)
             recorder = Recorder(large, small, own)
-            watchers: list[Callable[[Step], None]] = [recorder.step]
-            if on_step is not None:
-                watchers.append(partial(on_step, group))
+            watchers: list[Callable[[Step], None]] = [recorder.step, *([partial(on_step, group)] if on_step else [])]
             done.append(self._denoise(own, large, small, run, watchers, scheduler, after_step(large, small)))
             work.append(recorder.work(generation.num_inference_steps))
         latents = torch.cat(done)

@@ -97,8 +97,9 @@ def sample(
                     wanted = f"scores (batch, tokens), here ({len(latents)}, {trajectory.token_count})"
                     raise _broken(recipe.mask, wanted, tuple(scores.shape))
             trajectory.tokens = top_tokens(scores, recipe.mask.count(share, trajectory.token_count))
-            velocity = _filled(recipe.fill, trajectory)
+            small.prepare(latents, timestep)  # before the large model starts, so that both can run at once
             rendered = large(latents, timestep, trajectory.tokens)
+            velocity = _filled(recipe.fill, trajectory)
             trajectory.record(rendered, trajectory.tokens)
             velocity = scatter_rows(velocity, trajectory.tokens, rendered)
             share = trajectory.tokens.shape[1] / trajectory.token_count

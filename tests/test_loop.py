@@ -36,6 +36,9 @@ class Written:
     def grid(self, latents: Tensor) -> tuple[int, int]:
         return latents.shape[-2], latents.shape[-1]
 
+    def prepare(self, latents: Tensor, timestep: Tensor) -> None:
+        pass
+
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:
         answer = torch.tensor(self.answers[self.timesteps.index(float(timestep))])
         rows = torch.stack([answer, torch.zeros(4)], dim=-1)

@@ -70,6 +70,9 @@ class GuidedModel:
         """Rows and columns of image tokens in these latents."""
         return latents.shape[-2] // self.patch_size, latents.shape[-1] // self.patch_size
 
+    def prepare(self, latents: Tensor, timestep: Tensor) -> None:
+        """Announce a call with these inputs; see `PlacedModel`."""
+
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Guided velocity `(batch, tokens or k, patch * patch * channels)`.
 

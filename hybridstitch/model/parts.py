@@ -40,6 +40,9 @@ class Parts:
     offloaded: Offload | None = None
     """What waits on the CPU for its turn; None if every part stays where `to` moved it."""
 
+    small_device: torch.device | None = None
+    """Device of the small model, if it is not that of the other parts."""
+
     @property
     def large(self) -> SD3Transformer2DModel:
         return self._pipeline.transformer
@@ -92,6 +95,7 @@ class Parts:
             self._pipeline.to(*args, **options)
             options.pop("silence_dtype_warnings", None)
             self.small.to(*args, **options)
+            self._note_devices()
         return self
 
     def offload(self, device: torch.device | str, *, text_encoders: str = "device", offload: str = "model") -> Self:
@@ -166,6 +170,20 @@ class Parts:
         """Raise InvalidInput if something is loaded that `save_pretrained` cannot write."""
         self.adapters.refuse("a pair is saved")
         raise_problems(saving_problems(self.components["text_encoder_3"]))
+
+    def to_devices(self, large: torch.device | str, small: torch.device | str) -> Self:
+        """Move the small model to one device and all other parts to another: `to_devices("cuda:0", "cuda:1")`.
+
+        At hybrid steps both models then run at once. Pictures are the same as on one device.
+        """
+        with exclusive(self._pipeline.transformer, self.small):
+            self._pipeline.to(large)
+            self.small.to(small)
+            self._note_devices()
+        return self
+
+    def _note_devices(self) -> None:
+        self.small_device = None if self.small.device == self.large.device else self.small.device
 
     def set_progress_bar_config(self, **config: Any) -> None:
         """Set arguments of tqdm, such as `disable=True`, as in diffusers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,8 @@ _OF_HANDLER: dict[str, Schema] = {
     "text_encoders": {"enum": ["device", "cpu", "offload"]},
     "offload": {"enum": ["none", "model", "group"]},
 }
-_SECTIONS_OF_HANDLER = ("defaults", "strategies", "loras", "quantise")
+_SECTIONS_OF_HANDLER = ("defaults", "strategies", "loras", "quantise", "devices")
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Settings:
         text_encoders: Where the text encoders are: `device`, `cpu` or `offload`.
         offload: What waits on the CPU for its turn: `none`, `model` or `group`.
         workers: The number of workers of the model, which share the memory.
+        small_device: Where the small model runs; None for `device`.
     """
 
     folder: Path
@@ -115,6 +118,7 @@ class Settings:
     text_encoders: str = "device"
     offload: str = "none"
     workers: int = 1
+    small_device: torch.device | None = None
 
     @property
     def is_offloaded(self) -> bool:
@@ -132,15 +136,49 @@ def read_settings(context: Context) -> Settings:
     properties = context.system_properties
     gpu = properties.get("gpu_id")
     uses_gpu = gpu is not None and torch.cuda.is_available()
+    usual = torch.device("cuda", gpu) if uses_gpu else torch.device("cpu")
+    device, small_device = _found_devices(section.pop("devices", None)) or (usual, None)
     return Settings(
         folder=Path(properties["model_dir"], PAIR_FOLDER),
-        device=torch.device("cuda", gpu) if uses_gpu else torch.device("cpu"),
+        device=device,
+        small_device=small_device,
         dtype=getattr(torch, section.pop("dtype", DTYPES[0]), None),
         defaults=section.pop("defaults", {}),
         strategies=section.pop("strategies", None),
         workers=max(config.get("minWorkers") or 1, config.get("maxWorkers") or 1),
         **section,
     )
+
+
+def _found_devices(names: list[str] | None) -> list[torch.device]:
+    """The devices of these names. Raises InvalidInput for one that this machine lacks."""
+    import torch
+
+    problems = []
+    for name in names or []:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            expected = f"a device that torch finds here ({str(error).splitlines()[0]})"
+            problems.append(Problem(f"{SECTION}.devices", expected, name))
+    raise_problems(problems)
+    return [torch.device(name) for name in names or []]
+
+
+def _device_problems(section: Mapping[str, Any]) -> list[Problem]:
+    """The problems of `devices`, also beside `offload`, which moves both models to one device."""
+    if "devices" not in section:
+        return []
+    field, devices = f"{SECTION}.devices", section["devices"]
+    if not _is_list_of(devices, lambda each: isinstance(each, str) and bool(_DEVICE.fullmatch(each))):
+        devices = []
+    if len(devices) != 2:
+        expected = "two devices, of the large and of the small model, such as [cuda:0, cuda:1]"
+        return [Problem(field, expected, section["devices"])]
+    moving = [
+        name for name in ("text_encoders", "offload") if section.get(name) in ("cpu", "offload", "model", "group")
+    ]
+    return [Problem(field, f"nothing beside {' and '.join(moving)}", devices)] if moving else []
 
 
 class _EachKeyOnce(yaml.SafeLoader):
@@ -290,7 +328,9 @@ def _section_problems(section: Any) -> list[Problem]:
     defaults = section.get("defaults")
     if not _is_section(defaults):
         problems.append(Problem(f"{SECTION}.defaults", "a mapping of a request's fields", defaults))
-    return problems + _strategy_problems(section.get("strategies")) + _more_problems(section)
+    return (
+        problems + _device_problems(section) + _strategy_problems(section.get("strategies")) + _more_problems(section)
+    )
 
 
 def _strategy_problems(strategies: Any) -> list[Problem]:
