@@ -328,6 +328,8 @@ def subset_problems(transformer: SD3Transformer2DModel, name: str) -> list[Probl
         found.append(Problem(f"{name}.attn_processors", expected, ", ".join(sorted(foreign))))
     compiled = getattr(transformer, "_compiled_call_impl", None) is not None or hasattr(transformer, "_orig_mod")
     if compiled or hasattr(transformer.forward, "_torchdynamo_orig_callable"):
-        expected = "a transformer that torch.compile has not compiled, where a recipe renders some of the tokens"
+        expected = (
+            "pipe.compile() instead, which compiles the blocks: a recipe that renders some of the tokens needs it"
+        )
         found.append(Problem(name, expected, "a compiled one"))
     return found

@@ -29,6 +29,8 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
 PICTURES_PER_FORWARD = 8
 PROMPT_CACHE_MIB = 64
+COMPILED_STARTUP = 1800
+"""Seconds that a start with `compile: blocks` may need at least: a first one on two CPU cores took eight minutes."""
 OF_STITCHING = ("recipe", "speed", "region", "previews")
 """Defaults that the plain endpoint ignores. It is packed with the same settings."""
 
@@ -68,6 +70,8 @@ _REFUSED: dict[str, tuple[Any, str]] = {
 """Settings of TorchServe 0.12 that break the endpoint or have no effect: their neutral value, and the reason."""
 _OF_HANDLER: dict[str, Schema] = {
     "dtype": {"enum": list(DTYPES)},
+    "compile": {"enum": ["none", "blocks"]},
+    "compile_cache": {"type": "string", "minLength": 1},
     "explanations": _SWITCH,
     "pictures_per_forward": _COUNT,
     "max_response_bytes": _COUNT,
@@ -90,6 +94,8 @@ class Settings:
         dtype: Type of the weights. None: chosen when the models are loaded, see `hybridstitch.model.dtype`.
         defaults: Values for the fields that a request omits.
         strategies: By axis, the operator's strategies as `module:Class`.
+        compile: `blocks` compiles the transformers at the start.
+        compile_cache: The folder where torch keeps compiled code between starts; None for its own choice.
         explanations: Whether the endpoint explains pictures.
         pictures_per_forward: The most pictures of a batch that share a forward.
         max_response_bytes: The longest answer. A longer one would end the worker.
@@ -108,6 +114,8 @@ class Settings:
     dtype: torch.dtype | None
     defaults: Mapping[str, Any]
     strategies: Mapping[str, Any] | None
+    compile: str = "none"
+    compile_cache: str | None = None
     explanations: bool = True
     pictures_per_forward: int = PICTURES_PER_FORWARD
     max_response_bytes: int = MAX_RESPONSE_BYTES
@@ -245,7 +253,20 @@ def config_problems(config: Any) -> list[Problem]:
     low, high = (config.get(name) for name in ("minWorkers", "maxWorkers"))
     if type(low) is int and type(high) is int and low > high > 0:
         problems.append(Problem("maxWorkers", f"at least {low}, the minWorkers", high))
-    return problems + _section_problems(config.get(SECTION))
+    return problems + _section_problems(config.get(SECTION)) + _startup_problems(config)
+
+
+def _startup_problems(config: Mapping[str, Any]) -> list[Problem]:
+    """The problem of a worker that compiles: blocks must stay in place, and TorchServe must wait."""
+    section, seconds = config.get(SECTION), config.get("startupTimeout")
+    if not isinstance(section, Mapping) or section.get("compile") != "blocks":
+        return []
+    if section.get("offload") == "group":
+        return [Problem(f"{SECTION}.offload", f"none or model with {SECTION}.compile: blocks", "group")]
+    if type(seconds) is int and seconds >= COMPILED_STARTUP:
+        return []
+    expected = f"at least {COMPILED_STARTUP} s with {SECTION}.compile: blocks, which compiles for minutes at the start"
+    return [Problem("startupTimeout", expected, seconds)]
 
 
 def load_catalogue(strategies: Mapping[str, Any] | None) -> Catalogue:

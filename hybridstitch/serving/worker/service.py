@@ -21,6 +21,7 @@ from ts.torch_handler.base_handler import BaseHandler
 from hybridstitch._version import __version__
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.generation import Generation
+from hybridstitch.model.compile import compile_blocks
 from hybridstitch.model.dtype import dtype_name
 from hybridstitch.model.lora import Adapters
 from hybridstitch.model.pair import describe_pair
@@ -48,7 +49,7 @@ from hybridstitch.serving.worker.torchserve import (
     send,
     send_piece,
 )
-from hybridstitch.serving.worker.warm_up import warm_up
+from hybridstitch.serving.worker.warm_up import warm_up, warm_up_graphs
 from hybridstitch.wire.documents import Rendering, Response, attempt, encode, error_response, fitting, last_event
 from hybridstitch.wire.fields import request_schema
 from hybridstitch.wire.names import IN_BAND, PROCESS, WORKER_HEADER
@@ -104,6 +105,11 @@ class Service(BaseHandler):
             check_packed_loras(self.settings.loras, self.adapters)
             check_defaults(self.settings.defaults, self.size_limits, self.catalogue, loras=self.loras)
             self.check_memory_of_defaults()
+        if self.settings.compile == "blocks":
+            for model in filter(None, (self.pipeline.transformer, getattr(self.pipeline, "small", None))):
+                compile_blocks(model, self.settings.compile_cache)
+            with logged_step("compile the blocks of all models"):
+                warm_up_graphs(self.generate, self.size_limits, self.catalogue, self.settings.defaults)
         started = time.perf_counter()
         with logged_step("generate a first picture by all models"):
             warm_up(self.generate, self.size_limits, self.catalogue)

@@ -1,8 +1,8 @@
-"""A first picture, by which a worker proves at its start that all of its models work."""
+"""First pictures, by which a worker proves at its start that all of its models work, and compiles them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hybridstitch.model.pair import SizeLimits
@@ -39,3 +39,26 @@ def warm_up(
 
     payload = smallest_request(limits.minimum, recipes=catalogue is not None)
     generate([parse_request(payload, {}, limits, catalogue)], check)
+
+
+def warm_up_graphs(
+    generate: Callable[[Sequence[GenerationRequest], StepWatcher], Any],
+    limits: SizeLimits,
+    catalogue: Catalogue | None,
+    defaults: Mapping[str, Any],
+) -> None:
+    """Generate a picture whose steps compile the blocks: dense, two numbers of masked tokens, and the small model.
+
+    Args:
+        generate: Generates the pictures of requests and calls its second argument after every step.
+        limits: The sizes that the models can generate.
+        catalogue: The recipes of the endpoint; None if it has one model.
+        defaults: Those of requests; size and guidance count.
+    """
+    usual = {name: defaults[name] for name in ("width", "height", "guidance_scale") if defaults.get(name) is not None}
+    payload = {"prompt": "x", "seed": 0, "num_inference_steps": 5, **usual}
+    masked = {"plan": {"type": "listed", "shares": [1, 1, 0.5, 0.3, 0]}, "fill": {"type": "small"}}
+    # Recipes without masks keep no keys and values, and have graphs without them.
+    recipes: list[dict[str, Any]] = [{"recipe": masked}, {"recipe": "large"}]
+    for recipe in recipes if catalogue is not None else [{}]:
+        generate([parse_request(payload | recipe, {}, limits, catalogue)], lambda *_: None)
