@@ -190,7 +190,7 @@ def test_parts_that_are_set_are_used(pipe):
     assert refused(pipe, prompt="a dog") == {"scheduler"}
 
 
-@pytest.mark.parametrize("name", ["set_adapters", "enable_model_cpu_offload", "interrupt", "guidance_scale"])
+@pytest.mark.parametrize("name", ["set_adapters", "enable_sequential_cpu_offload", "interrupt", "guidance_scale"])
 def test_parts_of_diffusers_pipeline_that_are_not_there_are_named(shared, name):
     with pytest.raises(AttributeError, match=name):
         getattr(shared, name)
