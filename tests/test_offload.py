@@ -62,8 +62,9 @@ def test_each_part_is_on_the_stage_while_it_runs(tiny: Path) -> None:
     assert runs["transformer"] == 5, "three dense steps and two hybrid ones"
     assert runs[SMALL_FOLDER] == 3, "two hybrid steps and one by the small model"
     assert (runs["text_encoder"], runs["text_encoder_2"], runs["vae"]) == (2, 2, 1)
-    # Both encoders twice, the large model, both models at each hybrid step, the small one, the decoder.
-    assert stage.entered == 4 + 1 + 4 + 1 + 1
+    # Both encoders twice, the large model, whose turn goes on into the first hybrid step, the small one, both in the
+    # second hybrid step, and the decoder.
+    assert stage.entered == 4 + 1 + 1 + 2 + 1
 
 
 def test_weights_that_are_absent_between_forwards_are_brought_by_diffusers_hooks(

@@ -211,7 +211,7 @@ class Mine(MaskStrategy):
         ("{num_inference_steps: 500}", "my_masks", "handler.defaults.num_inference_steps"),
         ("{width: 33}", "my_masks", "handler.defaults.width"),
         ("{height: 100000}", "my_masks", "handler.defaults.height"),
-        ("{speed: 2}", "my_masks", "handler.defaults.speed"),
+        ("{speed: 5}", "my_masks", "handler.defaults.speed"),
         ("{steps: 2}", "my_masks", "handler.defaults.steps"),
         ("{}", "your_masks", "handler.strategies.masks.mine"),
         ("{}", "beside", "handler.strategies.masks.mine"),
