@@ -363,3 +363,15 @@ def test_the_command_tunes_a_pair_and_keeps_to_its_rules(tiny, tmp_path, capsys)
     assert "no such file" in capsys.readouterr().err
     assert main(["tune", "--large", str(tiny), "--small", str(tiny), "--prompts", str(tmp_path / "prompts.txt")]) == 2
     assert "out: expected a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [{"step_share": 0.7}, {"text": "kept"}])
+def test_a_run_of_a_recipe_that_takes_fewer_steps_or_keeps_the_text_equals_the_pipelines_own(
+    trajectories, tiny_pipe, change
+):
+    recipe = replace(recipes()["hybridstitch"], **change)
+    run = trajectories.run(recipe)
+    generation = tiny_pipe.validate(PROMPTS, num_inference_steps=STEPS, guidance_scale=4.5, recipe=recipe)
+    out = tiny_pipe.generate(replace(generation, seeds=trajectories._generation.seeds), output_type="latent")
+    torch.testing.assert_close(out.images, run.latents)
+    assert out.report.flops_share == pytest.approx(run.cost)

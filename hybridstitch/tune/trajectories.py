@@ -20,7 +20,7 @@ from hybridstitch.model.exclusive import exclusive
 from hybridstitch.model.mmdit import cached_attention, unpatchify
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.recipe.recipe import Recipe, recipes
-from hybridstitch.sampler import Step, sample
+from hybridstitch.sampler import Step, sample, scheduled
 from hybridstitch.tune.remembering import Remembering, Velocities
 
 Work = Callable[[float], object]
@@ -107,8 +107,9 @@ class Trajectories:
         if recipe.plan.adaptive:
             expected = "a plan that decides the same for every picture"
             raise InvalidInput([Problem(f"{recipe.name}.plan", expected, recipe.plan.type)])
-        large = self._model(self.pipe.large, recipe.plan.masked)
-        small = self._model(self.pipe.small, recipe.fill.cached)
+        text_kept = recipe.text == "kept"
+        large = self._model(self.pipe.large, recipe.plan.masked, text_kept)
+        small = self._model(self.pipe.small, recipe.fill.cached, text_kept)
         start = self.states[0].to(self.pipe.device)
         plain = self._plain(start)
         done = 0
@@ -123,7 +124,7 @@ class Trajectories:
             for model in (large, small):
                 if model.cached:
                     stack.enter_context(cached_attention(model.transformer))
-            latents = sample(start, self._scheduler(), large, small, recipe, count)
+            latents = sample(start, self._scheduler(recipe), large, small, recipe, count)
         return Run(latents.cpu(), (large.flops + small.flops) / plain)
 
     @torch.no_grad()
@@ -153,14 +154,15 @@ class Trajectories:
         found = [self.pipe.decode(each.to(self.pipe.device), "np") for each in latents.split(1)]
         return (np.concatenate(found) * 255).round() / 255
 
-    def _scheduler(self) -> Any:
-        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-        scheduler.set_timesteps(self.steps, device=self.pipe.device)
-        return scheduler
+    def _scheduler(self, recipe: Recipe | None = None) -> Any:
+        """The scheduler of a recipe, which may take fewer steps; by default that of all steps."""
+        schedule = recipe.schedule(self.steps) if recipe else self.steps
+        return scheduled(self.pipe.scheduler, schedule, self.pipe.device)
 
-    def _model(self, transformer: Any, cached: bool) -> Remembering:
+    def _model(self, transformer: Any, cached: bool, text_kept: bool = False) -> Remembering:
         known = self._known if transformer is self.pipe.large else Velocities()
-        return Remembering(transformer, *self._texts, self.guidance_scale, cached, known=known)
+        given = (transformer, *self._texts, self.guidance_scale, cached, None, None, None, text_kept)
+        return Remembering(*given, known=known)
 
     def _record(self) -> dict[str, Tensor]:
         states, velocities, sigmas = [], [], []
