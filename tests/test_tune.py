@@ -375,3 +375,20 @@ def test_a_run_of_a_recipe_that_takes_fewer_steps_or_keeps_the_text_equals_the_p
     out = tiny_pipe.generate(replace(generation, seeds=trajectories._generation.seeds), output_type="latent")
     torch.testing.assert_close(out.images, run.latents)
     assert out.report.flops_share == pytest.approx(run.cost)
+
+
+def test_a_search_with_other_prompts_leaves_no_trajectories_to_the_first_one(tiny_pipe, tmp_path):
+    def states(prompts: list[str]) -> torch.Tensor:
+        return Tuner(tiny_pipe, prompts, STEPS, [4.5], tmp_path / "it.jsonl")._trajectories(4.5).states
+
+    first = states(PROMPTS)
+    torch.testing.assert_close(states(PROMPTS), first, rtol=0, atol=0)
+    other = states(["three", "four"])
+    assert not torch.equal(other, first)
+    torch.testing.assert_close(states(PROMPTS), first)
+    assert len([*tmp_path.glob("*.safetensors")]) == 1
+
+
+def test_a_search_refuses_at_once_a_recipe_that_looks_at_the_picture(tiny_pipe, tmp_path):
+    with pytest.raises(InvalidInput, match=r"define\.srdiffusion\.plan: expected a plan that decides the same"):
+        Tuner(tiny_pipe, PROMPTS, STEPS, [4.5], tmp_path / "it.jsonl", others=[recipes()["srdiffusion"]])

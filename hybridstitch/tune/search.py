@@ -12,6 +12,8 @@ A search with `stitched` also tries regions and steps of both models between the
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
@@ -22,6 +24,7 @@ from hybridstitch import masks
 from hybridstitch.base.journal import append_entries, read_entries
 from hybridstitch.base.progress import Progress, counted
 from hybridstitch.bench.calibration import Size
+from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.fills import Fitted
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.model.parts import fingerprint
@@ -59,6 +62,9 @@ class Tuner:
         stitched: Whether it also tries recipes that stitch both models, with a quarter of the work.
         others: Recipes that take part as they are.
         bar: Whether a progress bar is shown.
+
+    Raises:
+        InvalidInput: The plan of one of `others` looks at the picture, so that prompts cannot share a tensor.
     """
 
     def __init__(
@@ -74,6 +80,9 @@ class Tuner:
         others: Sequence[Recipe] = (),
         bar: bool = True,
     ):
+        expected = "a plan that decides the same for every picture"
+        adaptive = [each for each in others if each.plan.adaptive]
+        raise_problems([Problem(f"define.{each.name}.plan", expected, each.plan.type) for each in adaptive])
         self.pipe, self.prompts, self.steps, self.scales = pipe, prompts, steps, [*scales]
         self.pair, self.allowed, self.size = fingerprint(pipe), work, size
         self._journal, self._stitched, self._others, self._bar = journal, stitched, others, bar
@@ -205,12 +214,15 @@ class Tuner:
         return self._key(trajectories, shares, stitching.mask, stitching.small) in self._known
 
     def _trajectories(self, scale: float) -> Trajectories:
-        kept = self._journal.with_suffix(f".{scale:g}.safetensors")
-        if self._prefix + str(kept) not in self._known:
-            kept.unlink(missing_ok=True)  # of another pair or other prompts
+        own = hashlib.sha256(self._prefix.encode()).hexdigest()[:12]
+        kept = self._journal.with_suffix(f".{scale:g}-{own}.safetensors")
+        key = f"{self._prefix} {kept.name}"
+        for each in self._journal.parent.glob(f"{glob.escape(self._journal.stem)}.{scale:g}-*.safetensors"):
+            if each != kept or key not in self._known:
+                each.unlink()  # of another pair or other prompts, or of a search that was stopped while it wrote
         before = self.work
         found = Trajectories(self.pipe, self.prompts, self.steps, scale, self.size, kept, self._count)
-        self._remembered(self._prefix + str(kept), lambda: "trajectories", before)
+        self._remembered(key, lambda: "trajectories", before)
         return found
 
     def _count(self, work: float) -> None:
