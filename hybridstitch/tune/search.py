@@ -5,6 +5,7 @@ Three stages for each guidance scale, each as far as the allowed work goes:
 1. The large model generates the prompts once. From its recorded trajectories follow the schedules that promise the
    least error, for every number of dense steps and without a forward (`positions.py`).
 2. A trial of each fits the weights of fill `fitted` in a run of the real loop, and measures the finished latents.
+   Beside each runs what its speed selects on an untuned pair, so that tuning makes no speed worse.
 3. Coordinate descent moves one dense step after another, with weights fitted for every schedule tried.
 
 A search with `stitched` also tries regions and steps of both models between the dense steps (`stitched.py`).
@@ -30,7 +31,8 @@ from hybridstitch.masks import MaskStrategy
 from hybridstitch.model.parts import fingerprint
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.plans import ExplicitShares, Routed
-from hybridstitch.recipe.recipe import Recipe, recipes
+from hybridstitch.recipe.recipe import FEWEST_STEPS, Recipe, recipes
+from hybridstitch.recipe.untuned import FASTEST, untuned_recipe
 from hybridstitch.tune.disagreement import disagreement
 from hybridstitch.tune.fit import Fitting
 from hybridstitch.tune.points import PLUS_SPEED, Trial
@@ -40,8 +42,6 @@ from hybridstitch.tune.trajectories import Run, Trajectories
 
 SPEEDS = (2.5, 3.0, 4.0, 1.83, 1.5, 5.0, 2.0, 3.5, 2.2, 1.25)
 """Speed-ups that get a schedule, the most important first: a search whose work is spent leaves out the last ones."""
-
-
 STITCHED_SHARE = 0.75
 """Share of the work for pure fitted steps, in a search that also stitches."""
 ACROSS_SHARE = 0.2
@@ -133,7 +133,12 @@ class Tuner:
         limit = self.work + (STITCHED_SHARE if self._stitched else 1) * (last - self.work)
         jumps = Jumps(trajectories.states, trajectories.velocities, trajectories.sigmas)
         best: dict[int, tuple[Schedule, Trial]] = {}
-        for sensitivity in SENSITIVITIES:
+        found: list[Trial] = []
+        for speed in SPEEDS:
+            if (dense := budget(self.steps, speed)) and dense not in best:
+                self._improve(best, dense, jumps.best(dense, SENSITIVITIES[0]), trajectories, limit)
+            found += self._untuned(speed, trajectories, limit)
+        for sensitivity in SENSITIVITIES[1:]:
             for dense in budgets(self.steps):
                 self._improve(best, dense, jumps.best(dense, sensitivity), trajectories, limit)
         for number, dense in enumerate(best):
@@ -141,7 +146,7 @@ class Tuner:
             for schedule in _descent(lambda dense=dense: best[dense][0], self.steps):  # type: ignore[misc]
                 if not self._improve(best, dense, schedule, trajectories, share):
                     break
-        found = [trial for _, trial in best.values()]
+        found += [trial for _, trial in best.values()]
         schedules = [best[dense][0] for dense in best if dense < self.steps / PLUS_SPEED] if self._stitched else []
         for stitching, schedule in product(stitchings(), schedules):
             shares = stitching.shares(schedule, self.steps)
@@ -150,11 +155,23 @@ class Tuner:
                 found.append(self.trial(trajectories, shares, stitching.mask, stitching.small))
         return found + [self._as_it_is(recipe, trajectories) for recipe in self._others]
 
+    def _untuned(self, speed: float, trajectories: Trajectories, limit: float) -> list[Trial]:
+        """Return a trial of what a speed selects on an untuned pair, none if the allowed work does not suffice."""
+        if speed > FASTEST:
+            return []
+        recipe = untuned_recipe(speed, trajectories.guidance_scale)
+        work = max(1 / speed, min(1.0, FEWEST_STEPS / self.steps)) * len(self.prompts)
+        if self.work + work > limit and self._key_as_it_is(recipe, trajectories) not in self._known:
+            return []
+        return [self._as_it_is(recipe, trajectories)]
+
+    def _key_as_it_is(self, recipe: Recipe, trajectories: Trajectories) -> str:
+        return f"{self._prefix} {json.dumps([trajectories.guidance_scale, recipe.to_dict()])}"
+
     def _as_it_is(self, recipe: Recipe, trajectories: Trajectories) -> Trial:
         """Measure a recipe without fitting anything."""
         found = self._remembered(
-            f"{self._prefix} {json.dumps([trajectories.guidance_scale, recipe.to_dict()])}",
-            lambda: _figures(trajectories, trajectories.run(recipe)),
+            self._key_as_it_is(recipe, trajectories), lambda: _figures(trajectories, trajectories.run(recipe))
         )
         return Trial(recipe, trajectories.guidance_scale, **found, origin=recipe.name)
 
@@ -247,8 +264,13 @@ def _figures(trajectories: Trajectories, run: Run) -> dict[str, float]:
 
 def budgets(steps: int) -> list[int]:
     """Return the numbers of dense steps that reach `SPEEDS`, the most important first."""
-    found = dict.fromkeys(int(steps / speed + 1e-9) for speed in SPEEDS)
-    return [dense for dense in found if 0 < dense < steps]
+    found = dict.fromkeys(budget(steps, speed) for speed in SPEEDS)
+    return [dense for dense in found if dense]
+
+
+def budget(steps: int, speed: float) -> int:
+    """Return the most dense steps that reach a speed above 1, 0 if none does."""
+    return int(steps / speed + 1e-9)
 
 
 def shares_of(schedule: Schedule, steps: int) -> tuple[float, ...]:
