@@ -414,3 +414,14 @@ def test_the_dial_of_a_tuned_pair_is_never_below_that_of_an_untuned_one(tiny_pip
             if untuned.cost <= 1 / speed:
                 ours = trajectories.run(tuned.at_speed(speed, scale).recipe)
                 assert trajectories.fidelity(ours) >= trajectories.fidelity(untuned) - 0.01
+
+
+def test_a_schedule_reaches_its_speed_whatever_the_rounding_of_its_cost(tmp_path):
+    """20 of 30 steps cost 0.6667 in the file, above 1 / 1.5."""
+    found = []
+    for dense in (20, 10):
+        plan = plans.ExplicitShares(shares_of(tuple(range(dense)), 30))
+        found.append(Trial(Recipe(plan, masks.All(), fills.Last()), 4.5, dense / 30, -dense, dense))
+    write(found, "pair", 30, {}, tmp_path / "recipes.json")
+    tuned = Catalogue.load().with_tuned(tmp_path / "recipes.json")
+    assert [tuned.at_speed(speed, 4.5).psnr_db[4.5] for speed in (1.5, 1.501, 3, tuned.fastest)] == [20, 10, 10, 10]

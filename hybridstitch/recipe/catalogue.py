@@ -18,6 +18,8 @@ from hybridstitch.recipe.untuned import FASTEST, untuned_recipe
 
 DEFAULTS = ("hybridstitch-plus", "front")
 """Recipe of requests that name none: the first of these that exists. Only a tuned pair has the first one."""
+COST_DIGITS = 4
+"""Digits of the costs that `hybridstitch tune` writes, behind the point."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class Catalogue:
         scales = {scale for each in self.tuned for scale in each.costs} or {guidance_scale}
         nearest = min(scales, key=lambda tried: (abs(tried - guidance_scale), tried))
         large = TunedRecipe(self.recipes["large"], {nearest: 1.0}, {nearest: math.inf}, "large")
-        fast_enough = [each for each in (large, *self.tuned) if each.costs.get(nearest, math.inf) <= 1 / speed]
+        allowed = max(1 / speed, round(1 / speed, COST_DIGITS))  # 20 of 30 steps reach 1.5, and cost 0.6667 in the file
+        fast_enough = [each for each in (large, *self.tuned) if each.costs.get(nearest, math.inf) <= allowed]
         return max(fast_enough, key=lambda each: each.psnr_db[nearest])
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from hybridstitch.fills import Fitted
 from hybridstitch.plans import ExplicitShares
+from hybridstitch.recipe.catalogue import COST_DIGITS
 from hybridstitch.recipe.recipe import Recipe
 
 PLUS_SPEED = 1.83
@@ -91,7 +92,7 @@ def points(found: Sequence[Trial]) -> list[dict[str, Any]]:
         {
             "recipe": joined(trials).to_dict(),
             "origin": trials[0].origin,
-            "costs": {f"{trial.guidance_scale:g}": round(trial.cost, 4) for trial in trials},
+            "costs": {f"{trial.guidance_scale:g}": round(trial.cost, COST_DIGITS) for trial in trials},
             "psnr_db": {f"{trial.guidance_scale:g}": round(trial.psnr_db, 2) for trial in trials},
         }
         for trials in sorted(kept, key=lambda trials: -trials[0].cost)
