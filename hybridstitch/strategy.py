@@ -8,7 +8,7 @@ names the field, and the description that the server publishes.
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from inspect import isclass
@@ -74,7 +74,7 @@ class Parameter:
             kinds = (int,) if self.type is int else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds):
                 return False
-            if isinstance(value, float) and not math.isfinite(value):
+            if not abs(value) <= sys.float_info.max:  # infinite, NaN, or an integer that no float holds
                 return False
             return self.range is None or self.range.low <= value <= self.range.high
         return isinstance(value, self.type)

@@ -59,6 +59,7 @@ def test_an_object_replaces_whole_axes_or_single_parameters(catalogue):
         ({"plan": {"type": "staged", "large": 0.7, "hybrid": 0.7}}, ["recipe.plan.hybrid"]),
         ({"plan": {"type": "staged", "large": True}}, ["recipe.plan.large"]),
         ({"plan": {"type": "staged", "share": float("nan")}}, ["recipe.plan.share"]),
+        ({"plan": {"type": "front"}, "fill": {"type": "fitted", "weights": [10**400, 1, 0]}}, ["recipe.fill.weights"]),
         ({"name": "hybridstitch", "mask": {"type": "box", "left": 0.9}}, ["recipe.mask.right"]),
         ({"name": "hybridstitch", "mask": {"type": "random", "seed": 1.5}}, ["recipe.mask.seed"]),
         ({"name": "hybridstitch", "fill": 3, "mask": None}, ["recipe.mask", "recipe.fill"]),
