@@ -185,10 +185,28 @@ def test_the_command_measures_predicts_and_generates(
 
 
 def test_wrong_options_of_a_scale_are_named_together(capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["--width", "100", "--count", "3", "--recipes", "large~2,small/heun", "--processes", "2"]
+    given = [
+        "--width",
+        "100",
+        "--count",
+        "3",
+        "--recipes",
+        "large~2,small/heun,cache-dit:Fn=1,Bn=2",
+        "--processes",
+        "2",
+    ]
+    given += ["--equal-flops", "front", "large"]
     assert main(["bench", "--scale", "sd35", *given]) == 2
     printed = capsys.readouterr().err
-    for words in ("--width", "--count", "large~2", "small/heun", "--processes"):
+    for words in (
+        "--width",
+        "--count",
+        "large~2",
+        "small/heun",
+        "'cache-dit:Fn=1,Bn=2'",
+        "--processes",
+        "--equal-flops",
+    ):
         assert words in printed
     assert main(["bench", "--scale", "sd4"]) == 2
     assert "--scale: expected one of: sd35, sd3" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybridstitch.base.extra_modules import add_modules
 from hybridstitch.base.progress import say
-from hybridstitch.bench.specs import read_spec
+from hybridstitch.bench.specs import CACHE_DIT, read_spec, split_specs
 from hybridstitch.cli.options import open_catalogue, recipe_names, with_defined
 from hybridstitch.cli.pair import pair_folder
 from hybridstitch.cli.values import Unreadable
@@ -28,7 +28,7 @@ REPEATS = {"cpu": 5, "cuda": 15}
 WHOLE = ("large", "small", "hybridstitch", "hybridstitch-plus", "speed=1.83", "speed=2.5")
 """Contenders of the whole pictures; those that the catalogue lacks are left out."""
 ON_CPU = ("large", "hybridstitch", "speed=2.5")
-WITHOUT_EFFECT = ("large", "small", "prompts", "count", "against")
+WITHOUT_EFFECT = ("large", "small", "prompts", "count", "against", "equal_speed", "equal_flops")
 
 
 def scale(text: str) -> str | Unreadable:
@@ -39,19 +39,21 @@ def scale(text: str) -> str | Unreadable:
 def check_scale(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every wrong option of a bench with `--scale`."""
     problems = [
-        Problem(name, "nothing beside --scale, which loads no pair and no prompts", getattr(options, name))
+        Problem(
+            name.replace("_", "-"), "nothing beside --scale, which loads no pair and no prompts", getattr(options, name)
+        )
         for name in WITHOUT_EFFECT
-        if getattr(options, name) is not None
+        if getattr(options, name) not in (None, [])
     ]
     if options.processes > 1:
         problems.append(Problem("processes", "1 with --scale: forwards are timed one by one", options.processes))
     with collected(problems):
         add_modules(options.extra_module)
     known = recipe_names(options)
-    for spec in options.recipes.split(",") if options.recipes else []:
+    for spec in split_specs(options.recipes) if options.recipes else []:
         with collected(problems):
             read = read_spec(spec, known)
-            if read.speed is not None or read.solver not in ("euler", "even"):
+            if spec.startswith(CACHE_DIT) or read.speed is not None or read.solver not in ("euler", "even"):
                 expected = "with --scale RECIPE[@STEPS][/even] or speed=NUMBER"
                 raise InvalidInput([Problem("recipes", expected, spec)])
     for name in ("width", "height"):
