@@ -425,3 +425,16 @@ def test_a_schedule_reaches_its_speed_whatever_the_rounding_of_its_cost(tmp_path
     write(found, "pair", 30, {}, tmp_path / "recipes.json")
     tuned = Catalogue.load().with_tuned(tmp_path / "recipes.json")
     assert [tuned.at_speed(speed, 4.5).psnr_db[4.5] for speed in (1.5, 1.501, 3, tuned.fastest)] == [20, 10, 10, 10]
+
+
+def test_weights_of_many_steps_and_scales_fit_into_a_recipe(tmp_path):
+    found = []
+    for scale in (2.0, 3.5, 4.5, 7.0):
+        plan = plans.ExplicitShares(shares_of((0, 50), 100))
+        found.append(
+            Trial(Recipe(plan, masks.All(), fills.Fitted((scale,), (0.0, 1.0, 0.0) * 100)), scale, 0.02, -9, 9)
+        )
+    write(found, "pair", 100, {}, tmp_path / "recipes.json")
+    fill = Catalogue.load().with_tuned(tmp_path / "recipes.json").at_speed(2, 4.5).recipe.fill
+    assert fill.steps == 100
+    assert fill.guidance == (2.0, 3.5, 4.5, 7.0)

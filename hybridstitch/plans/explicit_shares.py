@@ -17,7 +17,7 @@ class ExplicitShares(Plan):
     the schedule, and the other shares spread over the other steps.
 
     Args:
-        shares: 1 to 1000 numbers from 0 to 1, the first for the start, default (1, 1, 0.3, 0, 0). Where the list is as
+        shares: 1 to 10000 numbers from 0 to 1, the first for the start, default (1, 1, 0.3, 0, 0). Where the list is as
             long as the schedule, each is one step. Higher shares are slower, and closer to the large model's picture.
     """
 

@@ -15,7 +15,7 @@ class Routed(Plan):
     Args:
         large: fraction of the steps that are dense, 0 to 1, default 0.3. More is slower, and closer to the large
             model's picture.
-        disagreement: relative distance of the two models' velocities along the schedule, 1 to 1000 numbers from 0 to
+        disagreement: relative distance of the two models' velocities along the schedule, 1 to 10000 numbers from 0 to
             100. Steps with the highest values become dense; their number, and so the speed, stays the same.
             `hybridstitch tune` measures the values on eight calibration prompts at the given guidance scales. The
             default has the shape that TRACK reports for models of many steps: high at both ends.
