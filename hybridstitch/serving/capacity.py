@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridstitch.base.paths import SMALL_FOLDER
@@ -12,9 +13,12 @@ from hybridstitch.base.sizes import size_text
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.generation import Generation
 from hybridstitch.model.free_memory import free_memory, total_memory
+from hybridstitch.model.lora_files import named_in
 from hybridstitch.model.memory import LARGE, MemoryPlan
 
 if TYPE_CHECKING:
+    import torch
+
     from hybridstitch.serving.settings import Settings
 
 RESERVED_SHARE = 0.05
@@ -34,8 +38,10 @@ class Capacity:
         device: where the models run.
         free: bytes that the worker may use.
         text_encoders: where they are: `device`, `cpu` or `offload`.
-        int8: the parts whose linear layers are quantised.
         offload: `none`, `model` or `group`: which parts wait on the CPU for their turn.
+        int8: the parts whose linear layers are quantised.
+        lora: bytes of the adapters that a request may name.
+        small_free: bytes that the worker may use on the device of the small model; None if that is `device`.
     """
 
     plan: MemoryPlan
@@ -45,14 +51,17 @@ class Capacity:
     text_encoders: str = "device"
     offload: str = "none"
     int8: frozenset[str] = frozenset()
+    lora: int = 0
+    small_free: int | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
-        """By part, the bytes of its weights."""
-        return self.plan.weight_bytes(self.dtype, self.int8)
+        """By part, the bytes of its weights; those of adapters under `lora`."""
+        return self.plan.weight_bytes(self.dtype, self.int8) | ({"lora": self.lora} if self.lora else {})
 
     def _is_mapped(self, part: str) -> bool:
-        return part not in self.int8 and self.plan.weights[part].is_stored_as(self.dtype)
+        weights = self.plan.weights.get(part)
+        return part not in self.int8 and weights is not None and weights.is_stored_as(self.dtype)
 
     @property
     def weights(self) -> dict[str, int]:
@@ -61,6 +70,8 @@ class Capacity:
         A CPU maps the files of parts that are stored in the dtype; the kernel drops such pages on demand.
         """
         sizes = dict(self.sizes)
+        if self.small_free is not None:
+            sizes[SMALL_FOLDER] = 0
         if self.device == "cpu":
             return {part: 0 if self._is_mapped(part) else size for part, size in sizes.items()}
         if self.text_encoders != "device":
@@ -82,7 +93,18 @@ class Capacity:
 
     def pictures(self, width: int, height: int, guided: bool = True, cached: tuple[str, ...] = (LARGE,)) -> int:
         """The most pictures of this size that fit into one forward."""
-        return max(self.room, 0) // self.plan.picture_bytes(self.dtype, width, height, guided, cached)
+        how = (self.dtype, width, height, guided)
+        if self.small_free is None:
+            return max(self.room, 0) // self.plan.picture_bytes(*how, cached)
+        own = tuple(part for part in cached if part != SMALL_FOLDER)
+        there = self.plan.step_bytes(SMALL_FOLDER, *how)
+        there += self.plan.kv_bytes(SMALL_FOLDER, *how) if own != cached else 0
+        return min(max(self.room, 0) // self.plan.picture_bytes(*how, own), max(self.small_room, 0) // there)
+
+    @property
+    def small_room(self) -> int:
+        """Bytes for pictures on the separate device of the small model."""
+        return int((1 - RESERVED_SHARE) * (self.small_free or 0)) - self.sizes.get(SMALL_FOLDER, 0)
 
     @property
     def largest_side(self) -> int:
@@ -116,6 +138,10 @@ class Capacity:
         side = self.plan.limits.minimum
         if self.pictures(side, side):
             return
+        if self.small_free is not None and self.small_room < self.plan.step_bytes(SMALL_FOLDER, self.dtype, side, side):
+            expected = f"{size_text(self.sizes[SMALL_FOLDER])} for the weights of the small model in {self.dtype}"
+            free = f"{size_text(self.small_free)} free"
+            raise InvalidInput([Problem("memory of the device of the small model", expected, free)])
         weights, picture = sum(self.weights.values()), self.plan.picture_bytes(self.dtype, side, side)
         expected = (
             f"{size_text(weights)} for the weights in {self.dtype} and {size_text(picture)} for a picture of "
@@ -164,6 +190,16 @@ def quantised_parts(quantise: Mapping[str, str | None] | None) -> frozenset[str]
     return frozenset(names.get(part, part) for part, kind in (quantise or {}).items() if kind)
 
 
+def lora_bytes(folder: Path | None) -> int:
+    """Bytes of the adapters in a packed pair that a request may name."""
+    return sum(path.stat().st_size for files in named_in(folder).values() for path in files.values())
+
+
+def share_memory(one: torch.device, other: torch.device | None) -> bool:
+    """Whether two devices have the same memory; None for the same device."""
+    return other is None or (one.type, one.index or 0) == (other.type, other.index or 0)
+
+
 def plan_worker(settings: Settings, plain: bool) -> Capacity:
     """The memory of a worker that is about to load its models.
 
@@ -173,24 +209,32 @@ def plan_worker(settings: Settings, plain: bool) -> Capacity:
         settings: Of the worker. Without a dtype, the one is planned that the loader would choose.
         plain: Whether the worker loads the large model alone.
     """
-    import torch
-
     from hybridstitch.model.dtype import choose_dtype, dtype_name
     from hybridstitch.model.pair import find_files
 
-    found, device = find_files(settings.folder, None, None, plain=plain), str(settings.device)
-    devices = torch.cuda.device_count() if settings.device.type == "cuda" else 1
-    share = total_memory(device) // math.ceil(settings.workers / devices)
-    limit = share if settings.max_memory_mib is None else min(share, settings.max_memory_mib * 2**20)
-    free = min(free_memory(device), limit)
+    found, small = find_files(settings.folder, None, None, plain=plain), settings.small_device
+    free = _free_for(settings, settings.device)
     dtype = settings.dtype or choose_dtype(found, settings.device, int((1 - RESERVED_SHARE) * free))
-    text_encoders = "device" if plain else settings.text_encoders  # diffusers' own pipeline has them on one device
+    apart = not plain and not share_memory(settings.device, small)
     return Capacity(
         MemoryPlan.of(found),
         dtype_name(dtype),
-        device,
+        str(settings.device),
         free,
-        text_encoders,
+        "device" if plain else settings.text_encoders,  # diffusers' own pipeline has them on one device
         settings.offload,
         quantised_parts(settings.quantise),
+        lora_bytes(settings.folder),
+        _free_for(settings, small) if small is not None and apart else None,
     )
+
+
+def _free_for(settings: Settings, device: torch.device) -> int:
+    """Bytes of a device that one worker may use."""
+    import torch
+
+    # TorchServe spreads workers over the GPUs, but devices that the settings name are those of every worker.
+    spread = device.type == "cuda" and settings.small_device is None
+    share = total_memory(str(device)) // math.ceil(settings.workers / (torch.cuda.device_count() if spread else 1))
+    limit = share if settings.max_memory_mib is None else min(share, settings.max_memory_mib * 2**20)
+    return min(free_memory(str(device)), limit)

@@ -145,7 +145,7 @@ def read_settings(context: Context) -> Settings:
     gpu = properties.get("gpu_id")
     uses_gpu = gpu is not None and torch.cuda.is_available()
     usual = torch.device("cuda", gpu) if uses_gpu else torch.device("cpu")
-    device, small_device = _found_devices(section.pop("devices", None)) or (usual, None)
+    device, small_device = found_devices(section.pop("devices", None)) or (usual, None)
     return Settings(
         folder=Path(properties["model_dir"], PAIR_FOLDER),
         device=device,
@@ -158,8 +158,8 @@ def read_settings(context: Context) -> Settings:
     )
 
 
-def _found_devices(names: list[str] | None) -> list[torch.device]:
-    """The devices of these names. Raises InvalidInput for one that this machine lacks."""
+def found_devices(names: list[str] | None) -> list[torch.device]:
+    """The devices of these names; none for None. Raises InvalidInput for one that this machine lacks."""
     import torch
 
     problems = []

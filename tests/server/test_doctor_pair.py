@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hybridstitch.cli.main import main
+from hybridstitch.errors import InvalidInput
 from hybridstitch.model.memory import MemoryPlan
 from hybridstitch.model.pair import find_files
 from hybridstitch.serving.capacity import Capacity
@@ -84,6 +86,34 @@ def test_the_plan_of_a_gpu(full_size: Path) -> None:
         capacity = Capacity(plan, "bfloat16", "cuda:0", 24 * GIB, text_encoders, offload)
         assert sum(capacity.weights.values()) == pytest.approx(expected, abs=2), (text_encoders, offload)
     assert Capacity(plan, "bfloat16", "cuda:0", 24 * GIB, "offload", "group").pictures(1024, 1024) == 4
+
+
+def test_the_plan_of_two_gpus(full_size: Path) -> None:
+    """The small model takes memory of its own device alone, which bounds the pictures as well."""
+    plan = MemoryPlan.of(find_files(full_size, None, None))
+    small, rest = 2 * SIZES["transformer_small"][1], sum(plan.weight_bytes("bfloat16").values())
+    one, two = (Capacity(plan, "bfloat16", "cuda:0", 80 * GIB, lora=GIB, small_free=free) for free in (None, 80 * GIB))
+    assert sum(one.weights.values()) == rest + GIB
+    assert sum(two.weights.values()) == pytest.approx(rest + GIB - small, abs=2)
+    assert two.pictures(1024, 1024) > one.pictures(1024, 1024)
+    both = ("transformer", "transformer_small")
+    assert two.pictures(1024, 1024, cached=both) == two.pictures(1024, 1024)
+    narrow = replace(two, small_free=int(1.2 * small))
+    assert narrow.pictures(1024, 1024, cached=both) < narrow.pictures(1024, 1024) < two.pictures(1024, 1024)
+    two.check()
+    with pytest.raises(InvalidInput, match=r"memory of the device of the small model: expected .* GiB for the weights"):
+        replace(two, small_free=small).check()
+
+
+def test_devices_of_the_settings(emoji: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "model-config.yaml"
+    config.write_text("handler: {devices: [cpu, 'cpu:0']}")
+    code, findings = examined(capsys, "--pair", str(emoji), "--config", str(config))
+    assert code == 0
+    assert "transformer_small 11 MiB; " in findings["weights"]["detail"], "both names are one memory"
+    config.write_text("handler: {devices: [cpu, 'cuda:7']}")
+    assert main(["doctor", "--pair", str(emoji), "--config", str(config)]) == 2
+    assert "handler.devices: expected a device that torch finds here" in capsys.readouterr().err
 
 
 def test_models_that_do_not_fit_together(

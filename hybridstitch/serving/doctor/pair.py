@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hybridstitch.base.sizes import size_text
 from hybridstitch.errors import InvalidInput
-from hybridstitch.serving.capacity import RESERVED_SHARE, Capacity, quantised_parts
+from hybridstitch.serving.capacity import RESERVED_SHARE, Capacity, lora_bytes, quantised_parts, share_memory
 from hybridstitch.serving.doctor.machine import Finding
 from hybridstitch.serving.server.java_and_ports import temporary_base
-from hybridstitch.serving.settings import PICTURES_PER_FORWARD, SECTION
+from hybridstitch.serving.settings import PICTURES_PER_FORWARD, SECTION, found_devices
 
 
 def examine_pair(
@@ -32,7 +33,7 @@ def examine_pair(
     Args:
         folder: A packed pair; None for `large` and `small`.
         large, small: Folders of SD3 pipelines.
-        device: Where the models would run; a GPU if there is one.
+        device: Where the models would run; by default the devices of `config`, and without them a GPU if there is one.
         dtype: Of the weights; by default that of `config`, and without one what a worker would choose.
         config: The content of a model-config.yaml, for the settings of `handler:`.
         store: Where an archive would be packed to.
@@ -49,20 +50,24 @@ def examine_pair(
     from hybridstitch.model.memory import MemoryPlan
     from hybridstitch.model.pair import check_fit, find_files
 
-    device = device or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    settings = dict((config or {}).get(SECTION) or {})
+    places = found_devices(settings.get("devices") if device is None else None)
+    device = device or str(next(iter(places), "cuda:0" if torch.cuda.is_available() else "cpu"))
     try:
         found = find_files(folder, large, small, **(files or {}))
         check_fit(found)
     except InvalidInput as error:
         return [Finding(each.field, False, f"expected {each.expected}, got {each.got}") for each in error.problems]
-    settings = dict((config or {}).get(SECTION) or {})
     dtype = dtype or settings.get("dtype") or "auto"
-    free = min(free_memory(device), 2**20 * (settings.get("max_memory_mib") or 2**40))
+    most_free = 2**20 * (settings.get("max_memory_mib") or 2**40)
+    free = min(free_memory(device), most_free)
     room = int((1 - RESERVED_SHARE) * free)
     chosen = dtype_name(choose_dtype(found, torch.device(device), room)) if dtype == "auto" else dtype
     placed = {name: settings[name] for name in ("text_encoders", "offload") if settings.get(name)}
     int8 = quantised_parts(settings.get("quantise"))
-    capacity = Capacity(MemoryPlan.of(found), chosen, device, free, **placed, int8=int8)
+    capacity = Capacity(MemoryPlan.of(found), chosen, device, free, **placed, int8=int8, lora=lora_bytes(folder))
+    if places and not share_memory(*places):
+        capacity = replace(capacity, small_free=min(free_memory(str(places[1])), most_free))
     most = settings.get("pictures_per_forward") or PICTURES_PER_FORWARD
     size = sum(path.stat().st_size for path in found.files.values())
     return [
@@ -82,7 +87,9 @@ def _examine_weights(capacity: Capacity, why: str) -> Finding:
         f"{size_text(sum(sizes.values()))} in {capacity.dtype} ({why}): {parts}; "
         f"{size_text(sum(kept.values()))} of {size_text(capacity.free)} free on {capacity.device}"
     )
-    if capacity.room < 0:
+    if capacity.small_free is not None:
+        detail += f"; those of the small model on their own device, with {size_text(capacity.small_free)} free"
+    if capacity.room < 0 or (capacity.small_free is not None and capacity.small_room < 0):
         return Finding("weights", False, detail, capacity.advice)
     if capacity.device == "cpu" and sum(sizes.values()) > capacity.free:
         return Finding(
@@ -94,6 +101,8 @@ def _examine_weights(capacity: Capacity, why: str) -> Finding:
 def _place(size: int, kept: int, capacity: Capacity) -> str:
     if size == kept:
         return ""
+    if capacity.small_free is not None and kept == 0 and capacity.device != "cpu":
+        return " (on its own device)"
     return " (mapped from the files)" if capacity.device == "cpu" else f" ({size_text(kept)} of it on the device)"
 
 
