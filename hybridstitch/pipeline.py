@@ -136,10 +136,10 @@ class HybridStitchPipeline(Parts):
         """
         self.check_saving()
         folder = Path(save_directory)
-        options = {"variant": variant, "max_shard_size": max_shard_size}
-        self._pipeline.save_pretrained(folder, safe_serialization=True, **options)
-        options = {name: value for name, value in options.items() if value is not None}
-        self.small.save_pretrained(folder / SMALL_FOLDER, safe_serialization=True, **options)
+        how: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        with exclusive(self.large, self.small):  # a forward of another thread exchanges blocks for a moment
+            self._pipeline.save_pretrained(folder, safe_serialization=True, variant=variant, **how)
+            self.small.save_pretrained(folder / SMALL_FOLDER, safe_serialization=True, variant=variant, **how)
         self.catalogue.save_tuned(folder)
         if self.description:
             (folder / PAIR_FILE).write_text(json.dumps(self.description, indent=2))
@@ -361,17 +361,11 @@ class HybridStitchPipeline(Parts):
         watch.lap("decode")
 
         warnings = self.prompts.warnings(guided, generation.prompts.texts, length)
-        return Output(
-            images,
-            Report(
-                generation,
-                timing_ms=watch.timing_ms,
-                dtype=dtype_name(self.dtype),
-                warnings=warnings,
-                groups=work,
-                **merged(work),
-            ),
+        dtype = dtype_name(self.dtype)
+        report = Report(
+            generation, timing_ms=watch.timing_ms, dtype=dtype, warnings=warnings, groups=work, **merged(work)
         )
+        return Output(images, report)
 
     def _denoise(
         self,

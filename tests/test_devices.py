@@ -122,6 +122,8 @@ def test_devices_follow_moves(tiny: Path) -> None:
         assert pipe.small_device is None
         pipe.to_devices(FIRST, SECOND)
         assert (pipe.device, pipe.small_device) == (FIRST, SECOND)
+        with pytest.raises(ValueError, match="offload: expected a pair on one device, got one on two"):
+            pipe.offload("cpu")
         pipe.to(torch.float64)
         assert (pipe.device, pipe.small_device, pipe.small.dtype) == (FIRST, SECOND, torch.float64)
         pipe.to(FIRST)

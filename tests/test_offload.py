@@ -100,6 +100,8 @@ def test_what_cannot_be_offloaded_is_refused(tiny: Path) -> None:
     pipe.offload("cpu", offload="group")
     with pytest.raises(ValueError, match="got one that is offloaded"):
         pipe.to("cpu")
+    with pytest.raises(ValueError, match=r"to_devices: expected .* got one that is offloaded"):
+        pipe.to_devices("cpu", "cpu")
     with pytest.raises(ValueError, match="not offloaded yet"):
         pipe.enable_model_cpu_offload(device="cpu")
     if not torch.cuda.is_available():

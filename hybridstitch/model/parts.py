@@ -90,8 +90,7 @@ class Parts:
 
     def to(self, *args: Any, **options: Any) -> Self:
         """Move every part or change its dtype: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.float16)`."""
-        if self.offloaded is not None:
-            raise ValueError("to: expected a pair whose parts stay on their device, got one that is offloaded")
+        self._check_stays("to")
         with exclusive(self._pipeline.transformer, self.small):  # not during a generation of another thread
             self._pipeline.to(*args, **options)
             options.pop("silence_dtype_warnings", None)
@@ -109,6 +108,8 @@ class Parts:
         """
         if self.offloaded is not None:
             raise ValueError("offload: expected a pair that is not offloaded yet, got one that is")
+        if self.small_device is not None:
+            raise ValueError("offload: expected a pair on one device, got one on two")
         parts = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
         with exclusive(self._pipeline.transformer, self.small):
             place = torch.device(device)
@@ -188,11 +189,16 @@ class Parts:
 
         At hybrid steps both models then run at once. Pictures are the same as on one device.
         """
+        self._check_stays("to_devices")
         with exclusive(self._pipeline.transformer, self.small):
             self._pipeline.to(large)
             self.small.to(small)
             self._note_devices()
         return self
+
+    def _check_stays(self, what: str) -> None:
+        if self.offloaded is not None:
+            raise ValueError(f"{what}: expected a pair whose parts stay on their device, got one that is offloaded")
 
     def _note_devices(self) -> None:
         self.small_device = None if self.small.device == self.large.device else self.small.device
