@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel
 
-GRAPHS = 64
+GRAPHS = 256
 """Graphs that torch keeps for all blocks of a process, before it gives up and runs them as they are. Its own limit, 8,
-is too low for two models: each kind of block needs one for dense and masked steps, with and without guidance."""
+is too low for two models: each kind of block needs one for dense and masked steps, with and without guidance, and
+again for each set of LoRA adapters that acts."""
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The variable that names the folder where torch keeps compiled code."""
 

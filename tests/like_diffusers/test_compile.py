@@ -15,6 +15,7 @@ from hybridstitch.plans import Staged
 from hybridstitch.serving.worker.render import generate_batch
 from hybridstitch.serving.worker.warm_up import warm_up, warm_up_graphs
 from hybridstitch.testing.toys import tiny_transformer
+from tests.support.adapters import save_lora
 from tests.support.calls import CALL, MASKED, seeded
 
 BOTH = Recipe(Staged(large=0.4, hybrid=0.6, share=0.5), fill=fills.SmallRest())
@@ -89,6 +90,24 @@ def test_a_worker_compiles_what_requests_use_before_it_is_ready(pipe):
     assert ready > 0
     for recipe in ("large", "small", "hybridstitch"):
         picture(pipe, recipe, num_inference_steps=8)
+    assert backend.graphs == ready
+
+
+def test_adapters_that_requests_may_name_are_compiled_before_it_is_ready(pipe, tmp_path):
+    for model in ("large", "small"):
+        file = save_lora(tmp_path / f"{model}.safetensors", getattr(pipe, model))
+        pipe.load_lora_weights(file, model=model, adapter_name="style", scale=0.0)
+    before = picture(pipe, MASKED), picture(pipe, MASKED, lora={"style": 0.5})
+    backend = Counted()
+    pipe.compile(backend=backend)
+    generate = partial(generate_batch, pipe)
+    warm_up_graphs(generate, pipe.size_limits, pipe.catalogue, {}, pipe.adapters.names)
+    ready = backend.graphs
+    assert ready > 0
+    assert torch.equal(picture(pipe, MASKED, lora={"style": 0.5}), before[1])
+    picture(pipe, "large", lora={"style": -1.3})
+    assert torch.equal(picture(pipe, MASKED), before[0])
+    assert not torch.equal(*before)
     assert backend.graphs == ready
 
 

@@ -109,7 +109,8 @@ class Service(BaseHandler):
             for model in filter(None, (self.pipeline.transformer, getattr(self.pipeline, "small", None))):
                 compile_blocks(model, self.settings.compile_cache)
             with logged_step("compile the blocks of all models"):
-                warm_up_graphs(self.generate, self.size_limits, self.catalogue, self.settings.defaults)
+                defaults, loras = self.settings.defaults, self.adapters.names
+                warm_up_graphs(self.generate, self.size_limits, self.catalogue, defaults, loras)
         started = time.perf_counter()
         with logged_step("generate a first picture by all models"):
             warm_up(self.generate, self.size_limits, self.catalogue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from hybridstitch.model.pair import SizeLimits
@@ -46,19 +46,23 @@ def warm_up_graphs(
     limits: SizeLimits,
     catalogue: Catalogue | None,
     defaults: Mapping[str, Any],
+    loras: Collection[str] = (),
 ) -> None:
-    """Generate a picture whose steps compile the blocks: dense, two numbers of masked tokens, and the small model.
+    """Generate pictures whose steps compile the blocks: dense, two numbers of masked tokens, and the small model.
 
     Args:
         generate: Generates the pictures of requests and calls its second argument after every step.
         limits: The sizes that the models can generate.
         catalogue: The recipes of the endpoint; None if it has one model.
         defaults: Those of requests; size and guidance count.
+        loras: The adapters that a request may name. Layers have separate graphs for each, at any scale.
     """
     usual = {name: defaults[name] for name in ("width", "height", "guidance_scale") if defaults.get(name) is not None}
     payload = {"prompt": "x", "seed": 0, "num_inference_steps": 5, **usual}
     masked = {"plan": {"type": "listed", "shares": [1, 1, 0.5, 0.3, 0]}, "fill": {"type": "small"}}
     # Recipes without masks keep no keys and values, and have graphs without them.
     recipes: list[dict[str, Any]] = [{"recipe": masked}, {"recipe": "large"}]
-    for recipe in recipes if catalogue is not None else [{}]:
-        generate([parse_request(payload | recipe, {}, limits, catalogue)], lambda *_: None)
+    for acting in ({}, *({name: 1.0} for name in loras)):
+        for recipe in recipes if catalogue is not None else [{}]:
+            fields = payload | recipe | {"lora": acting}
+            generate([parse_request(fields, {}, limits, catalogue, loras=loras)], lambda *_: None)
