@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hybridstitch import HybridStitchPipeline, Recipe, recipes
 from hybridstitch.errors import InvalidInput
+from hybridstitch.explain import explain
 from hybridstitch.fills import Corrected, SmallRest
 from hybridstitch.masks import Attribution, Disagreement
 from hybridstitch.model.guidance import GuidedModel
@@ -56,6 +57,23 @@ def test_whole_pictures_are_generated_too(tiny: Path, output_type: str) -> None:
     with NamedDevices():
         pipe.to_devices(FIRST, SECOND)
         assert len(generate(pipe, RECIPES["hybridstitch"], output_type=output_type)) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "method"), [("mask", "ablation"), ("image", "ablation"), ("image", "integrated_gradients")]
+)
+def test_explanations_are_those_of_one_device(
+    tiny: Path, tiny_pipe: HybridStitchPipeline, target: str, method: str
+) -> None:
+    recipe = Recipe(Staged(large=0.4, hybrid=0.4, share=0.3), Disagreement())
+    given: dict[str, Any] = {"target": target, "method": method, "recipe": recipe, "num_inference_steps": 6}
+    given |= {"height": 32, "width": 32, "steps_explained": 1, "gradient_steps": 2}
+    pipe = load_pipeline(tiny)
+    with NamedDevices():
+        pipe.to_devices(FIRST, SECOND)
+        found = explain(pipe, "red apple", **given)
+    wanted = explain(tiny_pipe, "red apple", **given)
+    assert [word.score for word in found.words] == pytest.approx([word.score for word in wanted.words], abs=1e-5)
 
 
 def test_a_tensor_that_stays_on_the_wrong_device_fails(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
-from hybridstitch.model.guidance import GuidedModel
+from hybridstitch.model.placement import PlacedModel
 
 
 class ForwardCounter:
@@ -28,18 +29,25 @@ class ForwardCounter:
         self.check()
 
 
-class CountedModel(GuidedModel):
-    """A `GuidedModel` with a counter and without a K/V cache: it renders all tokens, and has gradients."""
+class CountedModel(PlacedModel):
+    """A guided model with a counter and without a K/V cache: it renders all tokens, and has gradients.
+
+    Args:
+        device: where the transformer computes.
+        transformer, context, pooled, guidance_scale: see `GuidedModel`.
+        counter: counts its forwards.
+    """
 
     def __init__(
         self,
+        device: torch.device,
         transformer: SD3Transformer2DModel,
         context: Tensor,
         pooled: Tensor,
         guidance_scale: float,
         counter: ForwardCounter,
     ):
-        super().__init__(transformer, context, pooled, guidance_scale, cached=False)
+        super().__init__(device, transformer, context, pooled, guidance_scale, False)
         self._counter = counter
 
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
 from hybridstitch.explain.forward_counter import CountedModel, ForwardCounter
@@ -71,7 +72,7 @@ class Prediction(Target):
 
     def respond(self, step: int, texts: Texts) -> Tensor:
         point, rows = self.recording.points[step], texts.context.shape[0]
-        large = CountedModel(self.pipeline.large, texts.context, texts.pooled, 0.0, self.counter)
+        large = CountedModel(self.pipeline.device, self.pipeline.large, texts.context, texts.pooled, 0.0, self.counter)
         return large(point.latents.expand(rows, -1, -1, -1), point.timestep).float()
 
     def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
@@ -114,7 +115,8 @@ class Choice(Target):
 
     def respond(self, step: int, texts: Texts) -> Tensor:
         rows = texts.context.shape[0]
-        large, small = (self._guided(model, texts) for model in (self.pipeline.large, self.pipeline.small))
+        large = self._guided(self.pipeline.large, self.pipeline.device, texts)
+        small = self._guided(self.pipeline.small, self.pipeline.small_device or self.pipeline.device, texts)
         recording = self.recording
         trajectory = Trajectory(recording.grid, len(recording.steps), small, large.guidance_scale)
         for done in recording.steps[recording.replay_start(step) : step]:
@@ -135,12 +137,13 @@ class Choice(Target):
         ours, others = response[:, selected & ~self._always], response[:, ~selected & ~self._always]
         return ours.mean(dim=(1, 2)) - others.mean(dim=(1, 2))
 
-    def _guided(self, transformer: torch.nn.Module, texts: Texts) -> CountedModel:
+    def _guided(self, transformer: SD3Transformer2DModel, device: torch.device, texts: Texts) -> CountedModel:
         context, pooled = texts.context, texts.pooled
         if self._negative is not None:
             context = torch.cat([self._negative.context.expand_as(context), context])
             pooled = torch.cat([self._negative.pooled.expand_as(pooled), pooled])
-        return CountedModel(transformer, context, pooled, self.recording.generation.guidance_scale, self.counter)
+        scale = self.recording.generation.guidance_scale
+        return CountedModel(device, transformer, context, pooled, scale, self.counter)
 
 
 def _repeated(point: StepState, rows: int) -> StepState:
