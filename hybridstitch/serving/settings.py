@@ -14,6 +14,7 @@ from hybridstitch.base.schema import Schema, integer, mismatch
 from hybridstitch.base.suggestions import one_of
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.lora_files import MODELS, name_problems
+from hybridstitch.serving.yaml_loader import EachKeyOnce
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,6 @@ COMPILED_STARTUP = 1800
 OF_STITCHING = ("recipe", "speed", "region", "previews")
 """Defaults that the plain endpoint ignores. It is packed with the same settings."""
 
-MOST_VALUES = 10_000
-"""Values in a model-config.yaml at most."""
 _MOST = 2**31 - 1  # TorchServe ignores an integer that does not fit into 32 bits
 _COUNT, _SWITCH = integer(1, _MOST), {"type": "boolean"}
 _OF_TORCHSERVE: dict[str, Schema] = {
@@ -189,39 +188,10 @@ def _device_problems(section: Mapping[str, Any]) -> list[Problem]:
     return [Problem(field, f"nothing beside {' and '.join(moving)}", devices)] if moving else []
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """Reads YAML, but refuses a key that occurs twice in a mapping: the second one would replace the first.
-
-    It also refuses aliases that multiply: ten lines can expand to a thousand million values.
-    """
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None and _values_in(node, {}) > MOST_VALUES:
-            raise yaml.MarkedYAMLError(f"more than {MOST_VALUES} values", problem_mark=node.start_mark)
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [str(key.value) for key, _ in node.value]
-        if len(set(names)) < len(names):
-            raise yaml.MarkedYAMLError("a key stands twice in the mapping", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _values_in(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
-    """The number of values that a node expands to. Aliases count each time."""
-    if node not in counted:
-        counted[node] = 1  # ends the recursion for an alias of itself
-        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        if isinstance(node, yaml.CollectionNode):
-            counted[node] += sum(_values_in(part, counted) for part in parts)
-    return counted[node]
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """The content of a model-config.yaml. Raises InvalidInput with every wrong key, or if it cannot be read."""
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
+        config = yaml.load(path.read_text(encoding="utf-8"), EachKeyOnce)
     except FileNotFoundError:
         raise InvalidInput([Problem("config", "an existing YAML file", str(path))]) from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
