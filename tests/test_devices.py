@@ -20,7 +20,7 @@ from hybridstitch.masks import Attribution, Disagreement
 from hybridstitch.model.guidance import GuidedModel
 from hybridstitch.model.placement import PlacedModel
 from hybridstitch.plans import Periodic, Staged
-from hybridstitch.serving.settings import config_problems
+from hybridstitch.serving.config import config_problems
 from tests.support.devices import FIRST, SECOND, NamedDevices, home
 from tests.support.handlers import CONFIG, QUICK, STITCHED, call, make_handler, pixels
 from tests.support.tiny import load_pipeline

@@ -52,8 +52,8 @@ def _names_a_pair(options: argparse.Namespace) -> bool:
 
 
 def _of_pair(options: argparse.Namespace) -> list[Finding]:
+    from hybridstitch.serving.config import read_config
     from hybridstitch.serving.doctor.pair import examine_pair
-    from hybridstitch.serving.settings import read_config
 
     return examine_pair(
         options.pair,

@@ -70,7 +70,8 @@ def _strategies(options: argparse.Namespace) -> Any:
     """Return the strategies in the configuration. Raises InvalidInput for a file that `pack` refuses."""
     if not options.config:
         return None
-    from hybridstitch.serving.settings import SECTION, read_config
+    from hybridstitch.serving.config import read_config
+    from hybridstitch.serving.section import SECTION
 
     return (read_config(options.config).get(SECTION) or {}).get("strategies")
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hybridstitch.errors import InvalidInput
+from hybridstitch.recipe.catalogue import Catalogue, TunedRecipe
+from hybridstitch.recipe.recipe import recipes
+from hybridstitch.serving.config import config_problems
 from hybridstitch.serving.server.pack import pack
-from hybridstitch.serving.settings import config_problems
+from hybridstitch.serving.settings import quality_table
 from tests.support.handlers import CONFIG, make_handler
 
 TORCHSERVE: dict[str, Any] = {
@@ -34,6 +39,7 @@ TORCHSERVE: dict[str, Any] = {
 HANDLER: dict[str, Any] = {
     "dtype": "bfloat16",
     "explanations": False,
+    "mark": False,
     "pictures_per_forward": 2,
     "max_response_bytes": 1000,
     "max_memory_mib": 4000,
@@ -42,6 +48,7 @@ HANDLER: dict[str, Any] = {
     "offload": "group",
     "defaults": {"recipe": "small"},
     "strategies": {"masks": {"mine": "module:Mask"}, "plans": {}},
+    "quality": {"auto": None, "low": 4, "medium": 2.5, "high": 1},
 }
 WRONG = (None, "", "1", 1.5, -1, 2**31, True, [None], [[]], {}, {"a": "b"})
 
@@ -76,7 +83,7 @@ def test_a_setting_of_torchserve_with_a_wrong_value_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", HANDLER)
 def test_a_setting_of_the_handler_with_a_wrong_value_is_named(name: str) -> None:
     for value in wrong_values(HANDLER[name]):
-        if value is None and name in ("defaults", "strategies"):
+        if value is None and name in ("defaults", "strategies", "quality"):
             continue  # an empty section
         assert named({"handler": HANDLER | {name: value}}) == [f"handler.{name}"], value
 
@@ -94,6 +101,12 @@ def test_a_setting_of_the_handler_with_a_wrong_value_is_named(name: str) -> None
         ({"handler": {"default": {}}}, "handler.default", "did you mean defaults?"),
         ({"handler": {"batchSize": 4}}, "handler.batchSize", "batchSize, outside of handler:"),
         ({"handler": {"compiled": "blocks"}}, "handler.compiled", "one of: compile, compile_cache"),
+        ({"handler": {"quality": [4, 2]}}, "handler.quality", "a mapping of names to speeds"),
+        ({"handler": {"quality": {"hihg": 2}}}, "handler.quality.hihg", "one of: auto, low, medium, high; did"),
+        ({"handler": {"quality": {"low": 0.5}}}, "handler.quality.low", "at least 1, or null"),
+        ({"handler": {"quality": {"low": "4"}}}, "handler.quality.low", "at least 1, or null"),
+        ({"handler": {"quality": {"low": True}}}, "handler.quality.low", "at least 1, or null"),
+        ({"handler": {"quality": {"low": math.nan}}}, "handler.quality.low", "at least 1, or null"),
         ({"handler": {"compile": "all"}}, "handler.compile", "one of: none, blocks"),
         ({"handler": {"compile": "blocks"}}, "startupTimeout", "at least 1800"),
         ({"handler": {"compile": "blocks", "offload": "group"}}, "handler.offload", "none or model"),
@@ -157,6 +170,7 @@ def test_a_wrong_file_is_refused_when_it_is_packed(
         ({"handler": {"defaults": {"num_inference_steps": 500}}}, "handler.defaults.num_inference_steps"),
         ({"handler": {"defaults": {"recipe": "nope"}}}, "handler.defaults.recipe"),
         ({"handler": {"defaults": {"prompt": 5}}}, "handler.defaults.prompt"),
+        ({"handler": {"quality": {"low": 4.5}}}, "handler.quality.low"),  # the toy pair is not tuned: at most 4
         ({"handler": {"strategies": {"masks": None}}}, "handler.strategies.masks"),
         ({"handler": {"strategies": {"mask": {}}}}, "handler.strategies.mask"),
         ({"handler": {"strategies": {"masks": {"mine": "no_such_module:Mine"}}}}, "handler.strategies.masks.mine"),
@@ -167,6 +181,24 @@ def test_a_wrong_setting_ends_the_start_by_name(tiny: Path, config: dict[str, An
     with pytest.raises(InvalidInput) as refused:
         make_handler("hybridstitch_handler", tiny, config)
     assert [problem.field for problem in refused.value.problems] == [field]
+
+
+@pytest.mark.parametrize("given", [{}, {"low": 3, "high": None}, {"auto": 1}])
+def test_the_operators_qualities_replace_the_usual_ones(tiny: Path, given: dict[str, Any]) -> None:
+    usual = {"auto": None, "low": 4.0, "medium": 2.5, "high": 1.83}
+    assert make_handler("hybridstitch_handler", tiny, {"handler": {"quality": given}}).settings.quality == usual | given
+
+
+def test_a_usual_quality_is_at_most_the_highest_speed_of_the_pair() -> None:
+    slow = replace(Catalogue.load(), tuned=(TunedRecipe(recipes()["front"], {4.5: 0.4}, {4.5: 20.0}, "front"),))
+    assert quality_table({"high": 1.5}, slow) == {"auto": None, "low": 2.5, "medium": 2.5, "high": 1.5}
+
+
+def test_a_quality_beyond_the_pair_is_refused_when_it_is_packed(tiny: Path, tmp_path: Path) -> None:
+    config = tmp_path / "model-config.yaml"
+    config.write_text("handler: {quality: {low: 9}}")
+    with pytest.raises(InvalidInput, match=r"handler\.quality\.low: expected a number within 1\.\.4"):
+        pack(tiny, out=tmp_path / "store", config=config)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from hybridstitch.base.sizes import size_text
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.capacity import RESERVED_SHARE, Capacity, lora_bytes, quantised_parts, share_memory
 from hybridstitch.serving.doctor.machine import Finding
+from hybridstitch.serving.section import SECTION
 from hybridstitch.serving.server.java_and_ports import temporary_base
-from hybridstitch.serving.settings import PICTURES_PER_FORWARD, SECTION, found_devices
+from hybridstitch.serving.settings import PICTURES_PER_FORWARD, found_devices
 
 
 def examine_pair(

@@ -23,11 +23,13 @@ from hybridstitch.model.quantise import absence_problems
 from hybridstitch.model.skeleton import build_skeleton
 from hybridstitch.model.sources import source_problems
 from hybridstitch.recipe.names import TUNED_FILE
+from hybridstitch.serving.config import read_config
 from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
+from hybridstitch.serving.section import SECTION
 from hybridstitch.serving.server.disk import require_space, size_text
 from hybridstitch.serving.server.pack_loras import add_loras, check_loras, loras_of
 from hybridstitch.serving.server.pack_models import add_models, needed_space
-from hybridstitch.serving.settings import PAIR_FOLDER, SECTION, check_defaults, load_catalogue, read_config
+from hybridstitch.serving.settings import PAIR_FOLDER, check_defaults, load_catalogue, quality_table
 
 FORMATS = ("zip-store", "no-archive", "default", "link")
 IN_FOLDERS = ("no-archive", "link")
@@ -211,6 +213,7 @@ def _check_start(pair: Path, config: Path, found: ModelFiles, modules: Sequence[
             catalogue = load_catalogue(section.get("strategies"))
             if TUNED_FILE in found.files:
                 catalogue = catalogue.with_tuned(found.files[TUNED_FILE])
+            quality_table(section.get("quality") or {}, catalogue)
             ratio = cost_ratio(pipeline, small)
             logger.log(logging.INFO if ratio >= WORTHWHILE else logging.WARNING, cost_sentence(ratio))
         check_defaults(

@@ -29,11 +29,12 @@ from hybridstitch.model.size_limits import SizeLimits
 from hybridstitch.pipeline import StepWatcher
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.serving.capacity import Capacity, plan_worker
+from hybridstitch.serving.section import SECTION
 from hybridstitch.serving.settings import (
-    SECTION,
     Settings,
     check_defaults,
     check_packed_loras,
+    quality_table,
     read_settings,
     under,
 )
@@ -104,6 +105,9 @@ class Service(BaseHandler):
         with logged_step("check the defaults"):
             check_packed_loras(self.settings.loras, self.adapters)
             check_defaults(self.settings.defaults, self.size_limits, self.catalogue, loras=self.loras)
+            if self.catalogue is not None:
+                table = quality_table(self.settings.quality, self.catalogue)
+                self.settings = replace(self.settings, quality=table)
             self.check_memory_of_defaults()
         if self.settings.compile == "blocks":
             for model in filter(None, (self.pipeline.transformer, getattr(self.pipeline, "small", None))):
