@@ -76,6 +76,19 @@ def parse_json(value: Any, field: str = "body") -> Any:
         raise InvalidInput([Problem(field, "valid JSON in UTF-8", str(error))]) from error
 
 
+def field_value(name: str, text: str) -> Any:
+    """The JSON value of a text in a form or a tensor. Other text is returned, and the check of the field refuses it."""
+    if not text:
+        return None
+    if name in TEXT_FIELDS or (name == "recipe" and not text.lstrip().startswith("{")):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _decode_whole(field: str, value: Any) -> Any:
     """Decode a body that starts with `{` or `[{` as JSON; any other text is the prompt."""
     if not isinstance(value, bytes | bytearray | str):
@@ -95,7 +108,7 @@ def _form_fields(values: Mapping[str, Any], types: Mapping[str, str]) -> dict[st
             problems.append(Problem(name[:80], "no image: none is taken", f"{types[name]}{size}"))
         elif isinstance(value, bytes | bytearray | str):
             try:
-                found[name] = _value(name, _text(name[:80], value))
+                found[name] = field_value(name, _text(name[:80], value))
             except InvalidInput as error:
                 problems.extend(error.problems)
         else:
@@ -110,19 +123,6 @@ def _text(name: str, value: Any) -> str:
     except UnicodeDecodeError as error:
         expected = "text in UTF-8; no image and no other file is taken"
         raise InvalidInput([Problem(name, expected, _shown(value))]) from error
-
-
-def _value(name: str, text: str) -> Any:
-    """The JSON value of a form's text. Other text is returned, and the check of the field refuses it."""
-    if not text:
-        return None
-    if name in TEXT_FIELDS or (name == "recipe" and not text.lstrip().startswith("{")):
-        return text
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return text if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,15 +12,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hybridstitch.base.images import base64_text, encode_image
-from hybridstitch.base.progress import counted
-from hybridstitch.errors import InvalidInput
+from hybridstitch.wire.failures import Failure, failure_of
 from hybridstitch.wire.names import HEADER_PREFIX, METADATA_KEY, STREAM_TYPE
 from hybridstitch.wire.request import GenerationRequest
 
-MAX_PROBLEMS = 50  # limits the error answer: one over TorchServe's limit would end the worker
 ENVELOPE_BYTES = 2**16  # headers and framing count towards the limit
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,6 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
     outcome: str = "ok"
-
-
-class DeadlineExceeded(Exception):  # noqa: N818 - the name that clients read
-    """The `deadline_ms` of a request, or the server's limit, passed before its picture was complete."""
 
 
 def attempt(step: Callable[[Any], Any], item: Any) -> Any:
@@ -108,7 +99,7 @@ def fitting(answer: Response, limit: int) -> Response:
     if len(answer.body) <= limit - ENVELOPE_BYTES:
         return answer
     message = f"the answer has {len(answer.body)} bytes, the server allows {limit}; request fewer or smaller pictures"
-    return _error("response_too_large", message, 500)
+    return failed(Failure("response_too_large", message, 500))
 
 
 def event(name: str, **content: Any) -> Response:
@@ -135,21 +126,20 @@ def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
 
 def error_response(error: Exception, request_id: str | None = None) -> Response:
     """The error document: 400 with every problem for a refused input, 504 after a deadline, else 500."""
-    if isinstance(error, DeadlineExceeded):
-        logger.info("request %s: %s", request_id, error)
-        return _error("deadline_exceeded", str(error), 504, request_id=request_id)
-    if isinstance(error, InvalidInput):
-        problems = [problem.to_dict() for problem in error.problems[:MAX_PROBLEMS]]
-        names = ", ".join(problem["field"] for problem in problems)
-        logger.info("refused request %s: %r", request_id, names)
-        message = f"{counted(len(error.problems), 'problem')} with the request: {names}"
-        named = {} if request_id is None else {"request_id": request_id}
-        return _error("invalid_request", message, 400, problems=problems, **named)
-    logger.error("request %s failed", request_id, exc_info=error)
-    if isinstance(error, FloatingPointError):
-        return _error("numerical_error", str(error), 500, request_id=request_id)
-    message = f"{type(error).__name__} while answering; the server's log has the details"
-    return _error("internal_error", message, 500, request_id=request_id)
+    return failed(failure_of(error, request_id))
+
+
+def failed(failure: Failure) -> Response:
+    """The error document of this project as an answer."""
+    headers = {f"{HEADER_PREFIX}request-id": failure.request_id} if failure.request_id else {}
+    return replace(json_response(error_document(failure), headers), status=failure.status, outcome=failure.kind)
+
+
+def error_document(failure: Failure) -> dict[str, Any]:
+    """`{"error": {"type", "message", "problems"?, "request_id"?}}`."""
+    problems = {"problems": [problem.to_dict() for problem in failure.problems]} if failure.problems else {}
+    named = {"request_id": failure.request_id} if failure.request_id else {}
+    return {"error": {"type": failure.kind, "message": failure.message, **problems, **named}}
 
 
 def headers_of(rendering: Rendering) -> dict[str, str]:
@@ -165,13 +155,6 @@ def headers_of(rendering: Rendering) -> dict[str, str]:
     if "denoise" in report["timing_ms"]:
         values["denoise-ms"] = report["timing_ms"]["denoise"]
     return {HEADER_PREFIX + name: str(value) for name, value in values.items()}
-
-
-def _error(kind: str, message: str, status: int, **details: Any) -> Response:
-    document = {"error": {"type": kind, "message": message, **details}}
-    request_id = details.get("request_id")
-    headers = {f"{HEADER_PREFIX}request-id": request_id} if request_id else {}
-    return replace(json_response(document, headers), status=status, outcome=kind)
 
 
 def json_response(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

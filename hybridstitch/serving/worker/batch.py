@@ -16,7 +16,8 @@ from torch import Tensor
 from hybridstitch.base.images import base64_text, encode_image
 from hybridstitch.generation import Generation
 from hybridstitch.sampler import Step
-from hybridstitch.wire.documents import DeadlineExceeded, Rendering, Response, event
+from hybridstitch.wire.documents import Rendering, Response, event
+from hybridstitch.wire.failures import DeadlineExceeded
 from hybridstitch.wire.question import Question
 from hybridstitch.wire.request import GenerationRequest
 

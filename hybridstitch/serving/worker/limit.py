@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hybridstitch.wire.documents import DeadlineExceeded
+from hybridstitch.wire.failures import DeadlineExceeded
 
 TORCHSERVE_DEFAULT = 120
 """Seconds that TorchServe waits for archives whose model-config.yaml has no valid `responseTimeout`."""

@@ -1,0 +1,422 @@
+"""What each dialect makes of a body, and what it makes of results; without a server and without models."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
+from PIL import Image
+
+from hybridstitch.errors import InvalidInput
+from hybridstitch.recipe.catalogue import Catalogue
+from hybridstitch.wire.dialects.choice import Dialects
+from hybridstitch.wire.dialects.dialect import Dialect, Event, Reading
+from hybridstitch.wire.dialects.kserve_v1 import KServeV1
+from hybridstitch.wire.dialects.kserve_v2 import KServeV2
+from hybridstitch.wire.dialects.openai import PATH, OpenAIImages
+from hybridstitch.wire.dialects.own import Own
+from hybridstitch.wire.documents import Rendering
+from hybridstitch.wire.failures import UnknownPath, failure_of
+from hybridstitch.wire.request import GenerationRequest, parse_request
+from tests.support.bad_requests import LIMITS
+
+QUALITY = {"auto": None, "low": 4.0, "medium": 2.5, "high": 1.83}
+OPENAI, V1, V2 = OpenAIImages(QUALITY), KServeV1(), KServeV2("hybridstitch", "1.0")
+DIALECTS = Dialects(OPENAI, V2)
+TENSOR = {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["x"]}
+REPORT: dict[str, Any] = {
+    "recipe": {"name": "small"},
+    "large_token_share": 0.0,
+    "flops_share": 0.1,
+    "timing_ms": {"denoise": 2.5},
+    "warnings": [],
+}
+
+
+@pytest.fixture(scope="module")
+def catalogue(emoji: Path) -> Catalogue:
+    return Catalogue.load().of_pair(emoji)
+
+
+@pytest.fixture
+def parse(catalogue: Catalogue) -> Any:
+    def parse(reading: Reading) -> GenerationRequest:
+        return reading.parsed(lambda fields: parse_request(fields, {}, LIMITS, catalogue, request_id="id"))
+
+    return parse
+
+
+def refused(parse: Any, dialect: Dialect, body: Any) -> dict[str, str]:
+    """The wrong fields of a body with one request, with what was expected there."""
+    with pytest.raises(InvalidInput) as error:
+        parse(dialect.read(body).readings[0])
+    assert len({problem.field for problem in error.value.problems}) == len(error.value.problems)
+    return {problem.field: problem.expected for problem in error.value.problems}
+
+
+def rendering(request: GenerationRequest) -> Rendering:
+    size = (request.generation.width, request.generation.height)
+    pictures = [Image.new("RGB", size, (seed % 256, 40, 90)) for seed in request.seeds]
+    return Rendering(request, pictures, REPORT)
+
+
+def document(body: bytes) -> Any:
+    return json.loads(body)
+
+
+def colour(b64_json: str) -> tuple[str, int]:
+    """The format of a picture, and the red of its first pixel, which is its seed."""
+    image = Image.open(io.BytesIO(base64.b64decode(b64_json)))
+    return image.format or "", int(np.asarray(image)[0, 0, 0])
+
+
+def events(body: bytes) -> list[tuple[str, Any]]:
+    """The server-sent events in a piece of a stream."""
+    found = []
+    for block in body.decode().removesuffix("\n\n").split("\n\n"):
+        name, data = block.split("\n")
+        assert (name[:7], data[:6]) == ("event: ", "data: ")
+        found.append((name[7:], json.loads(data[6:])))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "dialect"),
+    [
+        ("", {"prompt": "x"}, "own"),
+        ("", {"promt": "x"}, "own"),
+        ("", ["x"], "own"),
+        ("", {"explain": {"prompt": "x"}}, "own"),
+        ("", {"instances": [{"prompt": "x"}]}, "kserve-v1"),
+        ("", {"inputs": [TENSOR]}, "kserve-v2"),
+        (PATH, {"prompt": "x"}, "openai"),
+        (PATH, {"instances": []}, "openai"),
+    ],
+)
+def test_path_and_shape_choose_the_dialect(path: str, body: Any, dialect: str) -> None:
+    DIALECTS.check(path)
+    assert DIALECTS.of(path, body).name == dialect
+
+
+@pytest.mark.parametrize("path", ["v1/images/edits", "v1/chat/completions", "v2", "V1/images/generations", PATH + "/x"])
+def test_other_paths_are_not_found(path: str) -> None:
+    with pytest.raises(UnknownPath) as error:
+        DIALECTS.check(path)
+    answer = DIALECTS.at(path).error(failure_of(error.value))
+    assert (answer.status, answer.outcome) == (404, "not_found")
+    message = document(answer.body)["error"]["message"]
+    assert path in message
+    assert PATH in message
+
+
+def test_explanations_have_the_own_dialect_alone() -> None:
+    assert DIALECTS.of("", {"instances": []}, is_explanation=True).name == "own"
+    with pytest.raises(UnknownPath):
+        DIALECTS.check(PATH, is_explanation=True)
+
+
+@pytest.mark.parametrize(
+    ("sent", "own"),
+    [
+        ({}, {}),
+        ({"model": "gpt-image-1", "user": "u-1", "safety_identifier": "s", "quality": "auto", "size": "auto"}, {}),
+        ({"background": "opaque", "moderation": "auto", "response_format": "b64_json", "style": None, "n": None}, {}),
+        ({"n": 3, "size": "64x128"}, {"num_images": 3, "width": 64, "height": 128}),
+        ({"quality": "low"}, {"speed": QUALITY["low"]}),
+        ({"quality": "high", "seed": 4}, {"speed": 1.83, "seed": 4}),
+        ({"output_format": "webp", "output_compression": 40}, {"output_format": "webp", "output_quality": 40}),
+        ({"output_format": "jpeg", "output_compression": 0}, {"output_format": "jpeg", "output_quality": 1}),
+        ({"stream": True, "partial_images": 3}, {"stream": True, "previews": 3}),
+        ({"recipe": "small", "num_inference_steps": 3, "quality": "auto"},
+         {"recipe": "small", "num_inference_steps": 3}),
+        ({"num_images": 2, "width": 64, "previews": 5, "stream": True},
+         {"num_images": 2, "width": 64, "previews": 5, "stream": True}),
+    ],
+)  # fmt: skip
+def test_openai_fields_mean_ours(parse: Any, sent: dict[str, Any], own: dict[str, Any]) -> None:
+    fixed = {"prompt": "x", "seed": 7}
+    asked = OPENAI.read(fixed | sent)
+    assert len(asked.readings) == 1
+    expected = parse(Reading(fixed | own | {"response_format": "json"}))
+    assert parse(asked.readings[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "fields"),
+    [
+        ({"response_format": "url"}, {"response_format"}),
+        ({"background": "transparent", "moderation": "low", "style": "vivid"}, {"background", "moderation", "style"}),
+        ({"svg": {"model": "x"}, "frame_count": 3, "frame_duration_ms": 10, "complexity": "low"},
+         {"svg", "frame_count", "frame_duration_ms", "complexity"}),
+        ({"n": 9}, {"n"}),
+        ({"n": 2, "num_images": 2}, {"n"}),
+        ({"n": "two", "quality": "hd", "size": "big", "seed": -1}, {"n", "quality", "size", "seed"}),
+        ({"size": "100000000x8"}, {"size"}),
+        ({"size": "64x64", "width": 64}, {"size"}),
+        ({"partial_images": 4, "stream": True}, {"partial_images"}),
+        ({"partial_images": 2}, {"partial_images"}),
+        ({"output_compression": 101}, {"output_compression"}),
+        ({"output_format": "svg"}, {"output_format"}),
+        ({"quality": "low", "recipe": "small"}, {"quality"}),
+        ({"quality": ["low"]}, {"quality"}),
+        ({"prompt": "", "width": 1}, {"prompt", "width"}),
+        ({"colour": "red"}, {"colour"}),
+    ],
+)  # fmt: skip
+def test_openai_refuses_by_their_names(parse: Any, sent: dict[str, Any], fields: set[str]) -> None:
+    assert refused(parse, OPENAI, {"prompt": "x"} | sent).keys() == fields
+
+
+def test_a_size_of_two_wrong_sides_is_one_problem_or_two(parse: Any) -> None:
+    with pytest.raises(InvalidInput) as error:
+        parse(OPENAI.read({"prompt": "x", "size": "1x3"}).readings[0])
+    assert [(problem.field, problem.got) for problem in error.value.problems] == [("size", 1), ("size", 3)]
+
+
+def test_the_operator_decides_what_quality_means(parse: Any) -> None:
+    dialect = OpenAIImages({"auto": 2.0, "low": None, "max": 1.0})
+    sent = {"prompt": "x", "seed": 1}
+    speeds = {"auto": 2.0, "low": None, "max": 1.0}
+    for name, speed in speeds.items():
+        assert parse(dialect.read(sent | {"quality": name}).readings[0]).generation.speed == speed
+    assert parse(dialect.read(sent).readings[0]).generation.speed == 2.0
+    named = parse(dialect.read(sent | {"recipe": "small"}).readings[0])
+    assert (named.generation.speed, named.generation.recipe.name) == (None, "small")
+    assert "one of: auto, low, max" in refused(parse, dialect, sent | {"quality": "high"})["quality"]
+    assert refused(parse, OpenAIImages({"auto": None}), sent | {"quality": "low"}).keys() == {"quality"}
+
+
+def test_what_is_no_object_is_refused_by_every_dialect_of_one_request(parse: Any) -> None:
+    for dialect in (Own(), OPENAI):
+        assert refused(parse, dialect, [1]).keys() == {"body"}
+
+
+def test_an_openai_answer_is_what_their_package_reads(parse: Any) -> None:
+    sent = {"prompt": "x", "seed": 200, "n": 2, "size": "64x32", "quality": "low", "output_format": "jpeg"}
+    asked = OPENAI.read(sent)
+    answer = OPENAI.answer(asked, [rendering(parse(asked.readings[0]))])
+    assert (answer.status, answer.content_type, answer.headers["x-request-id"]) == (200, "application/json", "id")
+    read = ImagesResponse.model_validate_json(answer.body)
+    assert (read.size, read.quality, read.output_format, read.background) == ("64x32", "low", "jpeg", "opaque")
+    assert read.data is not None
+    assert [colour(image.b64_json or "")[0] for image in read.data] == ["JPEG", "JPEG"]
+    assert [image.to_dict()["seed"] for image in read.data] == [200, 201]
+    assert document(answer.body)["report"] == REPORT
+
+
+def test_openai_events_are_what_their_package_reads(parse: Any) -> None:
+    asked = OPENAI.read(
+        {"prompt": "x", "seed": 9, "stream": True, "partial_images": 2, "n": 2, "output_format": "webp"}
+    )
+    request = parse(asked.readings[0])
+    news = {"step": 1, "image": 1, "index": 0, "picture": Image.new("RGB", (8, 8), (30, 0, 0))}
+    piece = OPENAI.event(Event("preview", request, news), asked)
+    assert piece is not None
+    assert piece.content_type == "text/event-stream"
+    ((name, data),) = events(piece.body)
+    partial = ImageGenPartialImageEvent.model_validate(data)
+    assert (name, partial.type) == ("image_generation.partial_image",) * 2
+    assert (partial.partial_image_index, partial.size, colour(partial.b64_json)[0]) == (0, "128x128", "WEBP")
+    assert OPENAI.event(Event("progress", request, {"step": 1}), asked) is None
+    last = OPENAI.ending(asked, rendering(request))
+    assert last.content_type == "text/event-stream"
+    completed = events(last.body)
+    assert [name for name, _ in completed] == ["image_generation.completed"] * 2
+    assert [(data["image"], data["seed"]) for _, data in completed] == [(0, 9), (1, 10)]
+    assert all(data["type"] == name for name, data in completed)
+    without_usage = ImageGenCompletedEvent.model_fields.keys() - {"usage", "safety_identifier"}
+    assert all(data.keys() >= without_usage for _, data in completed)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (FloatingPointError("latents: not finite"), 500, "server_error", "numerical_error"),
+        (UnknownPath("path: no"), 404, "invalid_request_error", "not_found"),
+        (RuntimeError("secret"), 500, "server_error", "internal_error"),
+    ],
+)
+def test_openai_errors(error: Exception, status: int, kind: str, code: str) -> None:
+    answer = OPENAI.error(failure_of(error, "id"))
+    found = document(answer.body)["error"]
+    assert (answer.status, found["type"], found["code"], found["param"]) == (status, kind, code, None)
+    assert "secret" not in found["message"]
+    assert answer.headers["x-request-id"] == "id"
+    assert (answer.headers.get("x-should-retry") == "false") == (code == "numerical_error")
+    ((name, data),) = events(OPENAI.ending(OPENAI.read({"prompt": "x"}), failure_of(error, "id")).body)
+    assert (name, data["type"], data["error"]) == ("error", "error", found)
+
+
+def test_an_openai_error_names_every_field(parse: Any) -> None:
+    with pytest.raises(InvalidInput) as error:
+        parse(OPENAI.read({"prompt": "", "n": 9, "response_format": "url"}).readings[0])
+    answer = OPENAI.error(failure_of(error.value))
+    found = document(answer.body)["error"]
+    assert (answer.status, found["type"], found["param"]) == (400, "invalid_request_error", "response_format")
+    assert [problem["field"] for problem in found["problems"]] == ["response_format", "prompt", "n"]
+    assert all(f"{name}: expected" in found["message"] for name in ("response_format", "prompt", "n"))
+
+
+def test_instances_are_requests_and_errors_have_their_place(parse: Any) -> None:
+    body = {
+        "instances": [{"prompt": "x", "seed": 5}, {"prompt": "x", "width": 1}, {"seed": 6, "prompt": "y"}, "x"],
+        "parameters": {"num_inference_steps": 3, "seed": 1, "width": 64},
+    }
+    asked = V1.read(body)
+    first, third = parse(asked.readings[0]), parse(asked.readings[2])
+    assert (first.seed, first.generation.num_inference_steps, first.generation.width) == (5, 3, 64)
+    failures = []
+    for reading in (asked.readings[1], asked.readings[3]):
+        with pytest.raises(InvalidInput) as error:
+            parse(reading)
+        failures.append(failure_of(error.value, "id"))
+    answer = V1.answer(asked, [rendering(first), failures[0], rendering(third), failures[1]])
+    predictions = document(answer.body)["predictions"]
+    assert (answer.status, answer.outcome) == (200, "ok")
+    assert [each["data"][0]["seed"] for each in (predictions[0], predictions[2])] == [5, 6]
+    assert colour(predictions[0]["data"][0]["b64_json"]) == ("PNG", 5)
+    assert predictions[1]["error"]["problems"][0]["field"] == "width"
+    assert predictions[3]["error"]["problems"][0]["field"] == "body"
+    alone = V1.answer(V1.read({"instances": [{}]}), [failures[0]])
+    assert (alone.status, alone.outcome) == (400, "invalid_request")
+    assert document(alone.body)["predictions"] == [predictions[1]]
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"instances": []}, {"instances"}),
+        ({"instances": [{}] * 33}, {"instances"}),
+        ({"instances": {"prompt": "x"}, "prompt": "x"}, {"instances", "prompt"}),
+        ({"instances": [{}], "parameters": []}, {"parameters"}),
+        ({"instances": [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]}, {"body"}),
+    ],
+)
+def test_a_body_of_instances_that_is_wrong_as_a_whole(body: Any, fields: set[str]) -> None:
+    with pytest.raises(InvalidInput) as error:
+        V1.read(body)
+    assert {problem.field for problem in error.value.problems} == fields
+    answer = V1.error(failure_of(error.value))
+    assert answer.status == 400
+    assert all(f"{name}: expected" in document(answer.body)["error"] for name in fields)
+
+
+@pytest.mark.parametrize("dialect", ["v1", "v2"])
+def test_answers_of_several_requests_are_whole_documents(parse: Any, dialect: str) -> None:
+    for name, value in {"stream": True, "response_format": "image"}.items():
+        kind = "BOOL" if name == "stream" else "BYTES"
+        tensor = {"name": name, "shape": [1], "datatype": kind, "data": [value]}
+        body = {"instances": [{"prompt": "x", name: value}]} if dialect == "v1" else {"inputs": [TENSOR, tensor]}
+        assert refused(parse, V1 if dialect == "v1" else V2, body).keys() == {name}
+
+
+def test_tensors_are_fields_and_rows_are_requests(parse: Any) -> None:
+    body = {
+        "id": "call-1",
+        "parameters": {"recipe": "small"},
+        "inputs": [
+            {"name": "prompt", "shape": [2, 1], "datatype": "BYTES", "data": [["x"], ["7"]],
+             "parameters": {"content_type": "str"}},
+            {"name": "seed", "shape": [2], "datatype": "INT64", "data": [5, 6]},
+            {"name": "guidance_scale", "shape": [1], "datatype": "FP32", "data": [2.5]},
+            {"name": "region", "shape": [1, 4], "datatype": "INT32", "data": [0, 0, 64, 64]},
+            {"name": "num_images", "shape": [], "datatype": "UINT8", "data": 2},
+        ],
+    }  # fmt: skip
+    asked = V2.read(body)
+    requests = [parse(reading) for reading in asked.readings]
+    assert [request.generation.prompts.texts["prompt"][0] for request in requests] == ["x", "7"]
+    assert [request.seeds for request in requests] == [(5, 6), (6, 7)]
+    assert all(request.generation.region == (0, 0, 64, 64) for request in requests)
+    assert all(request.generation.guidance_scale == 2.5 for request in requests)
+    answer = document(V2.answer(asked, [rendering(each) for each in requests]).body)
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("hybridstitch", "1.0", "call-1")
+    tensors = {tensor["name"]: tensor for tensor in answer["outputs"]}
+    assert [(each["datatype"], each["shape"]) for each in tensors.values()] == [
+        ("BYTES", [4]),
+        ("INT64", [4]),
+        ("BYTES", [2]),
+    ]
+    assert tensors["seed"]["data"] == [5, 6, 6, 7]
+    assert [colour(each) for each in tensors["image"]["data"]] == [("PNG", 5), ("PNG", 6), ("PNG", 6), ("PNG", 7)]
+    assert json.loads(tensors["report"]["data"][0]) == REPORT
+
+
+def test_a_recipe_is_a_text_of_json_in_a_tensor(parse: Any) -> None:
+    recipe = {"name": "hybridstitch", "mask": {"type": "random"}}
+    tensor = {"name": "recipe", "shape": [1], "datatype": "BYTES", "data": [json.dumps(recipe)]}
+    request = parse(V2.read({"inputs": [TENSOR, tensor]}).readings[0])
+    assert request.generation.recipe.to_dict()["mask"]["type"] == "random"
+
+
+def test_a_client_gets_the_outputs_that_it_wants(parse: Any) -> None:
+    asked = V2.read({"inputs": [TENSOR], "outputs": [{"name": "seed"}]})
+    answer = document(V2.answer(asked, [rendering(parse(asked.readings[0]))]).body)
+    assert [tensor["name"] for tensor in answer["outputs"]] == ["seed"]
+    assert "id" not in answer
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"inputs": []}, {"inputs"}),
+        ({"inputs": {"prompt": "x"}, "id": 3, "more": 1}, {"inputs", "id", "more"}),
+        ({"inputs": [TENSOR, TENSOR]}, {"inputs.prompt"}),
+        ({"inputs": ["x"]}, {"inputs.0"}),
+        ({"inputs": [TENSOR | {"datatype": "STRING"}]}, {"inputs.prompt.datatype"}),
+        ({"inputs": [TENSOR | {"shape": [2]}]}, {"inputs.prompt.shape"}),
+        ({"inputs": [TENSOR | {"shape": [0], "data": []}]}, {"inputs.prompt.shape"}),
+        ({"inputs": [TENSOR | {"shape": "1"}]}, {"inputs.prompt.shape"}),
+        ({"inputs": [TENSOR | {"data": [1]}]}, {"inputs.prompt.data"}),
+        ({"inputs": [TENSOR | {"datatype": "INT32", "data": [True]}]}, {"inputs.prompt.data"}),
+        ({"inputs": [TENSOR | {"parameters": {"binary_data_size": 3}}]}, {"inputs.prompt.parameters"}),
+        ({"inputs": [TENSOR | {"shape": [33], "data": ["x"] * 33}]}, {"inputs"}),
+        ({"inputs": [TENSOR], "outputs": [{"name": "latents"}]}, {"outputs"}),
+        ({"inputs": [TENSOR], "outputs": "image"}, {"outputs"}),
+        (
+            {"inputs": [TENSOR | {"shape": [3], "data": ["x"] * 3},
+                        {"name": "seed", "shape": [2], "datatype": "INT64", "data": [1, 2]}]},
+            {"inputs.seed"},
+        ),
+    ],
+)  # fmt: skip
+def test_tensors_that_are_wrong(body: Any, fields: set[str]) -> None:
+    with pytest.raises(InvalidInput) as error:
+        V2.read(body)
+    assert {problem.field for problem in error.value.problems} == fields
+
+
+def test_one_wrong_row_refuses_the_whole_body(parse: Any) -> None:
+    seeds = {"name": "seed", "shape": [2], "datatype": "INT64", "data": [5, -1]}
+    asked = V2.read({"inputs": [TENSOR, seeds]})
+    with pytest.raises(InvalidInput) as error:
+        parse(asked.readings[1])
+    answer = V2.answer(asked, [rendering(parse(asked.readings[0])), failure_of(error.value)])
+    assert V2.is_whole
+    assert (answer.status, answer.outcome) == (400, "invalid_request")
+    assert document(answer.body)["error"].startswith("request 2 of 2: seed: expected")
+
+
+def test_the_own_dialect_writes_lines(parse: Any) -> None:
+    own = Own()
+    asked = own.read({"prompt": "x", "seed": 3, "stream": True, "previews": 1})
+    request = parse(asked.readings[0])
+    news = {"step": 1, "image": 0, "index": 0, "picture": Image.new("RGB", (8, 8))}
+    line = json.loads(own.event(Event("preview", request, news), asked).body)
+    assert line.keys() == {"event", "step", "image", "format", "b64_json"}
+    assert colour(line["b64_json"])[0] == "JPEG"
+    assert json.loads(own.event(Event("progress", request, {"step": 1}), asked).body) == {
+        "event": "progress",
+        "step": 1,
+    }
+    last = json.loads(own.ending(asked, rendering(request)).body)
+    assert (last["event"], last["data"][0]["seed"]) == ("result", 3)
+    failed = own.ending(asked, failure_of(FloatingPointError("no"), "id"))
+    assert failed.outcome == "numerical_error"
+    assert json.loads(failed.body)["error"] == {"type": "numerical_error", "message": "no", "request_id": "id"}
