@@ -151,3 +151,11 @@ def test_tests_share_code_through_support_alone() -> None:
 def test_public_names_stay_where_they_are(module: str, names: str) -> None:
     found = import_module(module)
     assert [name for name in names.split() if not callable(getattr(found, name, None))] == []
+
+
+def test_one_file_of_the_package_knows_torchserve() -> None:
+    """Everything else of a worker serves rows and gives answers, so that another server can run it."""
+    knowing = {module for module, path in MODULES.items() for name in imported(path) if name.split(".")[0] == "ts"}
+    assert knowing == {"serving.worker.torchserve"}
+    importing = {module for module, names in ARROWS.items() if "serving.worker.torchserve" in names}
+    assert importing == set()  # the files of handler/ import it

@@ -114,7 +114,7 @@ def test_a_worker_places_both_models(tiny: Path) -> None:
     """By `handler: devices`. A CPU is the only device here; one that is absent is refused by name."""
     config = {**CONFIG, "handler": {"devices": ["cpu", "cpu:0"]}}
     one, two = (make_handler("hybridstitch_handler", tiny, each) for each in (CONFIG, config))
-    assert two.settings.small_device == torch.device("cpu:0")
+    assert two.service.settings.small_device == torch.device("cpu:0")
     answers = [call(each, [{"body": json.dumps(QUICK | {"recipe": STITCHED}).encode()}])[0][0] for each in (one, two)]
     assert np.array_equal(*map(pixels, answers))
     with pytest.raises(InvalidInput, match=r"handler.devices: expected a device that torch finds here .*cuda:7"):

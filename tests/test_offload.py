@@ -114,9 +114,9 @@ def test_what_cannot_be_offloaded_is_refused(tiny: Path) -> None:
 def test_a_worker_offloads_by_its_settings(tiny: Path, name: str, offload: str) -> None:
     config = {**CONFIG, "handler": {**CONFIG["handler"], "offload": offload, "text_encoders": "cpu"}}
     offloading, usual = (make_handler(name, tiny, each) for each in (config, CONFIG))
-    row = {"body": QUICK | {"num_inference_steps": 6} | ({"recipe": RECIPE} if usual.stitches else {})}
+    row = {"body": QUICK | {"num_inference_steps": 6} | ({"recipe": RECIPE} if usual.service.stitches else {})}
     (first,), (second,) = (call(each, [row])[0] for each in (offloading, usual))
     assert (pixels(first) == pixels(second)).all()
     hook = {"model": "_hf_hook", "group": "_diffusers_hook"}[offload]
-    assert hasattr(offloading.pipeline.transformer, hook)
-    assert not hasattr(usual.pipeline.transformer, hook)
+    assert hasattr(offloading.service.pipeline.transformer, hook)
+    assert not hasattr(usual.service.pipeline.transformer, hook)

@@ -109,8 +109,8 @@ def test_gradients_are_never_cached(pipe: HybridStitchPipeline) -> None:
 
 def test_a_worker_keeps_embeddings_by_its_setting(tiny: Path) -> None:
     handler = make_handler("hybridstitch_handler", tiny)
-    assert handler.pipeline.prompts.cache.limit == 64 * 2**20
-    with counting(handler.pipeline) as rows:
+    assert handler.service.pipeline.prompts.cache.limit == 64 * 2**20
+    with counting(handler.service.pipeline) as rows:
         for seed in (1, 2):
             call(handler, [{"body": QUICK | {"prompt": "a cat", "seed": seed}}])
     assert len(rows) == 2

@@ -131,7 +131,9 @@ def test_both_endpoints_take_the_option_and_give_the_same_picture(tiny: Path, tm
         for handler, more in ((ours, {"recipe": "large"}), (plain, {}))
     ]
     assert np.array_equal(*pictures)
-    assert all(is_quantised(each) for each in plain.pipeline.transformer.modules() if isinstance(each, torch.nn.Linear))
+    assert all(
+        is_quantised(each) for each in plain.service.pipeline.transformer.modules() if isinstance(each, torch.nn.Linear)
+    )
     settings = tmp_path / "config.yaml"
     for wanted, words in (
         ("{large: int4}", "handler.quantise.large: expected one of: int8, null"),

@@ -13,7 +13,6 @@ from hybridstitch.serving.section import DTYPES, QUALITIES, SECTION
 
 if TYPE_CHECKING:
     import torch
-    from ts.context import Context
 
     from hybridstitch.model.lora import Adapters
     from hybridstitch.model.pair import SizeLimits
@@ -82,20 +81,25 @@ class Settings:
         return (self.text_encoders, self.offload) != ("device", "none")
 
 
-def read_settings(context: Context) -> Settings:
-    """The settings of this worker. Raises InvalidInput with every wrong key of model-config.yaml."""
+def read_settings(config: Mapping[str, Any], folder: Path, gpu: int | None) -> Settings:
+    """The settings of a worker.
+
+    Args:
+        config: The content of model-config.yaml.
+        folder: The unpacked archive.
+        gpu: The number of the CUDA device; None for the CPU.
+
+    Raises:
+        InvalidInput: With every wrong key of model-config.yaml.
+    """
     import torch
 
-    config = context.model_yaml_config or {}
     raise_problems(config_problems(config))
     section = {name: value for name, value in (config.get(SECTION) or {}).items() if value is not None}
-    properties = context.system_properties
-    gpu = properties.get("gpu_id")
-    uses_gpu = gpu is not None and torch.cuda.is_available()
-    usual = torch.device("cuda", gpu) if uses_gpu else torch.device("cpu")
+    usual = torch.device("cpu" if gpu is None or not torch.cuda.is_available() else f"cuda:{gpu}")
     device, small_device = found_devices(section.pop("devices", None)) or (usual, None)
     return Settings(
-        folder=Path(properties["model_dir"], PAIR_FOLDER),
+        folder=folder / PAIR_FOLDER,
         device=device,
         small_device=small_device,
         dtype=getattr(torch, section.pop("dtype", DTYPES[0]), None),

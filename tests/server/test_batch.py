@@ -23,13 +23,13 @@ TWO_STEPS = QUICK | {"num_inference_steps": 2}
 def drawn(handler: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many requests each call of the model had; the drawing itself is the real one."""
     sizes: list[int] = []
-    draw = handler.generate
+    draw = handler.service.generate
 
     def counted(requests: Any, progress: Any) -> Any:
         sizes.append(len(requests))
         return draw(requests, progress)
 
-    monkeypatch.setattr(handler, "generate", counted)
+    monkeypatch.setattr(handler.service, "generate", counted)
     return sizes
 
 
@@ -149,14 +149,14 @@ def test_a_clock_that_is_wrong_expires_nothing(handler: Any, seconds: float) -> 
 def test_a_failure_while_drawing_hits_only_the_request_that_causes_it(
     handler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = handler.generate
+    draw = handler.service.generate
 
     def fails_for_seven(requests: Any, progress: Any) -> Any:
         if any(request.seed == 7 for request in requests):
             raise FloatingPointError("latents: not finite after denoising")
         return draw(requests, progress)
 
-    monkeypatch.setattr(handler, "generate", fails_for_seven)
+    monkeypatch.setattr(handler.service, "generate", fails_for_seven)
     answers, context = call(handler, [{"body": QUICK | {"seed": seed}} for seed in (1, 7, 2)])
     assert [context.get_response_status(index)[0] for index in range(3)] == [200, 500, 200]
     assert json.loads(answers[1])["error"]["type"] == "numerical_error"

@@ -154,9 +154,9 @@ def state(pipeline: Any) -> list[Any]:
 
 
 def test_nothing_is_left_behind_by_an_explanation_or_by_one_that_fails(handler: Any) -> None:
-    picture, pipeline = call(handler, [{"body": QUICK}])[0], handler.pipeline
+    picture, pipeline = call(handler, [{"body": QUICK}])[0], handler.service.pipeline
     before = state(pipeline)
-    request, question = handler.parse_explanation(ASKED)
+    request, question = handler.service.parse_explanation(ASKED)
     ends = set()
     for allowed in range(0, 30, 3):
         left = iter(range(allowed))

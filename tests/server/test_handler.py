@@ -31,7 +31,7 @@ def test_an_unexpected_error_is_that_requests_500(handler: Any, monkeypatch: pyt
     def fail(requests: Any, _progress: Any) -> None:
         raise KeyError(f"secret of {requests[0].generation.prompts}")
 
-    monkeypatch.setattr(handler, "generate", fail)
+    monkeypatch.setattr(handler.service, "generate", fail)
     answers, context = call(handler, [{"body": QUICK | {"request_id": "r-1"}}])
     assert context.get_response_status(0)[0] == 500
     error = json.loads(answers[0])["error"]
@@ -43,7 +43,7 @@ def test_latents_that_are_not_finite_are_a_numerical_error(handler: Any, monkeyp
     def fail(_requests: Any, _progress: Any) -> None:
         raise FloatingPointError("latents: not finite after denoising")
 
-    monkeypatch.setattr(handler, "generate", fail)
+    monkeypatch.setattr(handler.service, "generate", fail)
     answers, context = call(handler, [{"body": QUICK}])
     assert context.get_response_status(0)[0] == 500
     assert json.loads(answers[0])["error"]["type"] == "numerical_error"

@@ -14,6 +14,7 @@ from hybridstitch.base.paths import ROOT
 from hybridstitch.serving.client.client import ServiceError
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
+from hybridstitch.serving.worker.metrics import COUNTERS, HISTOGRAMS
 from tests.support.metrics import Samples, scrape, total, wait_for
 from tests.support.served import QUICK
 
@@ -107,3 +108,10 @@ def test_every_declared_metric_of_ours_is_scraped_and_none_is_lost_from_the_ship
     for group in ("ts_metrics", "model_metrics"):
         for kind, metrics in shipped[group].items():
             assert {each["name"] for each in metrics} <= {each["name"] for each in declared[group][kind]}
+
+
+def test_the_metrics_file_declares_what_the_worker_counts() -> None:
+    declared = yaml.safe_load((ROOT / "handler" / "metrics.yaml").read_text())["model_metrics"]
+    for kind, ours in (("counter", COUNTERS), ("histogram", HISTOGRAMS)):
+        labels = {each["name"]: each["dimensions"] for each in declared[kind]}
+        assert labels == {name: ["Model", "Version", *more] for name, more in ours.items()}

@@ -186,7 +186,10 @@ def test_a_wrong_setting_ends_the_start_by_name(tiny: Path, config: dict[str, An
 @pytest.mark.parametrize("given", [{}, {"low": 3, "high": None}, {"auto": 1}])
 def test_the_operators_qualities_replace_the_usual_ones(tiny: Path, given: dict[str, Any]) -> None:
     usual = {"auto": None, "low": 4.0, "medium": 2.5, "high": 1.83}
-    assert make_handler("hybridstitch_handler", tiny, {"handler": {"quality": given}}).settings.quality == usual | given
+    assert (
+        make_handler("hybridstitch_handler", tiny, {"handler": {"quality": given}}).service.settings.quality
+        == usual | given
+    )
 
 
 def test_a_usual_quality_is_at_most_the_highest_speed_of_the_pair() -> None:

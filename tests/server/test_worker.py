@@ -63,7 +63,7 @@ def test_the_memory_of_a_failed_batch_is_free_before_its_requests_are_retried(
 
     gc.disable()  # freed by leaving the handler, not by luck
     try:
-        with failing(handler.pipeline.large, run_out_of_memory):
+        with failing(handler.service.pipeline.large, run_out_of_memory):
             answers, context = call(handler, [{"body": QUICK | {"seed": seed}} for seed in (1, 2, 3)])
     finally:
         gc.enable()
@@ -84,7 +84,7 @@ def test_a_stream_whose_batch_fails_reports_no_step_twice(handler: Any, pieces: 
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     bodies = [FOUR_STEPS | {"recipe": "large", "stream": True, "previews": 3}, FOUR_STEPS | {"recipe": "large"}]
-    with failing(handler.pipeline.large, fail_in_the_middle):
+    with failing(handler.service.pipeline.large, fail_in_the_middle):
         answers, _ = call(handler, [{"body": body} for body in bodies])
     assert forwards == [4, 4, 4] + [2] * 8
     events = [event for index, event in pieces if index == 0]
@@ -103,9 +103,9 @@ def test_a_preview_that_is_not_finite_is_left_out_with_a_warning(
 
     def overflow_first(latents: torch.Tensor) -> Any:
         decoded.append(latents)
-        return handler.pipeline.decode(latents * (INFINITE if len(decoded) == 1 else 1))
+        return handler.service.pipeline.decode(latents * (INFINITE if len(decoded) == 1 else 1))
 
-    monkeypatch.setattr(handler, "preview", overflow_first)
+    monkeypatch.setattr(handler.service, "preview", overflow_first)
     body = FOUR_STEPS | {"stream": True, "previews": 3, "request_id": "r-1"}
     (answer,), _ = call(handler, [{"body": body}])
     result = json.loads(answer)
@@ -162,10 +162,10 @@ def test_ready_means_generated_by_every_model(
 
 @pytest.mark.parametrize("name", ["large", "small"])
 def test_the_request_of_a_probe_fails_if_either_model_is_broken(handler: Any, name: str) -> None:
-    body = smallest_request(handler.size_limits.minimum, recipes=True)
+    body = smallest_request(handler.service.size_limits.minimum, recipes=True)
     (answer,), _ = call(handler, [{"body": body}])
     assert answer.startswith(b"\x89PNG")
-    model = getattr(handler.pipeline, name)
+    model = getattr(handler.service.pipeline, name)
     hook = model.norm_out.register_forward_hook(lambda _module, _inputs, output: output * NAN)
     try:
         (answer,), context = call(handler, [{"body": body}])

@@ -1,4 +1,4 @@
-"""A batch from TorchServe: which requests share a forward, and the events and deadlines of each."""
+"""A batch of requests: which requests share a forward, and the events and deadlines of each."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ PREVIEW_QUALITY = 80
 logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One valid request on its way through the worker.
 
     Attributes:
-        index: Its place in the batch.
         request: What to generate and how to deliver it.
         sent_at: Seconds since 1970; the deadline counts from there.
         queued: Seconds that it waited before the worker got it; None if the client does not send its start time.
@@ -47,7 +46,6 @@ class Job:
         warnings: Sentences for the report about events that the stream left out.
     """
 
-    index: int
     request: GenerationRequest
     sent_at: float
     queued: float | None

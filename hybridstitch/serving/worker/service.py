@@ -1,4 +1,4 @@
-"""What both handlers share: the path of a batch from TorchServe's rows to its answers, and the description."""
+"""What all endpoints share: the path of a batch from rows to answers, and the description. No server is known here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import logging
 import os
 import time
 import traceback
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from ts.context import Context
-from ts.torch_handler.base_handler import BaseHandler
 
 from hybridstitch._version import __version__
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
@@ -40,16 +39,9 @@ from hybridstitch.serving.settings import (
 )
 from hybridstitch.serving.worker.batch import Job, Preview, Progress, groups
 from hybridstitch.serving.worker.explain import Explainer, encode_explanation
-from hybridstitch.serving.worker.limit import OutOfTime, TimeLimit, response_timeout
+from hybridstitch.serving.worker.limit import OutOfTime, TimeLimit
 from hybridstitch.serving.worker.metrics import Metrics
-from hybridstitch.serving.worker.torchserve import (
-    Row,
-    decode_row,
-    logged_step,
-    read_row,
-    send,
-    send_piece,
-)
+from hybridstitch.serving.worker.row import Item, Row, items_of
 from hybridstitch.serving.worker.warm_up import warm_up, warm_up_graphs
 from hybridstitch.wire.documents import Rendering, Response, attempt, encode, error_response, fitting, last_event
 from hybridstitch.wire.fields import request_schema
@@ -60,11 +52,30 @@ from hybridstitch.wire.request import GenerationRequest, parse_request
 logger = logging.getLogger(__name__)
 
 
-class Service(BaseHandler):
-    """Parse, generate, encode. Every item of a batch is a row, then a job, then an answer.
+@dataclass(frozen=True)
+class Setup:
+    """What a server gives a worker for its start.
 
-    An item that fails becomes its answer at once, and its neighbours continue. Jobs that can share a forward are
-    generated as one tensor. A handler implements `load` and `generate`.
+    Attributes:
+        folder: The unpacked archive, with the models in `pair/`.
+        config: The content of its model-config.yaml.
+        gpu: The number of the CUDA device; None for the CPU.
+        response_timeout: The seconds within which the server expects the answers to a batch.
+        server: The package of the server. The description has its version.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    gpu: int | None
+    response_timeout: float
+    server: str
+
+
+class Service(ABC):
+    """Parse, generate, encode. A row of a batch has jobs, and their answers make the row's answer.
+
+    A job that fails has its answer at once, and its neighbours continue. Jobs that can share a forward are generated
+    as one tensor. An endpoint implements `load` and `generate`.
     """
 
     settings: Settings
@@ -88,15 +99,15 @@ class Service(BaseHandler):
     def generate(self, requests: Sequence[GenerationRequest], progress: StepWatcher) -> list[Rendering]:
         """Generate the pictures of requests with one `batch_key`; `progress` is called after every step."""
 
-    def initialize(self, context: Context) -> None:
-        """Load everything and generate one picture: READY means that all models work.
+    def start(self, setup: Setup) -> None:
+        """Load everything and generate one picture by all models.
 
         Raises:
             InvalidInput: A setting or a default is wrong, or the models do not fit together.
             FloatingPointError: The output of a model is not finite.
         """
-        self.context = context
-        self.settings = read_settings(context)
+        self.server = setup.server
+        self.settings = read_settings(setup.config, setup.folder, setup.gpu)
         self.capacity = self.plan()
         self.settings = replace(self.settings, dtype=getattr(torch, self.capacity.dtype))
         with logged_step(f"load the models onto {self.settings.device}"):
@@ -123,9 +134,8 @@ class Service(BaseHandler):
             with logged_step("import the libraries of explanations"):
                 question_fields()  # imports Captum, which takes seconds
         self.pair = describe_pair(self.settings.folder)
-        self.limit = TimeLimit(response_timeout(context.model_yaml_config))
+        self.limit = TimeLimit(setup.response_timeout)
         self.limit.watch(self.models())
-        self.initialized = True
 
     def plan(self) -> Capacity:
         """Return what fits into the memory. Raises InvalidInput, before anything is loaded, if the weights do not."""
@@ -152,44 +162,51 @@ class Service(BaseHandler):
         """The names of the adapters that a request may name. The plain endpoint knows those of the small model, too."""
         return sorted({*self.adapters.names, *self.settings.loras})
 
-    def preprocess(self, rows: list[dict[str, Any]]) -> list[Job | Response]:
-        """Turn TorchServe's rows into jobs."""
+    def answer(self, rows: Sequence[Row], metrics: Metrics) -> list[Response]:
+        """Return the answer to each row of a batch. No request makes this fail."""
         self.limit.begin()
-        read = [attempt(partial(read_row, context=self.context), numbered) for numbered in enumerate(rows)]
-        return [attempt(self.read, attempt(decode_row, row)) for row in read]
-
-    def inference(self, items: list[Job | Response]) -> list[Response]:
-        """Turn jobs into answers, in the order of the rows."""
-        metrics = Metrics(self.context)
-        answers = {index: item for index, item in enumerate(items) if isinstance(item, Response)}
-        for answer in answers.values():
-            metrics.answered("none", "none", answer.outcome)
-        jobs = [item for item in items if isinstance(item, Job)]
+        read = [self.jobs_of(row) for row in rows]
+        jobs = [job for items in read for job in items if isinstance(job, Job)]
         for job in jobs:
             if job.queued is not None:
                 metrics.waited(self.recipe_name(job.request), job.queued)
-        for job, answer in self.answer(jobs, metrics):
-            answer = fitting(answer, self.settings.max_response_bytes)
+        answers = dict(self.answer_jobs(jobs, metrics))
+        for job, answer in answers.items():
             kind = "explanation" if job.question else "prediction"
             metrics.answered(kind, self.recipe_name(job.request), answer.outcome)
-            answers[job.index] = last_event(answer) if job.has_begun else answer
-        return [answers[index] for index in range(len(items))]
-
-    def postprocess(self, answers: list[Response]) -> list[bytes]:
-        """Turn answers into the bodies that TorchServe sends."""
-        worker = {WORKER_HEADER: str(os.getpid())}
-        answers = [replace(answer, headers=answer.headers | worker) for answer in answers]
+        for items in read:
+            for item in items:
+                if isinstance(item, Response):
+                    metrics.answered("none", "none", item.outcome)
         self.limit.end()
-        return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
+        worker = {WORKER_HEADER: str(os.getpid())}
+        joined = [self.join([answers[item] if isinstance(item, Job) else item for item in items]) for items in read]
+        return [replace(answer, headers=answer.headers | worker) for answer in joined]
 
-    def answer(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Response]]:
+    def jobs_of(self, row: Row) -> list[Job | Response]:
+        """Return the jobs of a row, and for each request that is refused its answer."""
+        items = attempt(items_of, row)
+        return [items] if isinstance(items, Response) else [attempt(self.read, item) for item in items]
+
+    def join(self, answers: Sequence[Response]) -> Response:
+        """Return the answer of a row from those of its requests."""
+        (answer,) = answers
+        return answer
+
+    def answer_jobs(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Response]]:
         """Yield each job with its answer. Explanations come last, one by one, because they take long."""
         predictions = [job for job in jobs if job.question is None]
         for group in groups(predictions, self.pictures_per_forward):
-            yield from zip(group, self.answer_group(group, metrics), strict=True)
+            for job, answer in zip(group, self.answer_group(group, metrics), strict=True):
+                yield job, self.sendable(job, answer)
         for job in jobs:
             if job.question is not None:
-                yield job, attempt(self.answer_question, job)
+                yield job, self.sendable(job, attempt(self.answer_question, job))
+
+    def sendable(self, job: Job, answer: Response) -> Response:
+        """Return the answer as the server can send it: not too long, and the last event if a stream has begun."""
+        answer = fitting(answer, self.settings.max_response_bytes)
+        return last_event(answer) if job.has_begun else answer
 
     def answer_question(self, job: Job) -> Response:
         """Return the answer to a job with a question."""
@@ -197,26 +214,22 @@ class Service(BaseHandler):
         assert self.explainer is not None
         return encode_explanation(self.explainer(job.request, job.question, job.check))
 
-    def _is_explain(self) -> bool:
-        # TorchServe decides for a whole batch by its first request; here each row decides for itself.
-        return False
-
     def answer_group(self, group: Sequence[Job], metrics: Metrics) -> list[Response]:
         """Return the answers of jobs that share a tensor. If they fail together, each is retried alone."""
         for job in group:
             job.check_deadline()
         alive = [job for job in group if not job.has_expired]
-        results: dict[int, Rendering | Response] = {}
+        results: dict[Job, Rendering | Response] = {}
         if alive:
             rendered = self.generate_group(alive)
-            results = {job.index: result for job, result in zip(alive, rendered, strict=True)}
+            results = {job: result for job, result in zip(alive, rendered, strict=True)}
             reports = [result.report for result in rendered if isinstance(result, Rendering)]
             if reports:
                 metrics.generated(max(report["batch_size"] for report in reports), reports)
         return [
             error_response(job.expired_error(), job.request_id)
             if job.has_expired
-            else attempt(encode, job.with_warnings(results[job.index]))
+            else attempt(encode, job.with_warnings(results[job]))
             for job in group
         ]
 
@@ -236,16 +249,16 @@ class Service(BaseHandler):
         # Outside of the except clause, the exception no longer holds the memory of the failed batch.
         return [result for job in jobs for result in self.generate_group([job])]
 
-    def read(self, row: Row) -> Job:
-        """Return the job of one row. Raises InvalidInput that names every wrong field."""
-        fields = explanation_in(row.payload, row.is_explanation)
+    def read(self, item: Item) -> Job:
+        """Return the job of one request. Raises InvalidInput that names every wrong field."""
+        row = item.row
+        fields = explanation_in(item.payload, row.is_explanation)
         if fields is None:
-            request, question = self.parse(row.payload, can_stream=row.is_http, request_id=row.request_id), None
+            request, question = self.parse(item.payload, can_stream=row.is_http, request_id=item.request_id), None
         else:
-            request, question = self.parse_explanation(fields, row.request_id)
-        logger.info("request %s: TorchServe's %s", request.request_id, self.context.get_request_id(row.index))
-        piece = partial(send_piece, context=self.context, index=row.index)
-        return Job(row.index, request, row.sent_at, row.queued, piece, question)
+            request, question = self.parse_explanation(fields, item.request_id)
+        logger.info("request %s: %s", request.request_id, row.name)
+        return Job(request, row.sent_at, row.queued, row.send_piece, question)
 
     def pictures_per_forward(self, generation: Generation) -> int:
         """Return the most pictures of such generations that share a forward: by the settings and by the memory."""
@@ -278,9 +291,9 @@ class Service(BaseHandler):
         recipe = request.generation.recipe
         return recipe.name if recipe else "plain"
 
-    def describe_handle(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Describe this endpoint and its requests: the answer to `GET /models/<model>?customized=true`."""
-        packages = ("torch", "diffusers", "transformers", "torchserve")
+        packages = ("torch", "diffusers", "transformers", self.server)
         defaults = self.parse({"prompt": "any", "seed": 0}).to_dict()
         schemas = {"request_schema": request_schema(self.size_limits, defaults, self.catalogue, self.loras)}
         if self.explainer and self.catalogue:
@@ -300,3 +313,12 @@ class Service(BaseHandler):
             "copy_on_disk": self.settings.folder.is_dir(),
             **(self.catalogue.describe() if self.catalogue else {}),
         }
+
+
+@contextmanager
+def logged_step(name: str) -> Iterator[None]:
+    """Log when a named step of the start begins, and its duration."""
+    logger.info("start: %s", name)
+    started = time.perf_counter()
+    yield
+    logger.info("start: %s took %.2f s", name, time.perf_counter() - started)

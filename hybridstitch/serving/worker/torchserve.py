@@ -1,86 +1,97 @@
-"""The exchange with TorchServe: reads the rows of its batches, and sends bodies and headers."""
+"""The adapter to TorchServe: its rows to ours, our answers to its bodies. The only file of the package with `ts`."""
 
 from __future__ import annotations
 
 import logging
-import re
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from ts.context import Context
 from ts.handler_utils.utils import send_intermediate_predict_response
+from ts.metrics.metric_cache_errors import MetricsCacheKeyError
+from ts.metrics.metric_type_enum import MetricTypes
+from ts.torch_handler.base_handler import BaseHandler
 from ts.utils.util import PredictionException
 
-from hybridstitch.wire.body import decode_body, decode_fields
+from hybridstitch.serving.worker.limit import response_timeout
+from hybridstitch.serving.worker.metrics import COUNTERS, Metrics
+from hybridstitch.serving.worker.row import Row
+from hybridstitch.serving.worker.service import Service, Setup
 from hybridstitch.wire.documents import Response
-from hybridstitch.wire.names import REQUEST_ID, REQUEST_START
+from hybridstitch.wire.names import REQUEST_START
 
 EXPLAINS = "explain"
 """The header with the value `True` that TorchServe adds to a request by the route of explanations."""
-OLDEST_SECONDS = 86400  # an earlier start, or one in the future, comes from a wrong clock
+PATH = "url_path"
+"""The header that TorchServe adds with what follows `/predictions/<model>/<version>/`."""
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One request as TorchServe passes it.
+class TorchServeHandler(BaseHandler):
+    """What TorchServe calls. A handler's file has one subclass, which names its service."""
 
-    Attributes:
-        index: Its place in the batch.
-        values: Its values by key.
-        headers: Its headers by lower-case name.
-        types: Content types of its values by key, where the client sends them.
-        is_http: Whether it came over HTTP rather than gRPC.
-        is_explanation: Whether it came by the route of explanations.
-        sent_at: Seconds since 1970 of the client's start, or of the worker's if the client does not send it.
-        queued: Seconds from the client's start to the worker's; None if the client does not send it.
-        request_id: The caller's `X-Request-Id`, or the `request_id` of the payload.
-        payload: The fields that the client sent, once they are decoded.
-    """
+    service_type: type[Service]
 
-    index: int
-    values: Mapping[str, Any]
-    headers: Mapping[str, str]
-    types: Mapping[str, str]
-    is_http: bool
-    is_explanation: bool
-    sent_at: float
-    queued: float | None
-    request_id: str | None
-    payload: Any = None
+    def initialize(self, context: Context) -> None:
+        """Load everything and generate one picture: READY means that all models work.
+
+        Raises:
+            InvalidInput: A setting or a default is wrong, or the models do not fit together.
+            FloatingPointError: The output of a model is not finite.
+        """
+        self.context = context
+        properties, config = context.system_properties, context.model_yaml_config or {}
+        self.service = self.service_type()
+        self.service.start(
+            Setup(
+                Path(properties["model_dir"]), config, properties.get("gpu_id"), response_timeout(config), "torchserve"
+            )
+        )
+        self.initialized = True
+
+    def preprocess(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Read TorchServe's rows."""
+        return [read_row(values, self.context, index) for index, values in enumerate(rows)]
+
+    def inference(self, rows: list[Row]) -> list[Response]:
+        """Return the answers, in the order of the rows."""
+        return self.service.answer(rows, Metrics(_Counter(self.context)))
+
+    def postprocess(self, answers: list[Response]) -> list[bytes]:
+        """Turn answers into the bodies that TorchServe sends."""
+        return [send(answer, self.context, index, alone=len(answers) == 1) for index, answer in enumerate(answers)]
+
+    def describe_handle(self) -> dict[str, Any]:
+        """Describe this endpoint and its requests: the answer to `GET /models/<model>?customized=true`."""
+        return self.service.describe()
+
+    def _is_explain(self) -> bool:
+        # TorchServe decides for a whole batch by its first request; here each row decides for itself.
+        return False
 
 
-def read_row(given: tuple[int, Mapping[str, Any]], context: Context) -> Row:
+def read_row(given: Mapping[str, Any], context: Context, index: int) -> Row:
     """Read the request at a number in its batch. Nothing that a client sends makes this fail."""
-    index, values = given[0], dict(given[1])
-    headers, is_http = _headers(context, index), _is_http(context, index)
+    values, headers, is_http = dict(given), _headers(context, index), _is_http(context, index)
     if not is_http:  # the start is a key of the input there
         started = values.pop(REQUEST_START, None)
         headers[REQUEST_START] = (
             bytes(started).decode(errors="replace") if isinstance(started, bytes | bytearray) else ""
         )
-    now = time.time()
-    sent_at = _sent_at(headers, now)
-    is_explanation = headers.get(EXPLAINS) == "True"
     return Row(
-        index, values, headers, _types(context, index), is_http, is_explanation,
-        sent_at=sent_at or now, queued=sent_at and now - sent_at, request_id=_valid_id(headers.get("x-request-id")),
-    )  # fmt: skip
-
-
-def decode_row(row: Row) -> Row:
-    """The row with its payload. Raises InvalidInput for another content type and for broken JSON."""
-    if row.is_http:
-        payload = decode_body(row.values, row.headers.get("content-type", ""), row.types)
-    else:
-        payload = decode_fields(row.values, row.types)
-    named = payload.get("request_id") if isinstance(payload, dict) else None
-    return replace(row, payload=payload, request_id=_valid_id(named) or row.request_id)
+        values,
+        headers,
+        partial(send_piece, context=context, index=index),
+        _types(context, index),
+        headers.get(PATH, "").strip("/"),
+        is_http,
+        headers.get(EXPLAINS) == "True",
+        f"TorchServe's {context.get_request_id(index)}",
+    )
 
 
 def send(answer: Response, context: Context, index: int, alone: bool) -> bytes:
@@ -105,15 +116,6 @@ def send_piece(piece: Response, context: Context, index: int) -> None:
     send_intermediate_predict_response({index: piece.body}, ids, "piece", HTTPStatus.OK, context)
 
 
-@contextmanager
-def logged_step(name: str) -> Iterator[None]:
-    """Log when a named step of the start begins, and its duration."""
-    logger.info("start: %s", name)
-    started = time.perf_counter()
-    yield
-    logger.info("start: %s took %.2f s", name, time.perf_counter() - started)
-
-
 class Refusal(PredictionException):
     """An error answer over gRPC."""
 
@@ -124,6 +126,26 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 # TorchServe logs exceptions with their trace and the whole request; a refusal is logged already.
 logging.getLogger("ts.service").addFilter(_is_news)
+
+
+class _Counter:
+    """Counts into the metrics of a batch. With another metrics file it counts nothing and logs one warning."""
+
+    _warned = False
+
+    def __init__(self, context: Context):
+        self._context = context
+        model = context.manifest.get("model", {}) if context.manifest else {}
+        self._model = (context.model_name, model.get("modelVersion", ""))
+
+    def add(self, name: str, value: float, labels: Sequence[str]) -> None:
+        kind = MetricTypes.COUNTER if name in COUNTERS else MetricTypes.HISTOGRAM
+        try:
+            self._context.metrics.get_metric(name, kind).add_or_update(value, [*self._model, *labels])
+        except (MetricsCacheKeyError, ValueError):  # not declared, or with other labels
+            if not _Counter._warned:
+                logger.warning("%s is not in the server's metrics_config as handler/metrics.yaml has it", name)
+                _Counter._warned = True
 
 
 def _set_head(context: Context, index: int, answer: Response) -> None:
@@ -144,11 +166,6 @@ def _types(context: Context, index: int) -> dict[str, str]:
     return {name: str(value.get("content-type", "")) for name, value in headers.items() if isinstance(value, Mapping)}
 
 
-def _valid_id(given: Any) -> str | None:
-    """Return a caller's request id; None for one that a header cannot echo."""
-    return given if isinstance(given, str) and re.fullmatch(REQUEST_ID, given) else None
-
-
 def _is_http(context: Context, index: int) -> bool:
     """Return whether a request came over HTTP, where it has at least the header `Content-Length`.
 
@@ -156,14 +173,3 @@ def _is_http(context: Context, index: int) -> bool:
     """
     own = {context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end}
     return not _headers(context, index).keys() <= {name.lower() for name in own}
-
-
-def _sent_at(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the client's start in seconds since 1970; None if it sent none or its clock is wrong."""
-    number = re.fullmatch(r"(?:t=)?(\d{9,16}(?:\.\d{1,9})?)", headers.get(REQUEST_START, "").strip())
-    if number is None:
-        return None
-    sent = float(number[1])
-    while sent > 1e11:  # milliseconds or microseconds
-        sent /= 1000
-    return sent if now - OLDEST_SECONDS < sent <= now else None
