@@ -32,6 +32,9 @@ def test_an_endpoint_string_in_its_parts():
     assert spec.fields == given
     assert not parse_endpoint(f"{URL}#seed=off").sends_seed
     assert not parse_endpoint(f"{URL}#kind=text").sends_seed
+    kinds = {"own": "hybridstitch", "openai": "openai", "kserve-v1": "kserve-v1", "kserve-v2": "kserve-v2"}
+    for dialect, kind in kinds.items():
+        assert parse_endpoint(f"{URL}#dialect={dialect}").kind == kind
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,9 @@ def test_an_endpoint_string_in_its_parts():
         (f"{URL}#steps=1&steps=2", ["a#steps"]),
         (f"{URL}#prompt=x&num_images=2&kind=magic&seed=7", ["a#kind", "a#seed", "a#prompt", "a#num_images"]),
         (f"{URL}#kind=text&steps=1", ["a#kind"]),
+        (f"{URL}#dialect=graphql", ["a#dialect"]),
+        (f"{URL}#dialect=7", ["a#dialect"]),
+        (f"{URL}#dialect=openai&kind=openai", ["a#dialect"]),
     ],
 )
 def test_endpoint_strings_that_make_no_sense(text, fields):
@@ -76,11 +82,19 @@ def test_tokens_come_from_a_key_file_or_the_environment(tmp_path: Path, monkeypa
         assert TOKEN not in str(error.value)
 
 
-@pytest.mark.parametrize("path", ["image", "base64", "pixels", "v1/images/generations"])
+OF_PATH = {
+    "v1/images/generations": "openai",
+    "v1/models/x:predict": "kserve-v1",
+    "v2/models/x/infer": "kserve-v2",
+}
+
+
+@pytest.mark.parametrize("path", ["image", "base64", "pixels", *OF_PATH])
 def test_every_shape_gives_the_picture_that_was_drawn(drawing: str, tiny: Path, path: str):
     drawn = pixels(open_endpoint(parse_endpoint(f"{tiny}#recipe=large&num_inference_steps=2")).ask("a cat", 3))
     assert np.array_equal(pixels(open_endpoint(parse_endpoint(f"{drawing}/{path}")).ask("a cat", 3)), drawn)
-    kind = "openai" if path.startswith("v1") else path
+    assert open_endpoint(parse_endpoint(f"{drawing}/{path}")).describe()["kind"] == OF_PATH.get(path, "auto")
+    kind = OF_PATH.get(path, path)
     named = open_endpoint(parse_endpoint(f"{drawing}/{path}#kind={kind}"))
     assert np.array_equal(pixels(named.ask("a cat", 3)), drawn)
     assert named.describe()["kind"] == kind
@@ -103,6 +117,8 @@ def test_the_prompt_alone_as_text(drawing: str, tiny: Path):
         ("pixels#kind=base64", "no pictures"),
         ("image#kind=pixels", "neither a picture nor JSON"),
         ("base64#kind=image", "not the bytes"),
+        ("base64#kind=kserve-v1", "no list of one prediction"),
+        ("base64#kind=kserve-v2", "no list of output tensors"),
         ("redirect", "302"),
         ("refusing", "500"),
     ],

@@ -18,13 +18,16 @@ from PIL import Image
 
 from hybridstitch.compare.endpoints.open import open_endpoint
 from hybridstitch.compare.endpoints.spec import parse_endpoint
+from hybridstitch.wire.dialects.kserve_v1 import KServeV1
+from hybridstitch.wire.dialects.kserve_v2 import KServeV2
 
 TOKEN = "s3cret-of-the-test"
+BY_DIALECT = {"/v1/models/x:predict": KServeV1(), "/v2/models/x/infer": KServeV2("x", "1")}
 
 
 @contextmanager
 def drawing_server(pair: Path, recipe: str = "large", steps: int = 2) -> Iterator[str]:
-    """Serve `/image`, `/base64`, `/pixels`, `/text`, `/v1/images/generations` and faulty endpoints; the address."""
+    """Serve `/image`, `/base64`, `/pixels`, `/text`, paths of other protocols, and faulty endpoints; the address."""
     endpoint = open_endpoint(parse_endpoint(f"{pair}#recipe={recipe}&num_inference_steps={steps}"))
 
     def draw(prompt: str, seed: int) -> bytes:
@@ -56,6 +59,11 @@ def drawing_server(pair: Path, recipe: str = "large", steps: int = 2) -> Iterato
         if path == "/text":
             return 200, json.dumps(pixels(draw(body.decode(), 0))).encode()
         asked = json.loads(body)
+        if path in BY_DIALECT:
+            (reading,) = BY_DIALECT[path].read(asked).readings
+            encoded = base64.b64encode(draw(reading.fields["prompt"], reading.fields["seed"])).decode()
+            tensor = {"name": "generated", "shape": [1], "datatype": "BYTES", "data": [encoded]}
+            return 200, json.dumps({"predictions": [encoded]} if "v1" in path else {"outputs": [tensor]}).encode()
         if path == "/refusing":
             return 500, f"<b>no</b> {headers.get('Authorization')}".encode()
         if path == "/redirect":
@@ -64,7 +72,7 @@ def drawing_server(pair: Path, recipe: str = "large", steps: int = 2) -> Iterato
             time.sleep(1.5)
         if path == "/flaky" and asked["seed"] == 1:
             return 503, b"<script>alert('server')</script>"
-        picture = draw(asked["prompt"], asked.get("seed", 0))
+        picture = draw(asked.get("prompt", "x"), asked.get("seed", 0))
         encoded = base64.b64encode(picture).decode()
         if path == "/v1/images/generations":
             assert asked["n"] == 1

@@ -7,7 +7,7 @@ import binascii
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,12 +108,49 @@ def _openai_request(prompt: str, seed: int | None, fields: Fields) -> dict[str, 
     return _json_request(prompt, seed, {**fields, "n": 1, "response_format": "b64_json"})
 
 
+def _instances_request(prompt: str, seed: int | None, fields: Fields) -> dict[str, Any]:
+    return {"json": {"instances": [_json_request(prompt, seed, fields)["json"]]}}
+
+
+def _tensors_request(prompt: str, seed: int | None, fields: Fields) -> dict[str, Any]:
+    return {"json": {"inputs": [_tensor(*each) for each in _json_request(prompt, seed, fields)["json"].items()]}}
+
+
+def _tensor(name: str, value: Any) -> dict[str, Any]:
+    """Return one value as a tensor of the Open Inference Protocol; lists and objects are JSON texts."""
+    kinds = {bool: "BOOL", int: "INT64", float: "FP64"}
+    text = value if isinstance(value, str) else json.dumps(value)
+    kind = kinds.get(type(value), "BYTES")
+    return {"name": name, "shape": [1], "datatype": kind, "data": [text if kind == "BYTES" else value]}
+
+
 def _text_request(prompt: str, _seed: int | None, _fields: Fields) -> dict[str, Any]:
     return {"data": prompt.encode(), "headers": {"Content-Type": "text/plain; charset=utf-8"}}
 
 
 def _read_base64(body: bytes) -> Picture:
     return _from_base64(_json(body))
+
+
+def _read_prediction(body: bytes) -> Picture:
+    """Return the picture of the first prediction, with the report in it if there is one."""
+    document = _json(body)
+    predictions = document.get("predictions") if isinstance(document, dict) else None
+    if not isinstance(predictions, list) or len(predictions) != 1:
+        raise UnreadableAnswerError("no list of one prediction")
+    return _from_base64(predictions[0])
+
+
+def _read_tensors(body: bytes) -> Picture:
+    """Return the picture among the output tensors, with the report in the tensor of that name if there is one."""
+    document = _json(body)
+    outputs = document.get("outputs") if isinstance(document, dict) else None
+    if not isinstance(outputs, list) or not all(isinstance(each, dict) for each in outputs):
+        raise UnreadableAnswerError("no list of output tensors")
+    picture = _from_base64([each.get("data") for each in outputs])
+    reports = [text for each in outputs if each.get("name") == "report" for text in _strings(each.get("data"))]
+    report = _json(reports[0].encode()) if len(reports) == 1 else None
+    return replace(picture, report=report if isinstance(report, dict) else None)
 
 
 def _read_pixels(body: bytes) -> Picture:
@@ -194,12 +231,21 @@ SHAPES: dict[str, Shape] = {
     "pixels": Shape(_json_request, _read_pixels),
     "text": Shape(_text_request, recognised, links=True),
     "openai": Shape(_openai_request, _read_base64, links=True),
+    "kserve-v1": Shape(_instances_request, _read_prediction),
+    "kserve-v2": Shape(_tensors_request, _read_tensors),
 }
 """The shapes by kind.
 
 `hybridstitch`: JSON with the report, from either archive of this project. `image`: the bytes of a picture. `base64`:
 JSON with one picture anywhere in it. `pixels`: nested lists of channels. `text`: the request is the prompt alone, and
-the answer has any shape, as with TorchServe's diffusers example. `openai`: `POST /v1/images/generations`.
+the answer has any shape, as with TorchServe's diffusers example. `openai`: `POST /v1/images/generations`. `kserve-v1`,
+also Vertex AI's: one of `instances`. `kserve-v2`, the Open Inference Protocol: each field is one of `inputs`.
 """
+PATHS: dict[str, str] = {
+    "/images/generations$": "openai",
+    "/v1/models/[^/]+:predict$": "kserve-v1",
+    "/v2/models/[^/]+(/versions/[^/]+)?/infer$": "kserve-v2",
+}
+"""The kinds that the path of an address shows, by regular expression."""
 ANY = Shape(_json_request, recognised, links=True)
 """The shape of an endpoint without a kind: a JSON request, and an answer of any shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from urllib.parse import unquote_plus, urljoin, urlsplit
 import requests
 import urllib3
 
-from hybridstitch.compare.endpoints.formats import ANY, SHAPES, Shape, UnreadableAnswerError, checked, linked
+from hybridstitch.compare.endpoints.formats import ANY, PATHS, SHAPES, Shape, UnreadableAnswerError, checked, linked
 from hybridstitch.compare.endpoints.spec import NO_FIELDS, NO_HEADERS, UNREACHABLE, Answer, Spec
 from hybridstitch.serving.client.http import CONNECT_SECONDS, LEAST_SECONDS, root
 from hybridstitch.serving.client.http_body import LateBodyError, read_body
@@ -34,8 +35,9 @@ class HttpEndpoint:
     def __init__(self, spec: Spec, token: str | None, timeout: float, headers: Mapping[str, str] = NO_HEADERS):
         self.spec, self._token, self._timeout, self._headers = spec, token, timeout, headers
         kind = spec.kind
-        if kind == "auto" and urlsplit(spec.target).path.endswith("/images/generations"):
-            kind = "openai"
+        if kind == "auto":
+            path = urlsplit(spec.target).path
+            kind = next((shown for pattern, shown in PATHS.items() if re.search(pattern, path)), kind)
         self.kind = kind
         self._shape: Shape = SHAPES.get(kind, ANY)
         self._local = threading.local()

@@ -13,11 +13,14 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from hybridstitch.base.paths import INDEX
+from hybridstitch.base.suggestions import one_of
 from hybridstitch.compare.endpoints.formats import SHAPES
 from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.serving.client.address import shown_address
 
 KINDS = ("auto", *SHAPES)
+OTHER_NAMES = {"own": "hybridstitch"}
+"""Further names of kinds: `dialect=` takes the names of the dialects, which are kinds, too."""
 OF_THE_RUN = ("prompt", "n", "num_images", "response_format", "stream")
 """Fields that a comparison sets itself: both sides generate one picture of the same prompt at a time."""
 CAN_BE_LEFT_OUT = ("n", "response_format")
@@ -104,8 +107,8 @@ class Spec:
 def parse_endpoint(text: str, side: str = "endpoint") -> Spec:
     """Return the parts of `TARGET#field=value&…`. A value is JSON if it can be parsed as JSON, otherwise text.
 
-    `kind=` names one of `KINDS`, `seed=off` a server that takes no seed. A field of `CAN_BE_LEFT_OUT` without a value
-    is not sent. Raises InvalidInput with every problem.
+    `kind=` or `dialect=` names one of `KINDS`, `seed=off` a server that takes no seed. A field of `CAN_BE_LEFT_OUT`
+    without a value is not sent. Raises InvalidInput with every problem.
     """
     target, _, fragment = text.partition("#")
     problems = _target_problems(side, target)
@@ -119,9 +122,13 @@ def parse_endpoint(text: str, side: str = "endpoint") -> Spec:
         Problem(f"{side}#{name}", "each field once", name) for name in sorted(set(names)) if names.count(name) > 1
     ]
     fields = {name: _value(value) for name, value in pairs}
-    kind, seed = fields.pop("kind", "auto"), fields.pop("seed", "on")
-    if kind not in KINDS:
-        problems.append(Problem(f"{side}#kind", "one of: " + ", ".join(KINDS), kind))
+    named = [(name, fields.pop(name)) for name in ("kind", "dialect") if name in fields]
+    kind, seed = named[0][1] if named else "auto", fields.pop("seed", "on")
+    kind = OTHER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
+    if len(named) > 1:
+        problems.append(Problem(f"{side}#dialect", "nothing beside kind, which names the same", named[1][1]))
+    elif kind not in KINDS:
+        problems.append(Problem(f"{side}#{named[0][0]}", one_of((*KINDS, *OTHER_NAMES), kind), kind))
     if seed not in ("on", "off"):
         problems.append(Problem(f"{side}#seed", "off, or nothing: the seeds of the comparison are sent", seed))
     left_out = tuple(name for name in CAN_BE_LEFT_OUT if fields.get(name) == "")

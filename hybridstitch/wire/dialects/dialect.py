@@ -52,7 +52,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a client asks for in one body.
+    """The requests of one body.
 
     Attributes:
         readings: Its requests, at least one.
