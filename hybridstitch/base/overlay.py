@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from hybridstitch.base.mark import is_marked, mark
 from hybridstitch.base.progress import counted
 from hybridstitch.errors import InvalidInput, Problem
 
@@ -24,7 +25,8 @@ LEGEND = 32
 def mask_overlay(image: Image.Image, report: dict[str, Any], number: int = 0) -> Image.Image:
     """The picture in grey, coloured by how often the large model rendered each token, above a legend.
 
-    The colours run from blue (least often) to yellow (most often). A line surrounds the tokens above the middle.
+    The colours run from blue (least often) to yellow (most often). A line surrounds the tokens above the middle. It
+    is marked as generated if the picture is.
 
     Args:
         image: the picture.
@@ -48,6 +50,8 @@ def mask_overlay(image: Image.Image, report: dict[str, Any], number: int = 0) ->
     shown = Image.new("RGB", (size[0], size[1] + LEGEND), "white")
     shown.paste(picture)
     _legend(shown, size, low, high)
+    if is_marked(image):
+        mark(shown)
     return shown
 
 

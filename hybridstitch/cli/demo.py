@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from hybridstitch.base.images import encode_image
 from hybridstitch.base.overlay import mask_overlay
 from hybridstitch.base.paths import EMBEDDED_PAIR
 from hybridstitch.cli.report_lines import report_lines
@@ -31,6 +32,6 @@ def run_demo(say: Callable[[str], None], out: Path = Path("demo"), pair: Path = 
         result = server.client.generate(PROMPT, seed=0)
     (out / "apple.png").write_bytes(result.image_bytes)
     (out / "apple.json").write_text(json.dumps(result.report, indent=2))
-    mask_overlay(result.image, result.report).save(out / "apple-mask.png")
+    (out / "apple-mask.png").write_bytes(encode_image(mask_overlay(result.image, result.report), "png"))
     for line in ["", *report_lines(result.report), "", f"written: {out}/apple.png, apple.json, apple-mask.png"]:
         say(line)

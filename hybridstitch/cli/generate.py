@@ -19,7 +19,7 @@ from hybridstitch.cli.request import (
     request_problems,
 )
 from hybridstitch.cli.values import whole
-from hybridstitch.errors import raise_problems
+from hybridstitch.errors import Problem, raise_problems
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -39,7 +39,10 @@ def generate(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every option that is wrong."""
-    raise_problems(request_problems(options) + clashes(options, ("out", "report", "mask_overlay")))
+    found = request_problems(options)
+    if options.url and options.no_mark:
+        found.append(Problem("no-mark", "nothing beside --url: the server marks its pictures or not", True))
+    raise_problems(found + clashes(options, ("out", "report", "mask_overlay")))
 
 
 def _numbered(path: Path, count: int) -> list[Path]:
@@ -63,6 +66,7 @@ def _generate_here(payload: dict[str, Any], options: argparse.Namespace) -> tupl
     from hybridstitch.wire.request import parse_request
 
     pipeline = open_for(options, payload)
+    pipeline.marks = not options.no_mark
     request = parse_request(payload, {}, pipeline.size_limits, pipeline.catalogue, loras=pipeline.adapters.names)
     rendering = generate(pipeline, request)
     pictures = [
@@ -74,10 +78,12 @@ def _generate_here(payload: dict[str, Any], options: argparse.Namespace) -> tupl
 def _write_overlays(pictures: list[bytes], report: dict[str, Any], path: Path) -> None:
     from PIL import Image
 
+    from hybridstitch.base.images import encode_image
     from hybridstitch.base.overlay import mask_overlay
 
     for number, (picture, target) in enumerate(zip(pictures, _numbered(path, len(pictures)), strict=True)):
-        mask_overlay(Image.open(io.BytesIO(picture)), report, number).save(target)
+        overlay = mask_overlay(Image.open(io.BytesIO(picture)), report, number)
+        target.write_bytes(encode_image(overlay, PICTURES[target.suffix.lower()]))
 
 
 def add_command(commands: Any, pair: Path) -> None:
@@ -98,6 +104,9 @@ def add_command(commands: Any, pair: Path) -> None:
         "--mask-overlay",
         type=file_to_write(*PICTURES),
         help="write the picture with the tokens of the large model marked",
+    )
+    command.add_argument(
+        "--no-mark", action="store_true", help="without the metadata that says that the pictures are generated"
     )
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     add_server_options(command, pair)

@@ -10,6 +10,7 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
+from hybridstitch.base.mark import mark
 from hybridstitch.base.paths import SMALL_FOLDER
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.model.compile import compile_blocks
@@ -40,6 +41,9 @@ class Parts:
     adapters: Adapters
     offloaded: Offload | None = None
     """What waits on the CPU for its turn; None if every part stays where `to` moved it."""
+
+    marks: bool = True
+    """Whether pictures carry the mark of generated media, see `hybridstitch.base.mark`."""
 
     small_device: torch.device | None = None
     """Device of the small model, if it is not that of the other parts."""
@@ -177,7 +181,11 @@ class Parts:
         decoded = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
         if not torch.isfinite(decoded).all():
             raise FloatingPointError("picture: not finite after decoding; a wider dtype than this one may help")
-        return self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
+        pictures = self._pipeline.image_processor.postprocess(decoded, output_type=output_type)
+        if self.marks and output_type == "pil":
+            for picture in pictures:
+                mark(picture)
+        return pictures
 
     def check_saving(self) -> None:
         """Raise InvalidInput if something is loaded that `save_pretrained` cannot write."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from hybridstitch.base.images import base64_text, encode_image
 from hybridstitch.wire.failures import Failure, failure_of
@@ -116,12 +115,10 @@ def last_event(answer: Response) -> Response:
 
 def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
     """The picture as PNG, JPEG or WebP. A PNG carries its request, which generates the same picture again."""
-    options: dict[str, Any] = {"quality": request.output_quality}
     if request.output_format == "png":
-        metadata = PngInfo()
-        metadata.add_text(METADATA_KEY, json.dumps({**request.to_dict(), "response_format": "image"}, sort_keys=True))
-        options = {"pnginfo": metadata}
-    return encode_image(image, request.output_format, **options)
+        again = json.dumps({**request.to_dict(), "response_format": "image"}, sort_keys=True)
+        return encode_image(image, "png", {METADATA_KEY: again})
+    return encode_image(image, request.output_format, quality=request.output_quality)
 
 
 def error_response(error: Exception, request_id: str | None = None) -> Response:

@@ -11,6 +11,7 @@ import numpy as np
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
+from hybridstitch.base.mark import mark
 from hybridstitch.generation import Generation, joined
 from hybridstitch.model.dtype import choose_dtype, dtype_name
 from hybridstitch.model.lora import Adapters, fuse
@@ -58,11 +59,11 @@ class PlainService(Service):
         """Generate pictures as one tensor. The report has the total time alone: diffusers measures no parts."""
         started = time.perf_counter()
         generation = joined([request.generation for request in requests])
-        pictures = range(generation.pictures)
+        numbers = range(generation.pictures)
 
         def on_step(pipe: StableDiffusion3Pipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> Any:
             latents, sigma = tensors["latents"], float(pipe.scheduler.sigmas[index])
-            progress(pictures, Step(index, pipe.num_timesteps, timestep, sigma, latents, latents, 1.0, None))
+            progress(numbers, Step(index, pipe.num_timesteps, timestep, sigma, latents, latents, 1.0, None))
             return tensors
 
         with self.adapters.acting(generation.lora):
@@ -77,12 +78,16 @@ class PlainService(Service):
         if not np.isfinite(images).all():
             raise FloatingPointError("picture: not finite; a wider dtype than this one may help")
         milliseconds = round(1000 * (time.perf_counter() - started), 2)
+        pictures = self.pipeline.image_processor.numpy_to_pil(images)
+        if self.settings.mark:
+            for picture in pictures:
+                mark(picture)
         renderings, start = [], 0
         for request in requests:
-            own = images[start : start + request.num_images]
+            own = pictures[start : start + request.num_images]
             start += request.num_images
             report = _report(request, milliseconds, len(pictures)) | {"dtype": dtype_name(self.pipeline.dtype)}
-            renderings.append(Rendering(request, self.pipeline.image_processor.numpy_to_pil(own), report))
+            renderings.append(Rendering(request, own, report))
         return renderings
 
 

@@ -33,6 +33,7 @@ class StitchedService(Service):
         if settings.small_device is not None:
             self.pipeline.to_devices(settings.device, settings.small_device)
         self.catalogue = self.pipeline.catalogue
+        self.pipeline.marks = settings.mark
         self.adapters = self.pipeline.adapters
         self.pipeline.set_progress_bar_config(disable=True)
         self.size_limits = self.pipeline.size_limits
