@@ -55,8 +55,14 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "parallelType": ("", _ONE_PROCESS),
     "parallelLevel": (1, _ONE_PROCESS),
     "torchrun": ({}, _ONE_PROCESS),
+    "micro_batching": ({}, f"{SECTION}.pictures_per_forward divides a batch"),
 }
 """Settings of TorchServe 0.12 that break the endpoint or have no effect: their neutral value, and the reason."""
+_PT2 = "pt2"
+_PT2_FORM = (
+    f"{{compile: {{enable: true}}}}, which is {SECTION}.compile: blocks; other options of it have no effect here"
+)
+_BACKEND = "inductor"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -78,7 +84,7 @@ def config_problems(config: Any) -> list[Problem]:
     """The problems of a model-config.yaml, without those that depend on the pair and its strategies."""
     if not isinstance(config, Mapping):
         return [Problem("model-config.yaml", "a mapping of settings", config)]
-    known = [*_OF_TORCHSERVE, "deviceIds", *_REFUSED, SECTION]
+    known = [*_OF_TORCHSERVE, "deviceIds", _PT2, *_REFUSED, SECTION]
     problems = []
     for name, value in config.items():
         if name in _OF_TORCHSERVE:
@@ -94,19 +100,43 @@ def config_problems(config: Any) -> list[Problem]:
     low, high = (config.get(name) for name in ("minWorkers", "maxWorkers"))
     if type(low) is int and type(high) is int and low > high > 0:
         problems.append(Problem("maxWorkers", f"at least {low}, the minWorkers", high))
+    problems += _pt2_problems(config) if _PT2 in config else []
     return problems + section_problems(config.get(SECTION), (*_OF_TORCHSERVE, "deviceIds")) + _startup_problems(config)
+
+
+def compile_of(config: Mapping[str, Any]) -> str:
+    """What a worker compiles, `none` or `blocks`: by its section, or by TorchServe's own `pt2`."""
+    compiled = (config.get(SECTION) or {}).get("compile")
+    return compiled or ("blocks" if _PT2 in config and config[_PT2]["compile"]["enable"] else "none")
+
+
+def _pt2_problems(config: Mapping[str, Any]) -> list[Problem]:
+    """The problem of TorchServe's setting for `torch.compile`, of which one form means the same as ours."""
+    given, section = config[_PT2], config.get(SECTION)
+    options = given["compile"] if isinstance(given, Mapping) and [*given] == ["compile"] else None
+    if not isinstance(options, Mapping) or type(options.get("enable")) is not bool:
+        return [Problem(_PT2, _PT2_FORM, given)]
+    if options.keys() - {"enable", "backend"} or options.get("backend", _BACKEND) != _BACKEND:
+        return [Problem(_PT2, _PT2_FORM, given)]
+    compiled = section.get("compile") if isinstance(section, Mapping) else None
+    if compiled in ("none", "blocks") and options["enable"] != (compiled == "blocks"):
+        expected = f"{str(not options['enable']).lower()} beside {SECTION}.compile: {compiled}"
+        return [Problem(f"{_PT2}.compile.enable", expected, options["enable"])]
+    return []
 
 
 def _startup_problems(config: Mapping[str, Any]) -> list[Problem]:
     """The problem of a worker that compiles: blocks must stay in place, and TorchServe must wait."""
     section, seconds = config.get(SECTION), config.get("startupTimeout")
-    if not isinstance(section, Mapping) or section.get("compile") != "blocks":
+    if _PT2 in config and _pt2_problems(config):
         return []
-    if section.get("offload") == "group":
-        return [Problem(f"{SECTION}.offload", f"none or model with {SECTION}.compile: blocks", "group")]
+    if not isinstance(section, Mapping | None) or compile_of(config) != "blocks":
+        return []
+    if section and section.get("offload") == "group":
+        return [Problem(f"{SECTION}.offload", "none or model in a worker that compiles", "group")]
     if type(seconds) is int and seconds >= COMPILED_STARTUP:
         return []
-    expected = f"at least {COMPILED_STARTUP} s with {SECTION}.compile: blocks, which compiles for minutes at the start"
+    expected = f"at least {COMPILED_STARTUP} s for a worker that compiles, which takes minutes at the start"
     return [Problem("startupTimeout", expected, seconds)]
 
 

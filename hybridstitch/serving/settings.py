@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
-from hybridstitch.serving.config import config_problems
+from hybridstitch.serving.config import compile_of, config_problems
 from hybridstitch.serving.section import DTYPES, QUALITIES, SECTION
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def read_settings(config: Mapping[str, Any], folder: Path, gpu: int | None) -> S
 
     raise_problems(config_problems(config))
     section = {name: value for name, value in (config.get(SECTION) or {}).items() if value is not None}
+    section["compile"] = compile_of(config)
     usual = torch.device("cpu" if gpu is None or not torch.cuda.is_available() else f"cuda:{gpu}")
     device, small_device = found_devices(section.pop("devices", None)) or (usual, None)
     return Settings(

@@ -14,7 +14,7 @@ from hybridstitch.recipe.catalogue import Catalogue, TunedRecipe
 from hybridstitch.recipe.recipe import recipes
 from hybridstitch.serving.config import config_problems
 from hybridstitch.serving.server.pack import pack
-from hybridstitch.serving.settings import quality_table
+from hybridstitch.serving.settings import quality_table, read_settings
 from tests.support.handlers import CONFIG, make_handler
 
 TORCHSERVE: dict[str, Any] = {
@@ -92,8 +92,28 @@ def test_a_setting_of_the_handler_with_a_wrong_value_is_named(name: str) -> None
     ("config", "field", "hint"),
     [
         ({"handlr": {}}, "handlr", "did you mean handler?"),
-        ({"pt2": {}}, "pt2", "one of: asyncCommunication, batchSize"),
-        ({"micro_batching": {}}, "micro_batching", "one of: asyncCommunication, batchSize"),
+        ({"pt2": {}}, "pt2", "{compile: {enable: true}}, which is handler.compile: blocks"),
+        ({"pt2": "inductor"}, "pt2", "{compile: {enable: true}}"),
+        ({"pt2": {"export": {"aot_compile": True}}}, "pt2", "{compile: {enable: true}}"),
+        (
+            {"pt2": {"compile": {"enable": True, "mode": "reduce-overhead"}}},
+            "pt2",
+            "other options of it have no effect",
+        ),
+        ({"pt2": {"compile": {"enable": True, "backend": "openvino"}}}, "pt2", "other options of it have no effect"),
+        ({"pt2": {"compile": {"enable": True}}}, "startupTimeout", "at least 1800"),
+        (
+            {"pt2": {"compile": {"enable": True}}, "handler": {"compile": "none"}, "startupTimeout": 1800},
+            "pt2.compile.enable",
+            "false beside handler.compile: none",
+        ),
+        (
+            {"pt2": {"compile": {"enable": False}}, "handler": {"compile": "blocks"}, "startupTimeout": 1800},
+            "pt2.compile.enable",
+            "true beside handler.compile: blocks",
+        ),
+        ({"micro_batching": {"micro_batch_size": 4}}, "micro_batching", "pictures_per_forward divides a batch"),
+        ({"vllm_engine_config": {}}, "vllm_engine_config", "one of: asyncCommunication, batchSize"),
         ({"dtype": "float16"}, "dtype", "handler.dtype"),
         ({"batch_size": 4}, "batch_size", "did you mean batchSize?"),
         ({1: 2}, "1", "one of: asyncCommunication, batchSize"),
@@ -125,6 +145,17 @@ def test_a_key_that_would_do_nothing_is_refused_with_a_hint(config: Any, field: 
     assert (problem.field, hint in problem.expected) == (field, True), str(problem)
 
 
+def test_torchserves_own_setting_compiles_the_blocks(tiny: Path) -> None:
+    ours = {"handler": {"compile": "blocks"}, "startupTimeout": 1800}
+    theirs = [
+        {"startupTimeout": 1800, "pt2": {"compile": {"enable": True, **more}}} for more in ({}, {"backend": "inductor"})
+    ]
+    off = {"pt2": {"compile": {"enable": False}}}
+    assert [named(each) for each in (ours, *theirs, off)] == [[], [], [], []]
+    found = [read_settings(each, tiny.parent, None).compile for each in (ours, *theirs, off, {})]
+    assert found == ["blocks", "blocks", "blocks", "none", "none"]
+
+
 def test_everything_wrong_is_named_at_once() -> None:
     config = {"minWorkers": "2", "handlr": 1, "handler": {"dtype": ["float32"], "defaults": [], "profile": True}}
     assert named(config) == ["minWorkers", "handlr", "handler.dtype", "handler.profile", "handler.defaults"]
@@ -143,7 +174,8 @@ def test_everything_wrong_is_named_at_once() -> None:
         (b"[" * 5000, "config", "can be read"),
         (LAUGHS, "config", "more than 10000 values"),
         (b"minWorkers: 2\nmaxWorkers: 1\n", "maxWorkers", "at least 2"),
-        (b"micro_batching: {}", "micro_batching", "one of: "),
+        (b"micro_batching: {micro_batch_size: 4}", "micro_batching", "nothing: "),
+        (b"pt2: {compile: {enable: true, mode: max-autotune}}", "pt2", "{compile: {enable: true}}"),
         (b"handler: {profile: true}", "handler.profile", "one of: "),
     ],
 )
@@ -164,6 +196,8 @@ def test_a_wrong_file_is_refused_when_it_is_packed(
     ("config", "field"),
     [
         ({"handlr": {}}, "handlr"),
+        ({"pt2": {"export": {}}}, "pt2"),
+        ({"micro_batching": {"micro_batch_size": 2}}, "micro_batching"),
         ({"minWorkers": 2, "maxWorkers": 1}, "maxWorkers"),
         ({"handler": {"dtype": ["float32"]}}, "handler.dtype"),
         ({"handler": {"defaults": []}}, "handler.defaults"),
