@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hybridstitch.recipe.catalogue import Catalogue
 
 PAIR_FOLDER = "pair"  # where an archive keeps the models
-MAX_RESPONSE_BYTES = 100 * 2**20  # what config.properties sets for the server
 PICTURES_PER_FORWARD = 8
 PROMPT_CACHE_MIB = 64
 OF_STITCHING = ("recipe", "speed", "region", "previews")
@@ -43,7 +42,7 @@ class Settings:
         quality: By name, the speed that an OpenAI client's `quality` stands for; None for the default recipe. As read,
             the operator's entries alone; `quality_table` adds the others once the pair is loaded.
         pictures_per_forward: The most pictures of a batch that share a forward.
-        max_response_bytes: The longest answer. A longer one would end the worker.
+        max_response_bytes: The longest answer. None: as long as the server takes.
         quantise: By part, the kind of its weights, or None for weights as stored.
         loras: By name, the files of the adapters that a request may name, by model. The archive has them.
         max_memory_mib: The memory that the worker plans with, if less is to be used than is free.
@@ -65,7 +64,7 @@ class Settings:
     mark: bool = True
     quality: Mapping[str, float | None] = field(default_factory=dict)
     pictures_per_forward: int = PICTURES_PER_FORWARD
-    max_response_bytes: int = MAX_RESPONSE_BYTES
+    max_response_bytes: int | None = None
     quantise: Mapping[str, str | None] | None = None
     loras: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     max_memory_mib: int | None = None

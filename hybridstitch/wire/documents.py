@@ -93,9 +93,9 @@ def document_of(rendering: Rendering) -> dict[str, Any]:
     }
 
 
-def fitting(answer: Response, limit: int) -> Response:
+def fitting(answer: Response, limit: int | None) -> Response:
     """The answer; an error instead if it exceeds `limit` bytes, since that would end the worker."""
-    if len(answer.body) <= limit - ENVELOPE_BYTES:
+    if limit is None or len(answer.body) <= limit - ENVELOPE_BYTES:
         return answer
     message = f"the answer has {len(answer.body)} bytes, the server allows {limit}; request fewer or smaller pictures"
     return failed(Failure("response_too_large", message, 500))

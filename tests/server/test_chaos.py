@@ -20,7 +20,6 @@ from hybridstitch.serving.client.protos import INFERENCE, methods
 from hybridstitch.serving.client.replies import ServiceError
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
-from hybridstitch.serving.settings import MAX_RESPONSE_BYTES
 from tests.support.served import QUICK
 
 MODEL = "chaos"
@@ -106,9 +105,10 @@ def test_an_answer_that_is_too_large(server: Server) -> None:
     assert pid(server) == before
 
 
-def test_the_handlers_limit_is_the_servers() -> None:
+def test_a_worker_knows_the_limit_of_its_server(server: Server) -> None:
     settings = (ROOT / "config.properties").read_text().splitlines()
-    assert f"max_response_size={MAX_RESPONSE_BYTES}" in settings
+    assert f"max_response_size={server.client.describe('hybridstitch')['max_response_bytes']}" in settings
+    assert server.client.describe(MODEL)["max_response_bytes"] == 150000  # less, as its archive says
 
 
 def test_a_deadline_that_passes_in_the_queue(server: Server) -> None:

@@ -62,6 +62,7 @@ class Setup:
         gpu: The number of the CUDA device; None for the CPU.
         response_timeout: The seconds within which the server expects the answers to a batch.
         server: The package of the server. The description has its version.
+        max_response_bytes: The longest answer that the server takes; None if it has no limit.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Setup:
     gpu: int | None
     response_timeout: float
     server: str
+    max_response_bytes: int | None = None
 
 
 class Service(ABC):
@@ -108,6 +110,8 @@ class Service(ABC):
         """
         self.server = setup.server
         self.settings = read_settings(setup.config, setup.folder, setup.gpu)
+        limits = [each for each in (self.settings.max_response_bytes, setup.max_response_bytes) if each is not None]
+        self.settings = replace(self.settings, max_response_bytes=min(limits, default=None))
         self.capacity = self.plan()
         self.settings = replace(self.settings, dtype=getattr(torch, self.capacity.dtype))
         with logged_step(f"load the models onto {self.settings.device}"):
@@ -306,6 +310,7 @@ class Service(ABC):
             **schemas,
             "limits": vars(self.size_limits),
             "memory": self.capacity.describe(self.settings.pictures_per_forward),
+            "max_response_bytes": self.settings.max_response_bytes,
             "defaults": defaults,
             "pair": self.pair,
             "loras": self.adapters.describe(),

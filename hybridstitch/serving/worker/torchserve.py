@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from ts.utils.util import PredictionException
 
 from hybridstitch.serving.worker.limit import response_timeout
 from hybridstitch.serving.worker.metrics import COUNTERS, Metrics
+from hybridstitch.serving.worker.response_limit import response_limit
 from hybridstitch.serving.worker.row import Row
 from hybridstitch.serving.worker.service import Service, Setup
 from hybridstitch.wire.documents import Response
@@ -48,7 +50,12 @@ class TorchServeHandler(BaseHandler):
         self.service = self.service_type()
         self.service.start(
             Setup(
-                Path(properties["model_dir"]), config, properties.get("gpu_id"), response_timeout(config), "torchserve"
+                Path(properties["model_dir"]),
+                config,
+                properties.get("gpu_id"),
+                response_timeout(config),
+                "torchserve",
+                max_response_bytes=response_limit(os.getppid(), os.environ),
             )
         )
         self.initialized = True
