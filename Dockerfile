@@ -14,13 +14,15 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
 
 WORKDIR /opt/hybridstitch
 
+# The extras are what an archive's settings can need: the server itself, LoRA adapters and int8 weights.
 # The dependencies before the sources: this largest layer is built again only when a pin changes.
 # The pip.conf of the build selects the builds of torch: docker build --secret id=pip,src=pip.conf
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python -m venv /opt/venv \
     && python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['serve'], sep='\n')" > requirements.txt \
+extras = project['optional-dependencies']; \
+print(*project['dependencies'], *extras['serve'], *extras['lora'], *extras['quantise'], sep='\n')" > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt \
     && rm requirements.txt
 
@@ -50,6 +52,8 @@ HEALTHCHECK --start-period=15m --interval=2m --timeout=70s --retries=3 \
     CMD ["hybridstitch", "doctor", "--url", "http://127.0.0.1:8080", "--management-url", "http://127.0.0.1:8081", \
          "--key-file", "/run/hybridstitch/key_file.json", "--timeout", "60"]
 
-# An exec form, so that SIGTERM reaches the command, which then stops TorchServe in order.
-CMD ["hybridstitch", "serve", "--host", "0.0.0.0", "--metrics-host", "0.0.0.0", \
+# Exec forms, so that SIGTERM reaches the command, which then stops TorchServe in order. `docker run IMAGE serve …` replaces
+# the options, and `docker run IMAGE doctor …` the command.
+ENTRYPOINT ["hybridstitch"]
+CMD ["serve", "--host", "0.0.0.0", "--metrics-host", "0.0.0.0", \
      "--key-file", "/run/hybridstitch/key_file.json"]

@@ -104,7 +104,7 @@ def test_the_image_does_not_run_as_root_and_asks_for_a_real_prediction() -> None
     (check,) = arguments("HEALTHCHECK")
     assert exec_form(check)[:2] == ["hybridstitch", "doctor"]
     (command,) = arguments("CMD")
-    assert exec_form(command)[:2] == ["hybridstitch", "serve"]
+    assert exec_form(command)[0] == "serve"
 
 
 def test_dependencies_are_installed_before_any_source_is_copied() -> None:
@@ -227,10 +227,12 @@ def test_the_autoscaler_scales_the_deployment_on_the_adapters_metric(deployment:
 
 
 def test_the_command_line_takes_every_command_of_image_and_manifests(container: Manifest) -> None:
-    commands = [exec_form(text) for name in ("HEALTHCHECK", "CMD") for text in arguments(name)]
-    assert len(commands) == 2
-    commands += [
-        container["args"],
+    ((entrypoint,), (command,), (check,)) = map(arguments, ("ENTRYPOINT", "CMD", "HEALTHCHECK"))
+    started = exec_form(entrypoint)
+    commands = [
+        exec_form(check),
+        [*started, *exec_form(command)],
+        [*started, *container["args"]],  # they replace the command, not the entry point
         *(container[probe]["exec"]["command"] for probe in ("startupProbe", "readinessProbe")),
     ]
     for program, *rest in commands:
