@@ -398,7 +398,8 @@ def test_one_wrong_row_refuses_the_whole_body(parse: Any) -> None:
     with pytest.raises(InvalidInput) as error:
         parse(asked.readings[1])
     answer = V2.answer(asked, [rendering(parse(asked.readings[0])), failure_of(error.value)])
-    assert V2.is_whole
+    assert V2.whole_failure([object(), failure_of(error.value)]) is not None
+    assert V1.whole_failure([object(), failure_of(error.value)]) is None
     assert (answer.status, answer.outcome) == (400, "invalid_request")
     assert document(answer.body)["error"].startswith("request 2 of 2: seed: expected")
 

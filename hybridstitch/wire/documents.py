@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from PIL import Image
 
 from hybridstitch.base.images import base64_text, encode_image
-from hybridstitch.wire.failures import Failure, failure_of
-from hybridstitch.wire.names import HEADER_PREFIX, METADATA_KEY, STREAM_TYPE
+from hybridstitch.wire.failures import Failure
+from hybridstitch.wire.names import HEADER_PREFIX, METADATA_KEY
 from hybridstitch.wire.request import GenerationRequest
 
 ENVELOPE_BYTES = 2**16  # headers and framing count towards the limit
@@ -56,19 +56,6 @@ class Response:
     outcome: str = "ok"
 
 
-def attempt(step: Callable[[Any], Any], item: Any) -> Any:
-    """Apply `step` to `item`; an error becomes its Response, and an item that is one already is returned.
-
-    So one wrong request of a batch ends early, the others go on, and no error ends the worker.
-    """
-    if isinstance(item, Response):
-        return item
-    try:
-        return step(item)
-    except Exception as error:
-        return error_response(error, getattr(item, "request_id", None))
-
-
 def encode(rendering: Rendering) -> Response:
     """The answer in the format that the request names."""
     request = rendering.request
@@ -93,24 +80,12 @@ def document_of(rendering: Rendering) -> dict[str, Any]:
     }
 
 
-def fitting(answer: Response, limit: int | None) -> Response:
-    """The answer; an error instead if it exceeds `limit` bytes, since that would end the worker."""
+def too_long(answer: Response, limit: int | None) -> Failure | None:
+    """Why an answer of more than `limit` bytes cannot be sent: it would end the worker. None if it can."""
     if limit is None or len(answer.body) <= limit - ENVELOPE_BYTES:
-        return answer
+        return None
     message = f"the answer has {len(answer.body)} bytes, the server allows {limit}; request fewer or smaller pictures"
-    return failed(Failure("response_too_large", message, 500))
-
-
-def event(name: str, **content: Any) -> Response:
-    """One line of a stream."""
-    line = json.dumps({"event": name, **content}, allow_nan=False) + "\n"
-    return Response(line.encode(), STREAM_TYPE)
-
-
-def last_event(answer: Response) -> Response:
-    """The answer as the last line of a stream. The status is sent already, so the line also carries an error."""
-    name = "result" if answer.outcome == "ok" else "error"
-    return replace(event(name, **json.loads(answer.body)), outcome=answer.outcome)
+    return Failure("response_too_large", message, 500)
 
 
 def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
@@ -119,11 +94,6 @@ def encode_picture(image: Image.Image, request: GenerationRequest) -> bytes:
         again = json.dumps({**request.to_dict(), "response_format": "image"}, sort_keys=True)
         return encode_image(image, "png", {METADATA_KEY: again})
     return encode_image(image, request.output_format, quality=request.output_quality)
-
-
-def error_response(error: Exception, request_id: str | None = None) -> Response:
-    """The error document: 400 with every problem for a refused input, 504 after a deadline, else 500."""
-    return failed(failure_of(error, request_id))
 
 
 def failed(failure: Failure) -> Response:

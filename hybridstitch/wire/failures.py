@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from hybridstitch.base.progress import counted
 from hybridstitch.errors import InvalidInput, Problem
 
 MAX_PROBLEMS = 50  # limits the error answer: one over TorchServe's limit would end the worker
+
+_Found = TypeVar("_Found")
 
 logger = logging.getLogger(__name__)
 
@@ -65,3 +69,14 @@ def failure_of(error: Exception, request_id: str | None = None) -> Failure:
         return Failure("numerical_error", str(error), 500, request_id=request_id)
     message = f"{type(error).__name__} while answering; the server's log has the details"
     return Failure("internal_error", message, 500, request_id=request_id)
+
+
+def attempt(step: Callable[[], _Found], request_id: str | None = None) -> _Found | Failure:
+    """Return what `step` returns, or the failure that reports its error.
+
+    So one wrong request of a batch ends early, the others go on, and no error ends the worker.
+    """
+    try:
+        return step()
+    except Exception as error:
+        return failure_of(error, request_id)

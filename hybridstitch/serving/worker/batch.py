@@ -13,17 +13,15 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from hybridstitch.base.images import base64_text, encode_image
 from hybridstitch.generation import Generation
 from hybridstitch.sampler import Step
-from hybridstitch.wire.documents import Rendering, Response, event
-from hybridstitch.wire.failures import DeadlineExceeded
+from hybridstitch.wire.dialects.dialect import Event, Result
+from hybridstitch.wire.failures import DeadlineExceeded, Failure
 from hybridstitch.wire.question import Question
 from hybridstitch.wire.request import GenerationRequest
 
 Preview = Callable[[Tensor], Sequence[Image.Image]]
 """Turns latents `(pictures, channels, height, width)` into pictures."""
-PREVIEW_QUALITY = 80
 
 logger = logging.getLogger(__name__)
 
@@ -36,25 +34,27 @@ class Job:
         request: What to generate and how to deliver it.
         sent_at: Seconds since 1970; the deadline counts from there.
         queued: Seconds that it waited before the worker got it; None if the client does not send its start time.
-        send_piece: Sends a part of a streamed answer at once.
+        send: Sends an event of a streamed answer at once; returns False if the client's dialect has none for it.
         question: What to explain of the generation; None for a prediction.
-        has_begun: Whether its stream has begun.
+        has_begun: Whether an event of its stream was sent.
         has_expired: Whether its deadline has passed.
         started: When its generation began, on the clock of `time.perf_counter`.
         sent_steps, sent_tokens: For each of its pictures, the number of steps that the stream has reported, and the
             last mask. A request that is retried alone keeps them, so it reports no step twice.
+        sent_previews: For each of its pictures, the index of the last preview that the stream has sent.
         warnings: Sentences for the report about events that the stream left out.
     """
 
     request: GenerationRequest
     sent_at: float
     queued: float | None
-    send_piece: Callable[[Response], None]
+    send: Callable[[Event], bool]
     question: Question | None = None
     has_begun: bool = False
     has_expired: bool = False
     started: float | None = None
     sent_steps: dict[int, int] = field(default_factory=dict)
+    sent_previews: dict[int, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     sent_tokens: dict[int, list[int]] = field(default_factory=dict)
 
@@ -76,16 +76,15 @@ class Job:
         if self.has_expired:
             raise self.expired_error()
 
-    def with_warnings(self, result: Rendering | Response) -> Rendering | Response:
+    def with_warnings(self, result: Result) -> Result:
         """Return the rendering with this job's warnings in its report."""
-        if isinstance(result, Response) or not self.warnings:
+        if isinstance(result, Failure) or not self.warnings:
             return result
         return replace(result, report=result.report | {"warnings": [*result.report["warnings"], *self.warnings]})
 
     def emit(self, name: str, **content: Any) -> None:
         """Send an event of the stream."""
-        self.has_begun = True
-        self.send_piece(event(name, **content))
+        self.has_begun = self.send(Event(name, self.request, content)) or self.has_begun
 
 
 def groups(jobs: Sequence[Job], pictures: Callable[[Generation], int]) -> list[list[Job]]:
@@ -155,8 +154,8 @@ class Progress:
             logger.warning("request %s: preview of image %d at step %d: %s", job.request_id, image, done, error)
             job.warnings.append(f"preview of image {image} at step {done}: left out, its estimate was not finite")
             return
-        content = base64_text(encode_image(picture, "jpeg", quality=PREVIEW_QUALITY))
-        job.emit("preview", step=done, image=image, format="jpeg", b64_json=content)
+        index = job.sent_previews[image] = job.sent_previews.get(image, -1) + 1
+        job.emit("preview", step=done, image=image, index=index, picture=picture)
 
     def _report_masks(
         self, job: Job, tokens: Tensor, grid: tuple[int, int], images: list[int], rows: list[int], done: int

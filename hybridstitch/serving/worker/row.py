@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridstitch.wire.body import decode_body, decode_fields
 from hybridstitch.wire.documents import Response
 from hybridstitch.wire.names import REQUEST_ID, REQUEST_START
 
@@ -61,31 +60,6 @@ class Row:
     def sent_at(self) -> float:
         """Seconds since 1970 of the client's start, or of the worker's if the client does not send it."""
         return self.arrived - (self.queued or 0)
-
-
-@dataclass(frozen=True)
-class Item:
-    """One request of a row, decoded.
-
-    Attributes:
-        row: Where it came from.
-        payload: The fields that the client sent.
-        request_id: The `request_id` of the payload, or that of the row.
-    """
-
-    row: Row
-    payload: Any
-    request_id: str | None
-
-
-def items_of(row: Row) -> list[Item]:
-    """Return the requests of a row. Raises InvalidInput for another content type and for broken JSON."""
-    if row.is_http:
-        payload = decode_body(row.values, row.headers.get("content-type", ""), row.types)
-    else:
-        payload = decode_fields(row.values, row.types)
-    named = payload.get("request_id") if isinstance(payload, dict) else None
-    return [Item(row, payload, valid_id(named) or row.request_id)]
 
 
 def valid_id(given: Any) -> str | None:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,18 @@ from hybridstitch.serving.settings import (
     under,
 )
 from hybridstitch.serving.worker.batch import Job, Preview, Progress, groups
+from hybridstitch.serving.worker.exchange import Exchange, open_exchange
 from hybridstitch.serving.worker.explain import Explainer, encode_explanation
 from hybridstitch.serving.worker.limit import OutOfTime, TimeLimit
 from hybridstitch.serving.worker.metrics import Metrics
-from hybridstitch.serving.worker.row import Item, Row, items_of
+from hybridstitch.serving.worker.row import Row
 from hybridstitch.serving.worker.warm_up import warm_up, warm_up_graphs
-from hybridstitch.wire.documents import Rendering, Response, attempt, encode, error_response, fitting, last_event
+from hybridstitch.wire.dialects.choice import Dialects
+from hybridstitch.wire.dialects.dialect import Reading, Result
+from hybridstitch.wire.dialects.kserve_v2 import KServeV2
+from hybridstitch.wire.dialects.openai import AUTO, OpenAIImages
+from hybridstitch.wire.documents import Rendering, Response
+from hybridstitch.wire.failures import Failure, attempt, failure_of
 from hybridstitch.wire.fields import request_schema
 from hybridstitch.wire.names import IN_BAND, PROCESS, WORKER_HEADER
 from hybridstitch.wire.question import Question, explanation_in, explanation_schema, parse_explanation, question_fields
@@ -62,6 +69,7 @@ class Setup:
         gpu: The number of the CUDA device; None for the CPU.
         response_timeout: The seconds within which the server expects the answers to a batch.
         server: The package of the server. The description has its version.
+        model, version: The names of the endpoint there.
         max_response_bytes: The longest answer that the server takes; None if it has no limit.
     """
 
@@ -70,6 +78,8 @@ class Setup:
     gpu: int | None
     response_timeout: float
     server: str
+    model: str
+    version: str
     max_response_bytes: int | None = None
 
 
@@ -137,6 +147,8 @@ class Service(ABC):
         if self.explainer is not None:
             with logged_step("import the libraries of explanations"):
                 question_fields()  # imports Captum, which takes seconds
+        quality = self.settings.quality if self.catalogue is not None else {AUTO: None}
+        self.dialects = Dialects(OpenAIImages(quality), KServeV2(setup.model, setup.version))
         self.pair = describe_pair(self.settings.folder)
         self.limit = TimeLimit(setup.response_timeout)
         self.limit.watch(self.models())
@@ -169,48 +181,49 @@ class Service(ABC):
     def answer(self, rows: Sequence[Row], metrics: Metrics) -> list[Response]:
         """Return the answer to each row of a batch. No request makes this fail."""
         self.limit.begin()
-        read = [self.jobs_of(row) for row in rows]
-        jobs = [job for items in read for job in items if isinstance(job, Job)]
-        for job in jobs:
+        exchanges = [self.open(row) for row in rows]
+        of_job = {job: each for each in exchanges for job in each.jobs if isinstance(job, Job) and not each.failure}
+        for job in of_job:
             if job.queued is not None:
                 metrics.waited(self.recipe_name(job.request), job.queued)
-        answers = dict(self.answer_jobs(jobs, metrics))
-        for job, answer in answers.items():
-            kind = "explanation" if job.question else "prediction"
-            metrics.answered(kind, self.recipe_name(job.request), answer.outcome)
-        for items in read:
-            for item in items:
-                if isinstance(item, Response):
-                    metrics.answered("none", "none", item.outcome)
+        answers = {each: self.close(each, metrics) for each in exchanges if each.is_complete}
+        for job, result in self.run(list(of_job), metrics):
+            exchange = of_job[job]
+            exchange.results[job] = result
+            if exchange.is_complete:
+                answers[exchange] = self.close(exchange, metrics)
         self.limit.end()
         worker = {WORKER_HEADER: str(os.getpid())}
-        joined = [self.join([answers[item] if isinstance(item, Job) else item for item in items]) for items in read]
-        return [replace(answer, headers=answer.headers | worker) for answer in joined]
+        return [replace(answers[each], headers=answers[each].headers | worker) for each in exchanges]
 
-    def jobs_of(self, row: Row) -> list[Job | Response]:
-        """Return the jobs of a row, and for each request that is refused its answer."""
-        items = attempt(items_of, row)
-        return [items] if isinstance(items, Response) else [attempt(self.read, item) for item in items]
+    def open(self, row: Row) -> Exchange:
+        """Return the exchange of a row, with a job for each of its valid requests."""
+        exchange = open_exchange(row, self.dialects, self.settings.max_response_bytes)
+        if exchange.failure is None:
+            readings = exchange.asked.readings
+            exchange.take([attempt(partial(self.read, exchange, each), exchange.request_id(each)) for each in readings])
+        return exchange
 
-    def join(self, answers: Sequence[Response]) -> Response:
-        """Return the answer of a row from those of its requests."""
-        (answer,) = answers
+    def close(self, exchange: Exchange, metrics: Metrics) -> Response:
+        """Return the answer of a row whose results are complete, and count each of its requests."""
+        answer = exchange.answer()
+        refused = [each for each in exchange.jobs if isinstance(each, Failure)]
+        for failure in refused or filter(None, [exchange.failure]):
+            metrics.answered("none", "none", failure.kind)
+        for job, result in exchange.results.items():
+            kind = "explanation" if job.question else "prediction"
+            outcome = result.kind if isinstance(result, Failure) else answer.outcome
+            metrics.answered(kind, self.recipe_name(job.request), outcome)
         return answer
 
-    def answer_jobs(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Response]]:
-        """Yield each job with its answer. Explanations come last, one by one, because they take long."""
+    def run(self, jobs: Sequence[Job], metrics: Metrics) -> Iterator[tuple[Job, Result | Response]]:
+        """Yield each job with its result. Explanations come last, one by one, because they take long."""
         predictions = [job for job in jobs if job.question is None]
         for group in groups(predictions, self.pictures_per_forward):
-            for job, answer in zip(group, self.answer_group(group, metrics), strict=True):
-                yield job, self.sendable(job, answer)
+            yield from zip(group, self.run_group(group, metrics), strict=True)
         for job in jobs:
             if job.question is not None:
-                yield job, self.sendable(job, attempt(self.answer_question, job))
-
-    def sendable(self, job: Job, answer: Response) -> Response:
-        """Return the answer as the server can send it: not too long, and the last event if a stream has begun."""
-        answer = fitting(answer, self.settings.max_response_bytes)
-        return last_event(answer) if job.has_begun else answer
+                yield job, attempt(partial(self.answer_question, job), job.request_id)
 
     def answer_question(self, job: Job) -> Response:
         """Return the answer to a job with a question."""
@@ -218,51 +231,49 @@ class Service(ABC):
         assert self.explainer is not None
         return encode_explanation(self.explainer(job.request, job.question, job.check))
 
-    def answer_group(self, group: Sequence[Job], metrics: Metrics) -> list[Response]:
-        """Return the answers of jobs that share a tensor. If they fail together, each is retried alone."""
+    def run_group(self, group: Sequence[Job], metrics: Metrics) -> list[Result]:
+        """Return the results of jobs that share a tensor. If they fail together, each is retried alone."""
         for job in group:
             job.check_deadline()
         alive = [job for job in group if not job.has_expired]
-        results: dict[Job, Rendering | Response] = {}
+        results: dict[Job, Result] = {}
         if alive:
-            rendered = self.generate_group(alive)
-            results = {job: result for job, result in zip(alive, rendered, strict=True)}
-            reports = [result.report for result in rendered if isinstance(result, Rendering)]
+            results = dict(zip(alive, self.generate_group(alive), strict=True))
+            reports = [result.report for result in results.values() if isinstance(result, Rendering)]
             if reports:
                 metrics.generated(max(report["batch_size"] for report in reports), reports)
         return [
-            error_response(job.expired_error(), job.request_id)
-            if job.has_expired
-            else attempt(encode, job.with_warnings(results[job]))
+            failure_of(job.expired_error(), job.request_id) if job.has_expired else job.with_warnings(results[job])
             for job in group
         ]
 
-    def generate_group(self, jobs: Sequence[Job]) -> Sequence[Rendering | Response]:
-        """Return a rendering for each job, or the answer that reports its error."""
+    def generate_group(self, jobs: Sequence[Job]) -> Sequence[Result]:
+        """Return a rendering for each job, or the failure that reports its error."""
         progress = Progress(jobs, self.preview)
         try:
             self.limit.check()
             return self.generate([job.request for job in jobs], progress)
         except Exception as error:
             if len(jobs) == 1 or isinstance(error, OutOfTime) or all(job.has_expired for job in jobs):
-                return [
-                    error_response(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs
-                ]
+                return [failure_of(job.expired_error() if job.has_expired else error, job.request_id) for job in jobs]
             # As text: a log record that kept the exception would keep the tensors of its frames.
             logger.error("%d requests failed together, each is retried alone:\n%s", len(jobs), traceback.format_exc())
         # Outside of the except clause, the exception no longer holds the memory of the failed batch.
         return [result for job in jobs for result in self.generate_group([job])]
 
-    def read(self, item: Item) -> Job:
+    def read(self, exchange: Exchange, reading: Reading) -> Job:
         """Return the job of one request. Raises InvalidInput that names every wrong field."""
-        row = item.row
-        fields = explanation_in(item.payload, row.is_explanation)
-        if fields is None:
-            request, question = self.parse(item.payload, can_stream=row.is_http, request_id=item.request_id), None
-        else:
-            request, question = self.parse_explanation(fields, item.request_id)
+        row, request_id = exchange.row, exchange.request_id(reading)
+
+        def parse(fields: Any) -> tuple[GenerationRequest, Question | None]:
+            asked = explanation_in(fields, row.is_explanation) if exchange.dialect is self.dialects.own else None
+            if asked is None:
+                return self.parse(fields, can_stream=row.is_http, request_id=request_id), None
+            return self.parse_explanation(asked, request_id)
+
+        request, question = reading.parsed(parse)
         logger.info("request %s: %s", request.request_id, row.name)
-        return Job(request, row.sent_at, row.queued, row.send_piece, question)
+        return Job(request, row.sent_at, row.queued, exchange.send, question)
 
     def pictures_per_forward(self, generation: Generation) -> int:
         """Return the most pictures of such generations that share a forward: by the settings and by the memory."""

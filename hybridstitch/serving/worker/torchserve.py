@@ -48,16 +48,17 @@ class TorchServeHandler(BaseHandler):
         self.context = context
         properties, config = context.system_properties, context.model_yaml_config or {}
         self.service = self.service_type()
-        self.service.start(
-            Setup(
-                Path(properties["model_dir"]),
-                config,
-                properties.get("gpu_id"),
-                response_timeout(config),
-                "torchserve",
-                max_response_bytes=response_limit(os.getppid(), os.environ),
-            )
+        setup = Setup(
+            Path(properties["model_dir"]),
+            config,
+            properties.get("gpu_id"),
+            response_timeout(config),
+            "torchserve",
+            context.model_name,
+            _version(context),
+            max_response_bytes=response_limit(os.getppid(), os.environ),
         )
+        self.service.start(setup)
         self.initialized = True
 
     def preprocess(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -142,8 +143,7 @@ class _Counter:
 
     def __init__(self, context: Context):
         self._context = context
-        model = context.manifest.get("model", {}) if context.manifest else {}
-        self._model = (context.model_name, model.get("modelVersion", ""))
+        self._model = (context.model_name, _version(context))
 
     def add(self, name: str, value: float, labels: Sequence[str]) -> None:
         kind = MetricTypes.COUNTER if name in COUNTERS else MetricTypes.HISTOGRAM
@@ -153,6 +153,11 @@ class _Counter:
             if not _Counter._warned:
                 logger.warning("%s is not in the server's metrics_config as handler/metrics.yaml has it", name)
                 _Counter._warned = True
+
+
+def _version(context: Context) -> str:
+    model = context.manifest.get("model", {}) if context.manifest else {}
+    return str(model.get("modelVersion", ""))
 
 
 def _set_head(context: Context, index: int, answer: Response) -> None:

@@ -86,8 +86,6 @@ class Dialect(ABC):
     """
 
     name: str
-    is_whole: bool = False
-    """Whether one wrong request of a body refuses all of them, so that none is generated."""
 
     @abstractmethod
     def read(self, payload: Any) -> Asked:
@@ -104,6 +102,10 @@ class Dialect(ABC):
     @abstractmethod
     def error(self, failure: Failure) -> Response:
         """Return the answer to a body that failed as a whole."""
+
+    def whole_failure(self, results: Sequence[object]) -> Failure | None:
+        """Return why a body fails as a whole if one of its requests is a Failure; None where each fails alone."""
+        return None
 
     def event(self, event: Event, asked: Asked) -> Response | None:
         """Return a piece of a stream; None for an event that this dialect does not have.

@@ -44,7 +44,6 @@ class KServeV2(Dialect):
     model: str
     version: str
     name: str = "kserve-v2"
-    is_whole: bool = True
 
     def read(self, payload: Any) -> Asked:
         """Return as many requests as the longest input has rows. `parameters` are fields that no input names."""
@@ -77,12 +76,8 @@ class KServeV2(Dialect):
 
     def answer(self, asked: Asked, results: Sequence[Result]) -> Response:
         """Return `{"model_name", "model_version", "id"?, "outputs": […]}`; an error if any request has no picture."""
-        failures = [(at, each) for at, each in enumerate(results) if isinstance(each, Failure)]
-        if failures:
-            first = failures[0][1]
-            words = [f"request {at + 1} of {len(results)}: {each.sentence}" for at, each in failures]
-            several = Failure(first.kind, "; ".join(words), first.status)
-            return self.error(several if len(results) > 1 else first)
+        if failure := self.whole_failure(results):
+            return self.error(failure)
         documents = [document_of(each) for each in results if isinstance(each, Rendering)]
         pictures = [picture for document in documents for picture in document["data"]]
         values = {
@@ -94,6 +89,14 @@ class KServeV2(Dialect):
         outputs = [_output(name, values[name]) for name in asked.echo["outputs"]]
         about = {"model_name": self.model, "model_version": self.version, **named}
         return json_response({**about, "outputs": outputs})
+
+    def whole_failure(self, results: Sequence[object]) -> Failure | None:
+        """Return the failures as one, with the numbers of their requests."""
+        failures = [(at, each) for at, each in enumerate(results, 1) if isinstance(each, Failure)]
+        if not failures or len(results) == 1:
+            return failures[0][1] if failures else None
+        words = [f"request {at} of {len(results)}: {each.sentence}" for at, each in failures]
+        return Failure(failures[0][1].kind, "; ".join(words), failures[0][1].status)
 
     def error(self, failure: Failure) -> Response:
         """Return `{"error": TEXT}`."""

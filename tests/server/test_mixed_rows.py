@@ -1,0 +1,103 @@
+"""Rows of several dialects in one batch, on TorchServe's own context objects: each in its form, no neighbour harmed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ts.utils.util import PredictionException
+
+from hybridstitch.wire.dialects.openai import PATH
+from hybridstitch.wire.names import REQUEST_START
+from tests.support.handlers import CONFIG, HTTP, QUICK, call, make_handler
+
+OPENAI = HTTP | {"url_path": PATH}
+TENSOR = {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["x"]}
+STEPS = {"name": "num_inference_steps", "shape": [1], "datatype": "INT32", "data": [1]}
+SEED = {"name": "seed", "shape": [1], "datatype": "INT64", "data": [1]}
+V2 = {"inputs": [TENSOR, STEPS, SEED]}
+
+
+def file_of(document: dict[str, Any]) -> bytes:
+    """The only picture of an own document."""
+    (picture,) = document["data"]
+    return base64.b64decode(picture["b64_json"])
+
+
+def test_rows_of_all_dialects_in_one_batch(handler: Any) -> None:
+    wrong = QUICK | {"width": 1}
+    bodies = [QUICK, {"instances": [QUICK, wrong, QUICK]}, V2, QUICK, {"n": 99}, wrong, {"inputs": [TENSOR, TENSOR]}]
+    headers = [HTTP, HTTP, HTTP, OPENAI, OPENAI, HTTP, HTTP]
+    answers, context = call(handler, [{"body": body} for body in bodies], headers)
+    statuses = [context.get_response_status(index)[0] for index in range(len(bodies))]
+    assert statuses == [200, 200, 200, 200, 400, 400, 400]
+    own = answers[0]
+    predictions = json.loads(answers[1])["predictions"]
+    report = predictions[0]["report"]
+    assert report["batch_size"] == 5  # all valid requests are alike, so they shared a tensor
+    assert file_of(predictions[0]) == file_of(predictions[2]) == own
+    assert predictions[1]["error"]["problems"][0]["field"] == "width"
+    outputs = {each["name"]: each["data"] for each in json.loads(answers[2])["outputs"]}
+    assert base64.b64decode(outputs["image"][0]) == own
+    assert file_of(json.loads(answers[3])) == own
+    assert json.loads(answers[4])["error"]["type"] == "invalid_request_error"
+    assert json.loads(answers[5])["error"]["type"] == "invalid_request"
+    assert "inputs.prompt: expected" in json.loads(answers[6])["error"]
+    workers = {context.get_response_headers(index)["x-hybridstitch-worker"] for index in range(len(bodies))}
+    assert len(workers) == 1
+
+
+def test_each_instance_has_its_deadline(handler: Any) -> None:
+    late = HTTP | {REQUEST_START: f"t={time.time() - 60:.3f}"}
+    instances = [QUICK, QUICK | {"deadline_ms": 1000}, QUICK | {"deadline_ms": 600_000}]
+    (answer,), context = call(handler, [{"body": {"instances": instances}}], late)
+    first, second, third = json.loads(answer)["predictions"]
+    assert context.get_response_status(0)[0] == 200
+    assert second["error"]["type"] == "deadline_exceeded"
+    assert file_of(first) == file_of(third)
+
+
+def test_one_wrong_row_of_tensors_generates_nothing(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    generated: list[int] = []
+    generate = handler.service.generate
+    monkeypatch.setattr(
+        handler.service, "generate", lambda asked, progress: generated.append(len(asked)) or generate(asked, progress)
+    )
+    seeds = {"name": "seed", "shape": [2], "datatype": "INT64", "data": [1, -1]}
+    answers, context = call(handler, [{"body": {"inputs": [TENSOR, STEPS, seeds]}}, {"body": QUICK}])
+    assert context.get_response_status(0)[0] == 400
+    assert json.loads(answers[0])["error"].startswith("request 2 of 2: seed")
+    assert generated == [1]
+
+
+def test_bodies_of_kserve_over_grpc(handler: Any) -> None:
+    (own,), _ = call(handler, [{"body": QUICK}])
+    (first,), _ = call(handler, [{"data": json.dumps({"instances": [QUICK]}).encode()}], [{}])
+    (second,), _ = call(handler, [{"data": json.dumps(V2).encode()}], [{}])
+    assert file_of(json.loads(first)["predictions"][0]) == own
+    assert base64.b64decode(json.loads(second)["outputs"][0]["data"][0]) == own
+    with pytest.raises(PredictionException, match="instances: expected"):
+        call(handler, [{"data": b'{"instances": []}'}], [{}])
+
+
+def test_an_answer_over_the_limit_is_an_error_of_its_dialect(tiny: Path) -> None:
+    config = CONFIG | {"handler": CONFIG["handler"] | {"max_response_bytes": 2**16 + 3000}}
+    handler = make_handler("hybridstitch_handler", tiny, config)
+    bodies = [QUICK | {"response_format": "json"}, {"instances": [QUICK] * 3}, QUICK, V2]
+    answers, context = call(handler, [{"body": body} for body in bodies], [HTTP, HTTP, OPENAI, HTTP])
+    assert [context.get_response_status(index)[0] for index in range(4)] == [500] * 4
+    documents = [json.loads(answer)["error"] for answer in answers]
+    assert documents[0]["type"] == documents[2]["code"] == "response_too_large"
+    assert all("the server allows" in str(each) for each in documents)
+    assert context.get_response_headers(2)["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(("path", "status"), [("", 200), ("/", 200), (PATH, 200), ("v1/images", 404), ("colour", 404)])
+def test_unknown_paths_are_refused(handler: Any, path: str, status: int) -> None:
+    (answer,), context = call(handler, [{"body": QUICK}], HTTP | {"url_path": path})
+    assert context.get_response_status(0)[0] == status
+    assert (b"expected no path" in answer) == (status == 404)
