@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hybridstitch.model.prompts import Prompts
+from hybridstitch.model.prompts import Encoding, Prompts
 from hybridstitch.model.skip_layers import SkipLayers
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region
@@ -67,6 +67,11 @@ class Generation:
     def guided(self) -> bool:
         """Whether classifier-free guidance runs."""
         return self.guidance_scale > 1
+
+    @property
+    def encoding(self) -> Encoding:
+        """How the text encoders read the prompts."""
+        return Encoding(self.images_per_prompt, self.clip_skip, self.text_length, self.lora_scale)
 
     @property
     def batch_key(self) -> str:

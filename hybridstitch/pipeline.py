@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -29,7 +29,7 @@ from hybridstitch.model.mmdit import cached_attention
 from hybridstitch.model.pair import SizeLimits, describe_pair, load_pair
 from hybridstitch.model.parts import Parts
 from hybridstitch.model.placement import PlacedModel
-from hybridstitch.model.prompts import PromptEncoder, rows_of
+from hybridstitch.model.prompts import Encoding, PromptEncoder, rows_of
 from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region, with_region
@@ -177,9 +177,8 @@ class HybridStitchPipeline(Parts):
         images = images_problems(num_images_per_prompt)
         raise_problems(problems + images)
         with exclusive(self.large, self.small):
-            found = self.prompts.encode(
-                do_classifier_free_guidance, prompts, num_images_per_prompt, clip_skip, cast(int, length)
-            )
+            how = Encoding(num_images_per_prompt, clip_skip, length)
+            found = self.prompts.encode(do_classifier_free_guidance, prompts, how)
         return tuple(each if each is None or device is None else each.to(device) for each in found)  # type: ignore
 
     @torch.no_grad()
@@ -325,9 +324,8 @@ class HybridStitchPipeline(Parts):
         watch = Stopwatch(self.device)
         recipe, guided, pictures = generation.recipe, generation.guided, generation.pictures
         assert recipe is not None, "a generation for a pair has a recipe"
-        length = self.prompts.text_length if generation.text_length is None else generation.text_length
-        how = (generation.images_per_prompt, generation.clip_skip, length, generation.lora_scale)
-        context, pooled = self.prompts.cached(guided, generation.prompts, *how)
+        length = self.prompts.length(generation.encoding)
+        context, pooled = self.prompts.cached(guided, generation.prompts, generation.encoding)
         latents = self._pipeline.prepare_latents(
             pictures, self.large.config.in_channels, generation.height, generation.width, context.dtype,
             context.device, generator, latents,

@@ -82,7 +82,7 @@ def counted_outside(pipe: HybridStitchPipeline, generation: Generation) -> float
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        pipe.prompts(generation.guided, generation.prompts, 1, None, pipe.prompts.text_length)
+        pipe.prompts(generation.guided, generation.prompts)
         pipe.decode(torch.zeros(1, 4, generation.height // 2, generation.width // 2))
     return counter.get_total_flops()
 

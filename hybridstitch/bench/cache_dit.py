@@ -75,10 +75,7 @@ class CacheDitPipeline:
             FloatingPointError: The latents or the picture are not finite.
         """
         pipe, guided = self._pipe, generation.guided
-        length = pipe.prompts.text_length if generation.text_length is None else generation.text_length
-        cond, uncond, pooled, pooled_uncond = pipe.prompts.encode(
-            guided, generation.prompts, generation.images_per_prompt, generation.clip_skip, length
-        )
+        cond, uncond, pooled, pooled_uncond = pipe.prompts.encode(guided, generation.prompts, generation.encoding)
         latents = self._inner.prepare_latents(
             generation.pictures, pipe.large.config.in_channels, generation.height, generation.width, cond.dtype,
             cond.device, generation.generators(), None,

@@ -63,7 +63,9 @@ class Effects:
         Args:
             n_steps: Points on the straight path from padding to the embeddings of the prompt.
         """
-        embedded = Embedded.of(self.target.pipeline, self.readings, self.words)
+        embedded = Embedded.of(
+            self.target.pipeline, self.readings, self.words, self.target.recording.generation.encoding
+        )
         nothing = self._responses(embedded.encode(embedded.baselines))
 
         def strength(*embeddings: Tensor) -> Tensor:
@@ -117,4 +119,4 @@ class Effects:
     def _encode(self, left_out: Sequence[Collection[int]]) -> Texts:
         """Encode the prompt without the words of these numbers, one prompt for each collection."""
         texts = zip(*(self.readings.without(gone) if gone else self.readings.texts for gone in left_out), strict=True)
-        return Texts(*self.target.pipeline.prompts.alone(*texts))
+        return Texts(*self.target.pipeline.prompts.alone(*texts, how=self.target.recording.generation.encoding))

@@ -14,7 +14,7 @@ from hybridstitch.base.words import Word
 from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.explain.reading import Readings
 from hybridstitch.explain.targets import Texts
-from hybridstitch.model.prompts import ENCODERS
+from hybridstitch.model.prompts import ENCODERS, Encoding
 from hybridstitch.pipeline import HybridStitchPipeline
 
 
@@ -29,6 +29,7 @@ class Embedded:
         inputs: Embeddings `(1, tokens, width)` of the tokens, one tensor for each encoder.
         baselines: The same with padding in the place of words.
         owners: For each encoder, the number of the word that each token belongs to, -1 for none.
+        how: How the encoders read prompts.
     """
 
     pipeline: HybridStitchPipeline
@@ -37,9 +38,10 @@ class Embedded:
     inputs: tuple[Tensor, ...]
     baselines: tuple[Tensor, ...]
     owners: tuple[Tensor, ...]
+    how: Encoding
 
     @classmethod
-    def of(cls, pipeline: HybridStitchPipeline, readings: Readings, words: Sequence[Word]) -> Self:
+    def of(cls, pipeline: HybridStitchPipeline, readings: Readings, words: Sequence[Word], how: Encoding) -> Self:
         """Embed a prompt as each encoder reads it.
 
         Raises:
@@ -50,7 +52,7 @@ class Embedded:
             if not tokenizer.is_fast:
                 expected = "ablation: a tokenizer of this pair does not report the characters of a token"
                 raise InvalidInput([Problem("method", expected, "integrated_gradients")])
-            length = pipeline.prompts.text_length if encoder is pipeline.components["text_encoder_3"] else None
+            length = pipeline.prompts.length(how) if encoder is pipeline.components["text_encoder_3"] else None
             tokens = tokenizer(
                 text,
                 padding="max_length",
@@ -66,13 +68,13 @@ class Embedded:
             inputs.append(embed(ids).detach())
             baselines.append(embed(padding).detach())
             owners.append(owner)
-        return cls(pipeline, readings, len(words), tuple(inputs), tuple(baselines), tuple(owners))
+        return cls(pipeline, readings, len(words), tuple(inputs), tuple(baselines), tuple(owners), how)
 
     def encode(self, embeddings: Sequence[Tensor]) -> Texts:
         """Encode embeddings `(prompts, tokens, width)` of the prompt, one tensor for each encoder."""
         with _embedded_as(self.pipeline, embeddings):
             texts = [[text] * embeddings[0].shape[0] for text in self.readings.texts]
-            return Texts(*self.pipeline.prompts.alone(*texts))
+            return Texts(*self.pipeline.prompts.alone(*texts, how=self.how))
 
     def by_word(self, attributed: Sequence[Tensor]) -> list[float]:
         """Return the sum of attributions for each word, over tokens, width and encoders."""

@@ -126,7 +126,7 @@ def explain_generation(
             steps = _explained(recording.dense, steps_explained, recording)
             asked = Prediction(pipeline, recording, counter, steps, where)
         words = words_of(prompt)
-        readings = Readings.of(pipeline, prompt, words)
+        readings = Readings.of(pipeline, prompt, words, generation.encoding)
         effects = Effects(asked, readings, perturbations_per_eval)
         _check_moves(effects)
         scores, delta = effects.ablation(), None
@@ -196,7 +196,7 @@ def _choice(pipeline: HybridStitchPipeline, recording: Recording, counter: Forwa
         raise InvalidInput([Problem("target", expected, "mask")])
     steps = _explained(masked, wanted, recording)
     negative = generation.prompts.texts.get("negative_prompt") or [""]
-    unwanted = Texts(*pipeline.prompts.alone(negative)) if generation.guided else None
+    unwanted = Texts(*pipeline.prompts.alone(negative, how=generation.encoding)) if generation.guided else None
     return Choice(pipeline, recording, counter, steps, unwanted, always)
 
 

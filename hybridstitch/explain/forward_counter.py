@@ -36,6 +36,7 @@ class CountedModel(PlacedModel):
         device: where the transformer computes.
         transformer, context, pooled, guidance_scale: see `GuidedModel`.
         counter: counts its forwards.
+        lora_scale: see `GuidedModel`.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class CountedModel(PlacedModel):
         pooled: Tensor,
         guidance_scale: float,
         counter: ForwardCounter,
+        lora_scale: float | None,
     ):
-        super().__init__(device, transformer, context, pooled, guidance_scale, False)
+        super().__init__(device, transformer, context, pooled, guidance_scale, False, None, None, lora_scale)
         self._counter = counter
 
     def __call__(self, latents: Tensor, timestep: Tensor, tokens: Tensor | None = None) -> Tensor:

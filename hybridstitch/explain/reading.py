@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from hybridstitch.base.words import Word, without
-from hybridstitch.model.prompts import ENCODERS
+from hybridstitch.model.prompts import ENCODERS, Encoding
 from hybridstitch.pipeline import HybridStitchPipeline
 
 
@@ -27,10 +27,10 @@ class Readings:
     words: tuple[Word, ...]
 
     @classmethod
-    def of(cls, pipeline: HybridStitchPipeline, prompt: str, words: Sequence[Word]) -> Self:
+    def of(cls, pipeline: HybridStitchPipeline, prompt: str, words: Sequence[Word], how: Encoding) -> Self:
         """Cut a prompt where the window of each tokenizer ends."""
         prompts = pipeline.prompts
-        windows = (prompts.clip_length, prompts.clip_length, prompts.text_length)
+        windows = (prompts.clip_length, prompts.clip_length, prompts.length(how))
         ends = []
         for (tokenizer, encoder), window in zip(ENCODERS, windows, strict=True):
             present = getattr(pipeline, encoder) is not None

@@ -43,6 +43,13 @@ class Target(ABC):
         self.recording = recording
         self.counter = counter
 
+    def _model(
+        self, device: torch.device, transformer: SD3Transformer2DModel, texts: Texts, guidance_scale: float
+    ) -> CountedModel:
+        """A model of a replay, with the adapters of the generation. See `GuidedModel` for the texts."""
+        weight = self.recording.generation.lora_scale
+        return CountedModel(device, transformer, texts.context, texts.pooled, guidance_scale, self.counter, weight)
+
     @abstractmethod
     def respond(self, step: int, texts: Texts) -> Tensor:
         """Return the responses to prompts at a step, from the recorded latents."""
@@ -72,7 +79,7 @@ class Prediction(Target):
 
     def respond(self, step: int, texts: Texts) -> Tensor:
         point, rows = self.recording.points[step], texts.context.shape[0]
-        large = CountedModel(self.pipeline.device, self.pipeline.large, texts.context, texts.pooled, 0.0, self.counter)
+        large = self._model(self.pipeline.device, self.pipeline.large, texts, 0.0)
         return large(point.latents.expand(rows, -1, -1, -1), point.timestep).float()
 
     def strength(self, step: int, response: Tensor, whole: Tensor, nothing: Tensor) -> Tensor:
@@ -143,7 +150,7 @@ class Choice(Target):
             context = torch.cat([self._negative.context.expand_as(context), context])
             pooled = torch.cat([self._negative.pooled.expand_as(pooled), pooled])
         scale = self.recording.generation.guidance_scale
-        return CountedModel(device, transformer, context, pooled, scale, self.counter)
+        return self._model(device, transformer, Texts(context, pooled), scale)
 
 
 def _repeated(point: StepState, rows: int) -> StepState:

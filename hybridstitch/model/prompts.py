@@ -38,6 +38,27 @@ class Prompts:
     count: int | None
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How the text encoders read prompts.
+
+    Attributes:
+        images: number of pictures of each prompt.
+        clip_skip: number of CLIP's last layers to skip.
+        text_length: number of tokens that the third encoder reads; None for the default of the pair.
+        lora_scale: weight of the encoders' LoRA adapters; None leaves it as it is.
+    """
+
+    images: int = 1
+    clip_skip: int | None = None
+    text_length: int | None = None
+    lora_scale: float | None = None
+
+
+AS_DEFAULT = Encoding()
+"""One picture of each prompt, read as the pair does by default."""
+
+
 class PromptEncoder:
     """The text encoders of a pipeline.
 
@@ -54,45 +75,25 @@ class PromptEncoder:
         self.cache = PromptCache()
         self.offloaded: Offload | None = None
 
-    def __call__(
-        self,
-        guided: bool,
-        prompts: Prompts,
-        images: int,
-        clip_skip: int | None,
-        text_length: int,
-        lora_scale: float | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, guided: bool, prompts: Prompts, how: Encoding = AS_DEFAULT) -> tuple[Tensor, Tensor]:
         """Embeddings `(pictures, text tokens, width)` and pooled ones `(pictures, width)`; with guidance uncond first.
 
         Args:
             guided: whether to encode uncond, too.
             prompts: texts or embeddings.
-            images: number of pictures of each prompt.
-            clip_skip: number of CLIP's last layers to skip.
-            text_length: number of tokens that the third text encoder reads.
-            lora_scale: weight of the encoders' LoRA adapters; None leaves it as it is.
+            how: how they are read.
         """
-        cond, uncond, pooled, pooled_uncond = self.encode(guided, prompts, images, clip_skip, text_length, lora_scale)
+        cond, uncond, pooled, pooled_uncond = self.encode(guided, prompts, how)
         if uncond is None or pooled_uncond is None:
             return cond, pooled
         return torch.cat([uncond, cond]), torch.cat([pooled_uncond, pooled])
 
-    def cached(
-        self,
-        guided: bool,
-        prompts: Prompts,
-        images: int,
-        clip_skip: int | None,
-        text_length: int,
-        lora_scale: float | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def cached(self, guided: bool, prompts: Prompts, how: Encoding) -> tuple[Tensor, Tensor]:
         """The same embeddings, from the cache if it has them. The caller must not change them, nor need gradients."""
         if prompts.embeds:
-            return self(guided, prompts, images, clip_skip, text_length, lora_scale)
+            return self(guided, prompts, how)
         texts = tuple((name, tuple(each)) for name, each in sorted(prompts.texts.items()))
-        key = (guided, texts, images, clip_skip, text_length, lora_scale, self._state())
-        return self.cache.get(key, lambda: self(guided, prompts, images, clip_skip, text_length, lora_scale))
+        return self.cache.get((guided, texts, how, self._state()), lambda: self(guided, prompts, how))
 
     def _state(self) -> tuple[Any, ...]:
         """What embeddings depend on beside the prompt: tokenizers, encoders, and changes of their weights in place."""
@@ -105,31 +106,23 @@ class PromptEncoder:
             found.append((id(tokenizer), id(encoder), str(encoder and encoder.dtype), hash(tuple(weights))))
         return tuple(found)
 
-    def encode(
-        self,
-        guided: bool,
-        prompts: Prompts,
-        images: int,
-        clip_skip: int | None,
-        text_length: int,
-        lora_scale: float | None = None,
-    ) -> Embeddings:
+    def encode(self, guided: bool, prompts: Prompts, how: Encoding) -> Embeddings:
         """The same embeddings, unstacked, as diffusers' `encode_prompt` returns them."""
         like = self._pipeline.text_encoder
         where = like.device if self.offloaded is None else self.offloaded.text_device
         given = {name: each.to(where, like.dtype) for name, each in prompts.embeds.items()}
         texts = {name: prompts.texts.get(name) for name in TEXTS + NEGATIVE_TEXTS}
         found = self._pipeline.encode_prompt(
-            **texts, **given, device=None if self.offloaded is None else where, num_images_per_prompt=images,
-            do_classifier_free_guidance=guided, clip_skip=clip_skip, max_sequence_length=text_length,
-            lora_scale=lora_scale,
+            **texts, **given, device=None if self.offloaded is None else where, num_images_per_prompt=how.images,
+            do_classifier_free_guidance=guided, clip_skip=how.clip_skip, lora_scale=how.lora_scale,
+            max_sequence_length=self.length(how),
         )  # fmt: skip
         if self.offloaded is not None:
             self.offloaded.stage.leave()  # the transformers need the room
         # diffusers repeats what it encodes, but not the embeddings that it is given.
         names = (EMBEDS[0], NEGATIVE_EMBEDS[0], EMBEDS[1], NEGATIVE_EMBEDS[1])
         cond, uncond, pooled, pooled_uncond = (
-            self._on_device(each.repeat_interleave(images, dim=0) if name in given else each)
+            self._on_device(each.repeat_interleave(how.images, dim=0) if name in given else each)
             for name, each in zip(names, found, strict=True)
         )
         return cond, uncond if guided else None, pooled, pooled_uncond if guided else None
@@ -140,15 +133,22 @@ class PromptEncoder:
             return embeddings
         return embeddings.to(self.offloaded.device)
 
-    def alone(self, prompts: Sequence[str], *others: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def length(self, how: Encoding) -> int:
+        """Number of tokens that the third encoder reads."""
+        return self.text_length if how.text_length is None else how.text_length
+
+    def alone(
+        self, prompts: Sequence[str], *others: Sequence[str], how: Encoding = AS_DEFAULT
+    ) -> tuple[Tensor, Tensor]:
         """The embeddings of prompts without uncond. They keep their gradients, unless gradients are off.
 
         Args:
             prompts: texts for the first encoder, and for the others unless given.
             others: texts for the second and the third encoder.
+            how: how they are read.
         """
         texts = {name: list(each) for name, each in zip(TEXTS, (prompts, *others), strict=False)}
-        return self(False, Prompts(texts, {}, len(prompts)), 1, None, self.text_length)
+        return self(False, Prompts(texts, {}, len(prompts)), how)
 
     def warnings(self, guided: bool, texts: Mapping[str, Sequence[str]], text_length: int | None = None) -> list[str]:
         """A warning for every text that is longer than an encoder reads, and for negative prompts without effect.

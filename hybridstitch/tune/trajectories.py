@@ -76,7 +76,7 @@ class Trajectories:
         )  # fmt: skip
         self._generation = replace(generation, seeds=tuple(SEEDS + number for number in range(len(prompts))))
         with torch.no_grad():
-            self._texts = pipe.prompts(generation.guided, generation.prompts, 1, None, pipe.prompts.text_length)
+            self._texts = pipe.prompts(generation.guided, generation.prompts)
         found = load_file(kept) if kept and kept.is_file() else self._record()
         if kept and not kept.is_file():
             save_file(found, kept)

@@ -17,6 +17,8 @@ from hybridstitch.explain.forward_counter import ForwardCounter
 from hybridstitch.explain.recording import record
 from hybridstitch.explain.targets import Choice, Texts
 from hybridstitch.model.mmdit import cached_attention, mmdit_forward
+from tests.support.adapters import save_lora
+from tests.support.tiny import load_pipeline
 
 HYBRID = {"plan": {"type": "staged"}, "mask": {"type": "velocity-change"}, "fill": {"type": "small"}}
 SETTINGS: dict[str, Any] = {"num_inference_steps": 8, "seed": 5, "width": 32, "height": 32}
@@ -143,6 +145,22 @@ def test_scores_of_three_words_are_the_differences_worked_out_by_hand(tiny_pipe,
     if region is None:
         moved = sum((velocity("red cat sits", point) - velocity("cat sits", point)).norm(dim=1) / 2 for point in points)
         assert torch.allclose(found.heatmaps[0].flatten(), moved, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["image", "mask"])
+def test_the_weight_of_adapters_and_the_reading_of_prompts_are_those_of_the_picture(tiny, tmp_path, target):
+    pipe = load_pipeline(tiny)
+    recipe = HYBRID if target == "mask" else "large"
+    asked = {"target": target, "recipe": recipe, "steps_explained": 2}
+    before = ask(pipe, "red cat sits", **asked)
+    pipe.load_lora_weights(save_lora(tmp_path / "style.safetensors", pipe.large), scale=4.0)
+    without = ask(pipe, "red cat sits", joint_attention_kwargs={"scale": 0.0}, **asked)
+    half = ask(pipe, "red cat sits", joint_attention_kwargs={"scale": 0.5}, **asked)
+    whole = ask(pipe, "red cat sits", **asked)
+    scores = [[word.score for word in each.words] for each in (before, without, half, whole)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-4)
+    assert scores[2] != pytest.approx(scores[3], abs=1e-3)
+    assert [word.score for word in ask(pipe, "red cat sits", clip_skip=1, **asked).words] != scores[3]
 
 
 def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pipe):
