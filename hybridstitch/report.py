@@ -76,7 +76,7 @@ class Report:
             self.warnings.append(f"recipe {name}: too few steps for a step with a mask")
         if self.generation.skip_layers and not self.generation.guided:
             self.warnings.append("skip_guidance_layers: has no effect without guidance, which needs a scale above 1")
-        self.warnings += self.recipe.fill.warnings(self.steps_taken)
+        self.warnings += self.recipe.fill.warnings(self.steps_taken, self.generation.guidance_scale)
         speed = self.generation.speed
         if speed and self.estimated_speedup and self.estimated_speedup < 0.98 * speed:
             found = f"{self.estimated_speedup:.2f} at {self.generation.num_inference_steps} steps"

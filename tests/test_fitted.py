@@ -80,16 +80,27 @@ def test_weights_are_resampled_by_position_with_a_warning():
     assert first == [1.0, 1.0, 0.25, 0.25, 2.0, 2.0]
     assert [fill.weights_at(index, 3, 4.5)[1] for index in range(3)] == [1.0, 0.25, 2.0]
     assert fill.weights_at(0, 1, 4.5)[1] == 0.25
-    assert fill.warnings(3) == []
-    assert "fitted at 3 steps, resampled to 6" in fill.warnings(6)[0]
-    assert fills.Fitted().warnings(6) == []
+    assert fill.warnings(3, 4.5) == []
+    assert "fitted at 3 steps, resampled to 6" in fill.warnings(6, 4.5)[0]
+    assert fills.Fitted().warnings(6, 9.0) == []
 
 
-def test_the_report_passes_the_warning_on(tiny_pipe):
+@pytest.mark.parametrize(("scale", "used"), [(1.0, 3.5), (3.49, 3.5), (3.5, None), (5.0, None), (7.0, None), (9, 7.0)])
+def test_guidance_outside_the_fitted_scales_has_a_warning(scale, used):
+    fill = fills.Fitted(guidance=(3.5, 7.0), weights=(0.0, 0.0, 0.0, 1.0, 1.0, 1.0))
+    assert len(fill.warnings(1, scale)) == (used is not None)
+    if used is not None:
+        assert f"guidance scales 3.5 to 7, those of {used:g} are used for {scale:g};" in fill.warnings(1, scale)[0]
+    assert "fitted at guidance scale 4.5, those" in fills.Fitted(weights=WEIGHTS).warnings(3, 4.6)[0]
+
+
+def test_the_report_passes_the_warnings_on(tiny_pipe):
     recipe = Recipe(plans.ExplicitShares((1.0, 0.0, 0.0)), masks.All(), fills.Fitted(weights=WEIGHTS))
-    for steps in (3, 6):
-        report = tiny_pipe("one", recipe=recipe, num_inference_steps=steps, output_type="np").report
-        assert any("resampled" in each for each in report.warnings) == (steps == 6)
+    for steps, scale in ((3, 4.5), (6, 4.5), (3, 2.0)):
+        call = {"num_inference_steps": steps, "guidance_scale": scale, "output_type": "np"}
+        warnings = tiny_pipe("one", recipe=recipe, **call).report.warnings
+        assert any("resampled" in each for each in warnings) == (steps == 6)
+        assert any("at guidance scale" in each for each in warnings) == (scale == 2)
 
 
 def test_the_default_weights_reuse_the_last_velocity():

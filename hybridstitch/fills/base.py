@@ -27,8 +27,8 @@ class Fill(Strategy, ABC):
         """Whether it calls the small model with `tokens`, which needs a K/V cache of the small model."""
         return False
 
-    def warnings(self, steps: int) -> list[str]:
-        """The warnings of a report about a schedule of this many steps, in sentences."""
+    def warnings(self, steps: int, guidance_scale: float) -> list[str]:
+        """The warnings of a report about a schedule of this many steps and its guidance, in sentences."""
         return []
 
     @abstractmethod

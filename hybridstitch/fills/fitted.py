@@ -85,10 +85,17 @@ class Fitted(Fill):
         first = (scale * self.steps + step) * self._features
         return list(self.weights[first : first + self._features])
 
-    def warnings(self, steps: int) -> list[str]:
-        if self.steps in (1, steps):
+    def warnings(self, steps: int, guidance_scale: float) -> list[str]:
+        if self.weights == PLAIN:
             return []
-        return [f"fill fitted: weights fitted at {self.steps} steps, resampled to {steps}; fidelity is lower"]
+        found, low, high = [], self.guidance[0], self.guidance[-1]
+        if self.steps not in (1, steps):
+            found.append(f"fill fitted: weights fitted at {self.steps} steps, resampled to {steps}; fidelity is lower")
+        if not low <= guidance_scale <= high:
+            fitted = f"scale {low:g}" if low == high else f"scales {low:g} to {high:g}"
+            used = f"those of {min(max(guidance_scale, low), high):g} are used for {guidance_scale:g}"
+            found.append(f"fill fitted: weights fitted at guidance {fitted}, {used}; fidelity is lower")
+        return found
 
 
 def features(trajectory: Trajectory, small: bool = False) -> list[Tensor]:
