@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hybridstitch._version import __version__ as __version__
+from hybridstitch.base.quiet import silence_torchao
 
 if TYPE_CHECKING:
     from hybridstitch.errors import InvalidInput, Problem
@@ -30,6 +31,8 @@ __all__ = [
     "ServiceUnreachable",
     "recipes",
 ]
+
+silence_torchao()
 
 _HOMES = {
     "Catalogue": "recipe.catalogue",

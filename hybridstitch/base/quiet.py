@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from functools import partial
 
 _SILENT = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -18,12 +19,25 @@ _SILENT = {
 """Environment variables that the libraries read on import, also in child processes."""
 
 
+_OF_TORCHAO = {
+    "torchao": "Failed to load ",
+    "torch.utils._pytree": "%s is an Enum subclass ",
+    "diffusers.quantizers.torchao.torchao_quantizer": "Unable to import `torchao` Tensor objects",
+}
+"""By logger, the start of what it reports when diffusers imports torchao: kernels and classes of other versions."""
+
+
+def silence_torchao() -> None:
+    """Hide the lines that an import of torchao logs, and nothing else. Call it before diffusers is imported."""
+    for name, start in _OF_TORCHAO.items():
+        logging.getLogger(name).addFilter(partial(_is_other, start))
+
+
 def silence_libraries() -> None:
     """Hide warnings, log lines and progress bars of libraries. Call it before they are imported."""
     for name, value in _SILENT.items():
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore")
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # warns of enumerations in torchao
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_ours)
 
@@ -34,6 +48,10 @@ def hide_loading() -> None:
         from diffusers.utils import logging as diffusers_logging
 
         diffusers_logging.disable_progress_bar()
+
+
+def _is_other(start: str, record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(start)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
