@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.attention_processor import JointAttnProcessor2_0
+from safetensors.torch import load_file
 
 from hybridstitch import HybridStitchPipeline, InvalidInput
 from hybridstitch.explain import explain
@@ -133,6 +134,28 @@ def test_no_part_moves_under_a_generation_of_another_thread(pipe):
     mover.join()
     assert pipe.dtype == torch.float64
     assert torch.equal(found, alone)
+
+
+def test_a_pair_is_saved_as_it_is_while_another_thread_generates(pipe, tmp_path):
+    """A forward with a cache exchanges the blocks for others, whose weights have other names."""
+    weights = {name: each.clone() for name, each in pipe.large.state_dict().items()}
+    saver = threading.Thread(target=pipe.save_pretrained, args=(tmp_path,))
+    waited: list[bool] = []
+
+    def start(*_):
+        if not waited:
+            saver.start()
+            saver.join(1)
+            waited.append(saver.is_alive())
+
+    hook = pipe.large.transformer_blocks[0].register_forward_hook(start)
+    pipe("a dog", generator=seeded(1), recipe=MASKED, **CALL)
+    hook.remove()
+    saver.join()
+    assert waited == [True]
+    saved = load_file(tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert saved.keys() == weights.keys()
+    assert all(torch.equal(saved[name], each) for name, each in weights.items())
 
 
 def test_the_documents_way_to_open_the_pair_by_diffusers_works(monkeypatch):
