@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from hybridstitch import Recipe, recipes
+from hybridstitch.bench import scale
 from hybridstitch.bench.contenders import Contender
-from hybridstitch.bench.scale_cases import CACHED, DENSE, HALF, SUBSET, Case, Setting, cases_of
+from hybridstitch.bench.scale_cases import CACHED, COMPILED, DENSE, HALF, SUBSET, Case, Setting, cases_of
 from hybridstitch.bench.scale_clock import launches
 from hybridstitch.bench.scale_measure import Timing, measure
-from hybridstitch.bench.scale_models import SCALES, SHAPES, cut, memory_plan, random_transformer
+from hybridstitch.bench.scale_models import SCALES, SHAPES, VAE, cut, memory_plan, random_transformer
 from hybridstitch.bench.scale_predict import Costs, predict
+from hybridstitch.bench.scale_table import as_json, markdown
 from hybridstitch.cli.main import main
+from hybridstitch.model.compile import compile_blocks
 from hybridstitch.plans import Periodic
 from hybridstitch.recipe.catalogue import Catalogue
 from tests.support.tiny import load_pipeline
@@ -34,6 +38,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
         dual = tuple(shape.get("dual_attention_layers", ()))[:2]
         small = {**NARROW, "num_layers": 4 if name == LARGE else 3, "dual_attention_layers": dual}
         monkeypatch.setitem(SHAPES, name, {**shape, **small, "pos_embed_max_size": 64})  # type: ignore[arg-type]
+    monkeypatch.setitem(VAE, "block_out_channels", (32,) * 4)  # type: ignore[arg-type]
 
 
 def no_match(recipe: Recipe, speed: float) -> Recipe:
@@ -117,6 +122,15 @@ def test_a_prediction_is_the_sum_of_its_forwards(spec: str, seconds: float) -> N
     assert found.launch_bound == ()
 
 
+def test_a_cpu_compiles_the_cheapest_setting_alone() -> None:
+    def settings(device: str) -> list[Setting]:
+        options = scale.ScaleOptions("sd35", (1024, 512), (1, 4), torch.device(device), torch.float32, 28, 5, 480)
+        return options.settings(COMPILED)
+
+    assert settings("cpu") == [Setting(512, 1, COMPILED)]
+    assert settings("cuda") == [Setting(pixels, count, COMPILED) for count in (1, 4) for pixels in (1024, 512)]
+
+
 def test_shares_between_the_measured_ones_are_interpolated() -> None:
     def subset(share: float) -> float:
         recipe = Recipe(Periodic(every=28, share=share), recipes()["ras"].mask, recipes()["reuse"].fill)
@@ -162,6 +176,7 @@ def test_the_command_measures_predicts_and_generates(
 ) -> None:
     out = tmp_path / "out"
     command = ["bench", "--scale", "sd3.5", "--width", "64", "--steps", "8", "--seconds", "100", "--out", str(out)]
+    command += ["--modes", "eager"]
     assert main([*command, "--json"]) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)
@@ -170,6 +185,7 @@ def test_the_command_measures_predicts_and_generates(
     assert found["left_out"] == []
     assert {each["pictures"] for each in found["forwards"]} == {1, 4}
     assert all(len(each["runs"]) == 5 for each in found["forwards"])
+    assert {(each["mode"], each["compile_seconds"]) for each in found["forwards"]} == {("eager", None)}
     known = [*Catalogue.load().of_pair("models/emoji").recipes, "speed=1.83", "speed=2.5"]
     assert [each["recipe"] for each in found["recipes"]] == known * 2
     plain = next(each for each in found["recipes"] if each["recipe"] == "large")
@@ -182,6 +198,46 @@ def test_the_command_measures_predicts_and_generates(
     assert page.count("| hybridstitch |") == 3
     assert main([*command, "--recipes", "small,large@4"]) == 0
     assert "| large@4 | 2.00x |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compiled_forwards_are_measured_beside_eager_ones(narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are made as always, and run as they are: a compiler would take minutes."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(scale, "compile_blocks", partial(compile_blocks, backend="eager"))
+    options = scale.ScaleOptions("sd35", (128,), (1,), torch.device("cpu"), torch.float32, 8, 1, 10_000)
+    contender = Contender.parse("large", Catalogue.load(), 8, 4.5, no_match)
+    result = scale.run_scale(options, [contender], [contender], lambda line: None)
+    torch._dynamo.reset()
+    found = as_json(result)
+    assert (found["left_out"], found["compile_error"]) == ([], "")
+    forwards = {mode: [each for each in found["forwards"] if each["mode"] == mode] for mode in found["modes"]}
+    assert (len(forwards["eager"]), len(forwards["compiled"])) == (9, 7)  # without halves
+    assert all(each["of_eager"] > 0 for each in forwards["compiled"])
+    seconds = [each["compile_seconds"] for each in forwards["compiled"]]
+    # Shares of the tokens have one graph together, so that the first run of the later ones is not long.
+    assert max(seconds[3:6]) < min(seconds[0], seconds[1], seconds[2], seconds[6])
+    predicted = {(each["pixels"], each["mode"]): each["speedup"] for each in found["recipes"]}
+    assert predicted == {(128, "eager"): [1, 1], (128, "compiled"): [1, 1]}
+    pictures = [(each["contender"], each["mode"]) for each in found["pictures"]]
+    assert pictures == [(name, mode) for mode in found["modes"] for name in ("diffusers' own pipeline", "large")]
+    page = markdown(result)
+    assert "## Compilation" in page
+    assert "## Recipes, 128 px, 1 picture, compiled, predicted" in page
+
+
+def test_a_machine_without_a_compiler_says_so(narrow: None) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    torch._dynamo.reset()
+    models = {LARGE: random_transformer(cut(SHAPES[LARGE], 1), torch.float32, "cpu")}
+    compile_blocks(models[LARGE], backend=fail)
+    cases = [Case(LARGE, kind, Setting(128, 1, COMPILED)) for kind in (DENSE, CACHED)]
+    found = measure(models, cases, 1, time.monotonic() + 10_000, lambda line: None, speed=1e9)
+    torch._dynamo.reset()
+    assert found.left_out == cases
+    assert "no C++ compiler" in found.compile_error
 
 
 def test_wrong_options_of_a_scale_are_named_together(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,4 +88,7 @@ def test_without_the_embedded_pair_a_command_names_the_option(site: Path, tmp_pa
     done = command(site, tmp_path, *name.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --pair: expected a folder: an installed package lacks the embedded pair")
+    # A bench without weights needs no pair.
+    done = command(site, tmp_path, "bench", "--scale", "sd35", "--recipes", "largest")
+    assert done.stderr.startswith("error: --recipes: expected")
     assert done.stderr.count("\n") == 1

@@ -10,19 +10,23 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from hybridstitch.bench.contenders import Contender
-from hybridstitch.bench.scale_cases import DENSE, Case, Setting, cases_of
+from hybridstitch.bench.scale_cases import COMPILED, DENSE, EAGER, Case, Setting, cases_of
 from hybridstitch.bench.scale_clock import launches
 from hybridstitch.bench.scale_measure import Measured, measure
 from hybridstitch.bench.scale_models import SCALES, SHAPES, cut, memory_plan, random_transformer
 from hybridstitch.bench.scale_predict import Costs, Prediction, predict
 from hybridstitch.bench.scale_run import Whole, whole_pictures
+from hybridstitch.model.compile import compile_blocks
 from hybridstitch.model.free_memory import free_memory
 from hybridstitch.model.memory import MemoryPlan
 
 CUT_LAYERS = 2
 """Layers of each model where the whole one would take too much memory or time."""
-FORWARDS_SHARE = 0.75
-"""Share of the time for single forwards; the rest is for whole pictures."""
+TURNS: Mapping[tuple[str, ...], Mapping[str, tuple[tuple[float, float], ...]]] = {
+    (EAGER,): {"cpu": ((0.75, 1.0),), "cuda": ((0.5, 1.0),)},
+    (EAGER, COMPILED): {"cpu": ((0.55, 0.65), (0.95, 1.0)), "cuda": ((0.25, 0.5), (0.75, 1.0))},
+}
+"""By modes and kind of device, where the forwards and the whole pictures of each mode end, as shares of the time."""
 REHEARSAL = (256, 6)
 """Largest size, and steps, of the whole pictures of cut models."""
 
@@ -40,6 +44,7 @@ class ScaleOptions:
         steps: of the large model's schedule.
         repeats: runs of each forward, and pictures of each contender.
         seconds: time for everything.
+        modes: `(EAGER,)` or `(EAGER, COMPILED)`.
     """
 
     scale: str
@@ -50,6 +55,14 @@ class ScaleOptions:
     steps: int
     repeats: int
     seconds: float
+    modes: tuple[str, ...] = (EAGER, COMPILED)
+
+    def settings(self, mode: str) -> list[Setting]:
+        """The settings of a mode. A CPU has time for the cheapest compiled one alone."""
+        found = [Setting(pixels, pictures, mode) for pictures in sorted(self.batches) for pixels in self.sizes]
+        if mode == COMPILED and self.device.type == "cpu":
+            return [Setting(min(self.sizes), min(self.batches), mode)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -98,10 +111,6 @@ def run_scale(
     """
     began = time.monotonic()
     large, small = SCALES[options.scale]
-    settings = sorted(
-        (Setting(pixels, pictures) for pixels in options.sizes for pictures in options.batches),
-        key=lambda each: each.pictures,
-    )
     plan = memory_plan(large, small, options.dtype)
     fits = _whole_models_fit(options, plan)
     shapes = {name: cut(SHAPES[name], SHAPES[name]["num_layers"] if fits else CUT_LAYERS) for name in (large, small)}
@@ -110,38 +119,48 @@ def run_scale(
     for name in shapes:
         operations[name], launch = launches(SHAPES[name], options.device)
     models = {name: random_transformer(shape, options.dtype, options.device) for name, shape in shapes.items()}
-    cases = list(cases_of(large, small, settings))
-    forwards_end = began + FORWARDS_SHARE * options.seconds
-    measured = measure(models, cases, options.repeats, forwards_end, progress)
+    measured: Measured | None = None
+    whole: dict[Setting, list[Whole]] = {}
+    turns = TURNS[options.modes]
+    for mode, ends in zip(options.modes, turns.get(options.device.type, turns["cuda"]), strict=True):
+        forwards_end, whole_end = (began + share * options.seconds for share in ends)
+        if mode == COMPILED:
+            for model in models.values():
+                compile_blocks(model)
+        cases = list(cases_of(large, small, options.settings(mode)))
+        speed = None if measured is None else measured.speed
+        found = measure(models, cases, options.repeats, forwards_end, progress, speed)
+        measured = found if measured is None else measured.with_more(found)
+        if not found.compile_error:
+            pair = (models[large], models[small])
+            whole |= _whole_pictures(pair, large, options, mode, generated, whole_end, found.speed, progress)
+    assert measured is not None
     predictions = {}
-    for setting in settings:
+    for setting in dict.fromkeys(case.setting for case in measured.timings):
         costs = Costs(measured.timings, large, small, setting, operations, launch)
         if costs.complete:
             predictions[setting] = [predict(each, costs, options.steps) for each in contenders]
-    end = began + options.seconds
-    whole = _whole_pictures(models, (large, small), options, settings, generated, end, measured.speed, progress)
     layers = {name: shape["num_layers"] for name, shape in shapes.items()}
     return ScaleResult(options, layers, operations, launch, plan, measured, predictions, whole)
 
 
 def _whole_pictures(
-    models: Mapping[str, SD3Transformer2DModel],
-    pair: tuple[str, str],
+    pair: tuple[SD3Transformer2DModel, SD3Transformer2DModel],
+    name: str,
     options: ScaleOptions,
-    settings: Sequence[Setting],
+    mode: str,
     generated: Sequence[Contender],
     deadline: float,
     speed: float,
     progress: Callable[[str], None],
 ) -> dict[Setting, list[Whole]]:
-    large, small = (models[name] for name in pair)
-    is_whole = large.config.num_layers == SHAPES[pair[0]]["num_layers"]
-    setting, steps = settings[0], options.steps
+    is_whole = pair[0].config.num_layers == SHAPES[name]["num_layers"]
+    setting, steps = options.settings(mode)[0], options.steps
     if not is_whole:
-        setting, steps = Setting(min(REHEARSAL[0], *options.sizes), 1), REHEARSAL[1]
+        setting, steps = Setting(min(REHEARSAL[0], *options.sizes), 1, mode), REHEARSAL[1]
         generated = [Contender(each.name, each.recipe, steps, each.solver, each.origin) for each in generated]
     repeats = options.repeats if is_whole else 1
-    found = whole_pictures(large, small, generated, setting, steps, repeats, deadline, speed, progress)
+    found = whole_pictures(*pair, generated, setting, steps, repeats, deadline, speed, progress)
     return {setting: found} if found else {}
 
 

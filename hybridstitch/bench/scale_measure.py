@@ -13,8 +13,9 @@ from typing import Self
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
-from hybridstitch.bench.scale_cases import CACHED, HALF, SUBSET, Case, Setting
+from hybridstitch.bench.scale_cases import CACHED, COMPILED, HALF, SUBSET, Case, Setting
 from hybridstitch.bench.scale_clock import Clock, peak_bytes, reset_peak
 from hybridstitch.bench.scale_models import LATENT_PIXELS, TEXT_TOKENS
 from hybridstitch.model.guidance import GuidedModel
@@ -25,6 +26,8 @@ CAUTION = 1.3
 """A forward is started only if this many times its estimated seconds are left."""
 _PROBE = 0.1
 """Share of the tokens of the first forward, which measures the speed of the machine."""
+_COMPILING = 60.0
+"""Seconds that compiling a forward is expected to take, before one has been compiled."""
 
 
 @dataclass
@@ -36,12 +39,14 @@ class Timing:
         layers: layers of the model that ran, the first ones.
         seconds: of each run, of these layers.
         peak: peak memory in bytes, see `peak_bytes`.
+        compiling: seconds, by the clock on the wall, by which the first run of a compiled forward was longer.
     """
 
     case: Case
     layers: int
     seconds: list[float] = field(default_factory=list)
     peak: int = 0
+    compiling: float = 0.0
 
     @property
     def scale(self) -> float:
@@ -65,13 +70,20 @@ class Measured:
 
     Attributes:
         timings: by case, those that ran.
-        left_out: the forwards for which time or memory did not suffice.
+        left_out: the forwards for which time or memory did not suffice, or that could not be compiled.
         speed: FLOPs a second, all threads together, by the clock on the wall.
+        compile_error: why forwards could not be compiled; empty if they could.
     """
 
     timings: Mapping[Case, Timing]
     left_out: Sequence[Case]
     speed: float
+    compile_error: str = ""
+
+    def with_more(self, other: Measured) -> Measured:
+        """Both together; the speed is this one's."""
+        left_out, error = [*self.left_out, *other.left_out], self.compile_error or other.compile_error
+        return Measured({**self.timings, **other.timings}, left_out, self.speed, error)
 
 
 def measure(
@@ -80,10 +92,12 @@ def measure(
     repeats: int,
     deadline: float,
     progress: Callable[[str], None],
+    speed: float | None = None,
 ) -> Measured:
     """Run every case in turn, up to `repeats` times or until the deadline.
 
-    The first round goes through all cases, so that each that fits has one run. Later rounds repeat those.
+    The first round goes through all cases, so that each that fits has one run. Later rounds repeat those. The models
+    must be compiled if the cases are.
 
     Args:
         models: by name, transformers on one device.
@@ -91,13 +105,15 @@ def measure(
         repeats: rounds.
         deadline: `time.monotonic()` at which it ends. No forward is started that would end later by its FLOPs.
         progress: receives a line for each case.
+        speed: FLOPs a second, if they are known.
     """
     device = next(iter(models.values())).device
     clock = Clock(device)
     timings: dict[Case, Timing] = {}
     left_out: list[Case] = []
+    error = ""
     with torch.no_grad():
-        speed = _probe(models, cases[0])
+        speed = speed or _probe(models, cases[0])
         for number in range(repeats):
             chosen = list(timings) if number else cases
             for (_, name), group in groupby(chosen, lambda case: (case.setting, case.model)):
@@ -105,26 +121,52 @@ def measure(
                     for case in group:
                         timing = Timing(case, models[name].config.num_layers)
                         flops = case.flops(timing.layers)
-                        if time.monotonic() + CAUTION * flops / speed > deadline or not rig.can_run(case):
+                        longest = CAUTION * flops / speed + _compiling_to_come(case, timings)
+                        if error or time.monotonic() + longest > deadline or not rig.can_run(case):
                             left_out += [] if number else [case]
                             continue
-                        began = time.monotonic()
                         reset_peak(device)
                         try:
-                            run = rig.prepare(case)
-                            if device.type != "cpu":
-                                run()  # the first one chooses kernels
-                            seconds = clock.seconds(run)
+                            seconds, compiling, wall = _timed(rig, case, clock, is_first=not number)
                         except torch.OutOfMemoryError:
+                            left_out.append(case)
+                            continue
+                        except TorchDynamoException as raised:  # no compiler on this machine, for example
+                            error = str(raised).partition("\n")[0]
                             left_out.append(case)
                             continue
                         timing = timings.setdefault(case, timing)
                         timing.seconds.append(seconds)
+                        timing.compiling = max(timing.compiling, compiling)
                         timing.peak = max(timing.peak, peak_bytes(device))
-                        speed = (speed + flops / max(time.monotonic() - began, 1e-9)) / 2
+                        speed = (speed + flops / max(wall, 1e-9)) / 2
                         if not number:
                             progress(f"{name}, {case.label}, {case.setting.label}: {timing.full:.3g} s")
-    return Measured(timings, left_out, speed)
+    return Measured(timings, left_out, speed, error)
+
+
+def _timed(rig: Rig, case: Case, clock: Clock, is_first: bool) -> tuple[float, float, float]:
+    """Return the seconds of a case, those by which compiling made its first run longer, and of all the rest.
+
+    The last two are by the clock on the wall.
+    """
+    run, first = rig.prepare(case), 0.0
+    is_to_compile = is_first and case.setting.mode == COMPILED
+    if clock.device.type != "cpu" or is_to_compile:
+        first = clock.wall_seconds(run)  # it also chooses kernels
+    began = time.monotonic()
+    seconds = clock.seconds(run)
+    wall = time.monotonic() - began
+    compiling = max(0.0, first - wall) if is_to_compile else 0.0
+    return seconds, compiling, wall + first - compiling
+
+
+def _compiling_to_come(case: Case, timings: Mapping[Case, Timing]) -> float:
+    """Seconds that compiling a case is expected to take: none if it is as another one that ran but for its size."""
+    alike = any((known.model, known.kind) == (case.model, case.kind) for known in timings)
+    if case.setting.mode != COMPILED or alike:
+        return 0.0
+    return max((each.compiling for each in timings.values()), default=_COMPILING)
 
 
 def _probe(models: Mapping[str, SD3Transformer2DModel], case: Case) -> float:
@@ -133,11 +175,8 @@ def _probe(models: Mapping[str, SD3Transformer2DModel], case: Case) -> float:
     with Rig(models[case.model]) as rig:
         run = rig.prepare(probe)
         run()
-        began = time.monotonic()
-        run()
-    if models[case.model].device.type != "cpu":
-        torch.accelerator.synchronize()
-    return probe.flops(models[case.model].config.num_layers) / (time.monotonic() - began)
+        seconds = Clock(models[case.model].device).wall_seconds(run)
+    return probe.flops(models[case.model].config.num_layers) / seconds
 
 
 class Rig:

@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from hybridstitch.bench.contenders import Contender
-from hybridstitch.bench.scale_cases import CACHED, DENSE, HALF, SHARES, SUBSET, Case, Setting
+from hybridstitch.bench.scale_cases import CACHED, DENSE, EAGER, HALF, SHARES, SUBSET, Case, Setting
 from hybridstitch.bench.scale_measure import GUIDANCE, Timing
 from hybridstitch.bench.scale_models import LATENT_PIXELS, shape_of
 from hybridstitch.sampler import Step, sample
@@ -50,7 +50,7 @@ class Costs:
     def is_launch_bound(self, case: Case) -> bool:
         """Whether starting the operations takes most of the time of a forward."""
         started = self.operations[case.model][case.kind == SUBSET] * self.launch
-        return self.setting.mode == "eager" and started >= LAUNCH_BOUND * self.seconds(case)
+        return self.setting.mode == EAGER and started >= LAUNCH_BOUND * self.seconds(case)
 
     def seconds(self, case: Case) -> float:
         """Seconds of a forward: measured, between two measured shares, or by FLOPs from another kind."""

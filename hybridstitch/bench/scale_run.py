@@ -12,7 +12,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from hybridstitch.bench.contenders import Contender
-from hybridstitch.bench.scale_cases import Setting
+from hybridstitch.bench.scale_cases import COMPILED, Setting
 from hybridstitch.bench.scale_clock import Clock, peak_bytes, reset_peak
 from hybridstitch.bench.scale_measure import CAUTION, GUIDANCE
 from hybridstitch.bench.scale_models import TEXT_TOKENS, tokens_of
@@ -60,12 +60,14 @@ def whole_pictures(
 ) -> list[Whole]:
     """Generate a picture with each contender in turn, after one by diffusers' own pipeline.
 
+    Both run the blocks of the transformers as these are, eager or compiled.
+
     Args:
         large, small: the transformers, on one device.
         contenders: recipes and steps.
-        setting: size, and pictures of a call.
+        setting: size, pictures of a call, and mode of the transformers.
         steps: of diffusers' pipeline.
-        repeats: rounds. On an accelerator one round before them is not counted.
+        repeats: rounds. On an accelerator, or if blocks are compiled, one round before them is not counted.
         deadline: `time.monotonic()` after which no round begins that would last longer.
         speed: FLOPs a second, which decide whether a first round fits.
         progress: receives a line for each contender.
@@ -89,7 +91,7 @@ def whole_pictures(
         report = pipe(**given, recipe=contender.recipe).report
         return report.flops_share * contender.steps / steps
 
-    warm_up = 0 if device.type == "cpu" else 1
+    warm_up = 0 if device.type == "cpu" and setting.mode != COMPILED else 1
     dense = 2 * setting.pictures * steps * _flops(large, setting)
     longest = dense * (1 + len(contenders)) / speed
     for number in range(repeats + warm_up):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from hybridstitch.base.markdown import markdown_table
 from hybridstitch.base.paths import SMALL_FOLDER
 from hybridstitch.bench.scale import ScaleResult, dense_seconds, planned_bytes
-from hybridstitch.bench.scale_cases import DENSE, SUBSET, Case, Setting
+from hybridstitch.bench.scale_cases import COMPILED, DENSE, EAGER, SUBSET, Case, Setting
 from hybridstitch.bench.scale_clock import Clock
 from hybridstitch.bench.scale_measure import Timing
 from hybridstitch.bench.scale_models import SCALES, SHAPES
@@ -35,6 +36,8 @@ def markdown(result: ScaleResult) -> str:
     if not result.is_whole:
         lines.append("Times of forwards and recipes are those of the whole models, scaled by FLOPs.")
     parts = ["\n".join(lines) + "\n", "## Forwards\n\n" + _forwards(result)]
+    if COMPILED in options.modes:
+        parts.append("## Compilation\n\n" + _compilation(result))
     if result.measured.left_out:
         parts.append(f"Left out, for want of time or memory:\n\n{_left_out(result.measured.left_out)}")
     parts.append("## Memory of whole models, computed\n\n" + _memory(result))
@@ -57,20 +60,39 @@ def _left_out(cases: Sequence[Case]) -> str:
 def _forwards(result: ScaleResult) -> str:
     rows = []
     for each in forwards(result):
-        share = each["of_dense"]
+        share, of_eager = each["of_dense"], each["of_eager"]
+        started = "" if each["operations"] is None else f"{each['operations']}"
         rows.append(
             [
-                *(each["model"], each["forward"], f"{each['pixels']} px, {each['pictures']}"),
+                *(each["model"], each["forward"], f"{each['pixels']} px, {each['pictures']}", each["mode"]),
                 f"{each['seconds']:.4g} ({each['range'][0]:.4g} to {each['range'][1]:.4g})",
                 "" if share is None else f"{share:.3f}",
                 "" if share is None else f"{each['of_dense_by_flops']:.3f}",
                 f"{each['tflops_per_second']:.3g}",
-                f"{each['operations']}{' (bound)' if each['launch_bound'] else ''}",
+                "" if of_eager is None else f"{of_eager:.3f}",
+                f"{started}{' (bound)' if each['launch_bound'] else ''}",
                 f"{each['peak_bytes'] / _GIB:.2f}",
             ]
         )
-    heads = ["model", "forward", "size, pictures", "s (range)", "of dense", "by FLOPs", "TFLOP/s", "operations"]
-    return markdown_table([*heads, "peak, GiB"], rows)
+    heads = ["model", "forward", "size, pictures", "mode", "s (range)", "of dense", "by FLOPs", "TFLOP/s", "of eager"]
+    return markdown_table([*heads, "operations", "peak, GiB"], rows)
+
+
+def _compilation(result: ScaleResult) -> str:
+    """Say what compiling took, and what was not compiled."""
+    if result.measured.compile_error:
+        return f"Nothing compiled: {result.measured.compile_error}\n"
+    words = "Seconds by which the first run of a forward is longer. They are not part of the times above.\n"
+    settings = result.options.settings(COMPILED)
+    if len(settings) < len(result.options.settings(EAGER)):
+        words += f"On a CPU, {settings[0].label} is all that is measured.\n"
+    words += "Cond or uncond alone is not compiled.\n"
+    rows = [
+        [case.model, case.label, case.setting.label, f"{timing.compiling:.1f}"]
+        for case, timing in result.measured.timings.items()
+        if case.setting.mode == COMPILED
+    ]
+    return words + "\n" + markdown_table(["model", "forward", "size, pictures", "compiling, s"], rows)
 
 
 def _memory(result: ScaleResult) -> str:
@@ -90,7 +112,7 @@ def _memory(result: ScaleResult) -> str:
 def _recipes(result: ScaleResult, setting: Setting) -> str:
     rows = []
     for each in recipes(result):
-        if (each["pixels"], each["pictures"]) == (setting.pixels, setting.pictures):
+        if (each["pixels"], each["pictures"], each["mode"]) == (setting.pixels, setting.pictures, setting.mode):
             rows.append(
                 [
                     each["recipe"],
@@ -124,10 +146,16 @@ def _whole(found: list[Whole] | Any) -> str:
 
 
 def forwards(result: ScaleResult) -> list[dict[str, Any]]:
-    """Return the forwards as JSON. `of_dense` compares a forward with the same model's dense one."""
-    found = []
-    for case, timing in result.measured.timings.items():
-        dense = result.measured.timings.get(Case(case.model, DENSE, case.setting))
+    """Return the forwards as JSON.
+
+    `of_dense` compares a forward with the same model's dense one in the same mode, and `of_eager` a compiled one with
+    the same one in eager mode.
+    """
+    found, timings = [], result.measured.timings
+    for case, timing in timings.items():
+        is_eager = case.setting.mode == EAGER
+        dense = timings.get(Case(case.model, DENSE, case.setting))
+        eager = timings.get(replace(case, setting=replace(case.setting, mode=EAGER)))
         costs = _costs(result, case.setting)
         found.append(
             {
@@ -142,7 +170,9 @@ def forwards(result: ScaleResult) -> list[dict[str, Any]]:
                 "flops": case.flops(),
                 "tflops_per_second": case.flops() / timing.full / 1e12,
                 **_of_dense(timing, dense),
-                "operations": result.operations[case.model][case.kind == SUBSET],
+                "of_eager": None if is_eager or eager is None else timing.full / eager.full,
+                "compile_seconds": None if is_eager else timing.compiling,
+                "operations": result.operations[case.model][case.kind == SUBSET] if is_eager else None,
                 "launch_bound": costs.is_launch_bound(case),
                 "peak_bytes": timing.peak,
             }
@@ -204,10 +234,12 @@ def as_json(result: ScaleResult) -> dict[str, Any]:
         "dtype": str(options.dtype).removeprefix("torch."),
         "clock": Clock(options.device).name,
         "steps": options.steps,
+        "modes": list(options.modes),
         "layers": dict(result.layers),
         "launch_seconds": result.launch,
         "launch_bound_from": LAUNCH_BOUND,
         "forwards": forwards(result),
+        "compile_error": result.measured.compile_error,
         "left_out": [_named(case) for case in result.measured.left_out],
         "memory": memory(result),
         "recipes": recipes(result),

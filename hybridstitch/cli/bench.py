@@ -27,7 +27,7 @@ from hybridstitch.cli.options import (
 )
 from hybridstitch.cli.pair import DTYPES, for_processes, pair_folder
 from hybridstitch.cli.paths import folder_to_write
-from hybridstitch.cli.scale import SECONDS, check_scale, run_scale_command, scale
+from hybridstitch.cli.scale import MODES, SECONDS, check_scale, modes, run_scale_command, scale
 from hybridstitch.cli.values import number, several, whole
 from hybridstitch.errors import Problem, collected, raise_problems
 from hybridstitch.wire.names import MAX_SEED
@@ -282,6 +282,12 @@ def add_command(commands: Any, pair: Path) -> None:
     )
     command.add_argument(
         "--seconds", type=whole(1), default=SECONDS, help="time that a bench with --scale takes at most (%(default)s)"
+    )
+    command.add_argument(
+        "--modes",
+        type=modes,
+        default=[*MODES.values()][-1],
+        help=f"how a bench with --scale runs the blocks: {' or '.join(MODES)} ({[*MODES][-1]})",
     )
     command.add_argument("--against", help="contender that the others are compared with")
     for name, kind in (("--equal-speed", "measured speed"), ("--equal-flops", "FLOPs")):

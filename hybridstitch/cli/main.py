@@ -78,7 +78,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _absent_pair(options: argparse.Namespace) -> list[Problem]:
     """The problem of a command that would use the embedded pair where the installed package lacks it."""
-    names_another = any(getattr(options, name, None) for name in ("url", "large", "small"))
+    names_another = any(getattr(options, name, None) for name in ("url", "large", "small", "scale"))
     pair = getattr(options, "pair", None) or getattr(options, "own_pair", None)
     if names_another or pair != EMBEDDED_PAIR or (EMBEDDED_PAIR / INDEX).is_file():
         return []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hybridstitch.recipe.recipe import Recipe
 
 NAMES = {"sd35": "sd35", "sd3.5": "sd35", "sd3": "sd3"}
+MODES = {",".join(each): each for each in (("eager",), ("eager", "compiled"))}
 SIZES, BATCHES = (1024, 512), (1, 4)
 CELL, LARGEST = 16, 3072
 """Sides of a picture are multiples of the first, and at most the second."""
@@ -34,6 +35,11 @@ WITHOUT_EFFECT = ("large", "small", "prompts", "count", "against", "equal_speed"
 def scale(text: str) -> str | Unreadable:
     """The name of a scale."""
     return NAMES.get(text.lower(), Unreadable("one of: sd35, sd3", text))
+
+
+def modes(text: str) -> tuple[str, ...] | Unreadable:
+    """The modes of the forwards."""
+    return MODES.get(text.lower(), Unreadable(f"one of: {'; '.join(MODES)}", text))
 
 
 def check_scale(options: argparse.Namespace) -> None:
@@ -95,6 +101,7 @@ def run_scale_command(options: argparse.Namespace) -> None:
         options.steps,
         REPEATS.get(device.type, REPEATS["cpu"]),
         options.seconds,
+        options.modes,
     )
     result = run_scale(given, [parse(each) for each in specs], [parse(each) for each in generated], say)
     described, page = as_json(result), markdown(result)
