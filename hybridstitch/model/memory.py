@@ -20,6 +20,7 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of a number, by the dtype of the weights."""
 STORED = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Names of the floating point types in the header of a safetensors file."""
+T5 = "text_encoder_3"
 T5_TOKENS = 256
 """Tokens of the third text encoder by default."""
 TRANSFORMER_DEFAULTS: dict[str, Any] = {
@@ -30,13 +31,25 @@ TRANSFORMER_DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 18,
     "pos_embed_max_size": 96,
     "dual_attention_layers": (),
+    "joint_attention_dim": 4096,
 }
 VAE_DEFAULTS: dict[str, Any] = {"block_out_channels": (64,)}
-"""What the classes of diffusers take for a key that a config.json lacks; a test compares both with the classes."""
+CLIP_DEFAULTS: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12}
+T5_DEFAULTS: dict[str, Any] = {"d_model": 512, "d_ff": 2048, "num_heads": 8}
+"""What the classes of the parts take for a key that a config.json lacks; a test compares all with the classes."""
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    LARGE: TRANSFORMER_DEFAULTS,
+    SMALL_FOLDER: TRANSFORMER_DEFAULTS,
+    "vae": VAE_DEFAULTS,
+    "text_encoder": CLIP_DEFAULTS,
+    "text_encoder_2": CLIP_DEFAULTS,
+    T5: T5_DEFAULTS,
+}
+"""The parts whose configurations count."""
 
-IMAGE_ROWS, DUAL_ROWS, TEXT_ROWS = 13, 1, 4
-"""Rows of the transformer's width that are live at once for each token, where a block's MLP runs: its input and norm,
-the hidden layer four times as wide before and after the activation, and what waits for the residual."""
+MODULATION, OF_TEXT, OF_SECOND = 7, 6, 3
+"""Rows of the transformer's width that are live for each picture: the embedding of the timestep with shifts, scales
+and gates of the image in a block; those of the text, and of a second attention."""
 VAE_WIDE, VAE_NARROW = 4, 5
 """Pictures of the autoencoder's last two widths that are live at once in its last blocks, at full resolution."""
 TABLE_BYTES = 16
@@ -77,7 +90,8 @@ class MemoryPlan:
 
     Attributes:
         weights: by part, in the order of the files.
-        configs: configurations of `transformer`, `transformer_small` (unless it is absent) and `vae`, with defaults.
+        configs: configurations of `transformer`, `vae`, and of `transformer_small` and the text encoders that are
+            there, with defaults.
         text_tokens: number of text tokens of a prompt.
         limits: sizes that the models can generate.
     """
@@ -94,9 +108,8 @@ class MemoryPlan:
         for name, path in found.files.items():
             if name.endswith(".safetensors"):
                 paths.setdefault(name.partition("/")[0], []).append(path)
-        defaults = {LARGE: TRANSFORMER_DEFAULTS, SMALL_FOLDER: TRANSFORMER_DEFAULTS, "vae": VAE_DEFAULTS}
-        files = {part: found.files.get(f"{part}/config.json") for part in defaults}
-        configs = {part: defaults[part] | _json(path) for part, path in files.items() if path}
+        files = {part: found.files.get(f"{part}/config.json") for part in DEFAULTS}
+        configs = {part: {**DEFAULTS[part], **_json(path)} for part, path in files.items() if path}
         limits = SizeLimits.of_configs(configs[LARGE], configs.get(SMALL_FOLDER, configs[LARGE]), configs["vae"])
         return cls(
             {part: _read_weights(part, each) for part, each in paths.items()}, configs, _text_tokens(found), limits
@@ -124,10 +137,9 @@ class MemoryPlan:
         return 2 * rows * _width(config) * BYTES[dtype] * (2 if guided else 1)
 
     def step_bytes(self, part: str, dtype: str, width: int, height: int, guided: bool = True) -> int:
-        """Bytes of the activations of one dense forward for one picture."""
-        config, image = self.configs[part], self.image_tokens(width, height)
-        of_image = (IMAGE_ROWS + (DUAL_ROWS if config["dual_attention_layers"] else 0)) * image
-        return (of_image + TEXT_ROWS * self.text_tokens) * _width(config) * BYTES[dtype] * (2 if guided else 1)
+        """Bytes of the activations of one dense forward for one picture; one on a subset of the tokens has fewer."""
+        rows = _live_rows(self.configs[part], self.image_tokens(width, height), self.text_tokens)
+        return rows * _width(self.configs[part]) * BYTES[dtype] * (2 if guided else 1)
 
     def decode_bytes(self, dtype: str, width: int, height: int) -> int:
         """Bytes of the activations of the autoencoder that decodes one picture."""
@@ -135,15 +147,33 @@ class MemoryPlan:
         channels = max(VAE_NARROW * widths[0], VAE_WIDE * widths[min(1, len(widths) - 1)])
         return channels * width * height * BYTES[dtype]
 
+    def encode_bytes(self, dtype: str) -> int:
+        """Bytes of the activations of the text encoder that needs most, for one prompt. Cond and uncond run in turn."""
+        clip = self.text_tokens - (T5_TOKENS if T5 in self.configs else 0)
+        found = [0]
+        for part in ("text_encoder", "text_encoder_2"):
+            if part in self.configs:  # the MLP of the last layer; the output of every layer is kept
+                width, hidden, layers = (self.configs[part][name] for name in CLIP_DEFAULTS)
+                found.append(clip * ((layers + 2) * width + 3 * hidden))
+        if T5 in self.configs:
+            width, hidden, heads = (self.configs[T5][name] for name in T5_DEFAULTS)
+            found.append(T5_TOKENS * (4 * width + 4 * hidden + heads * T5_TOKENS))
+        return max(found) * BYTES[dtype]
+
+    def prompt_bytes(self, dtype: str, guided: bool = True) -> int:
+        """Bytes of the prompt embeddings of one picture: those of the call, and a copy for its group of pictures."""
+        width = self.configs[LARGE]["joint_attention_dim"]
+        return 2 * self.text_tokens * width * BYTES[dtype] * (2 if guided else 1)
+
     def activation_bytes(self, dtype: str, width: int, height: int, guided: bool = True) -> int:
-        """Bytes of the activations of one picture at their peak: in a step of either model, or in the decoder."""
+        """Bytes of the activations of one picture at their peak: in a text encoder, a step or the decoder."""
         steps = (self.step_bytes(part, dtype, width, height, guided) for part in self.transformers)
-        return max(*steps, self.decode_bytes(dtype, width, height))
+        return max(*steps, self.encode_bytes(dtype), self.decode_bytes(dtype, width, height))
 
     def picture_bytes(
         self, dtype: str, width: int, height: int, guided: bool = True, cached: tuple[str, ...] = (LARGE,)
     ) -> int:
-        """Bytes for each picture of a forward, beside the weights: K/V caches and activations.
+        """Bytes for each picture of a forward, beside the weights: prompt embeddings, K/V caches and activations.
 
         Args:
             dtype: of the weights.
@@ -151,8 +181,10 @@ class MemoryPlan:
             guided: whether cond and uncond run.
             cached: the transformers with a K/V cache: the large one by default, both with the fill `small-rest`.
         """
-        caches = sum(self.kv_bytes(part, dtype, width, height, guided) for part in cached)
-        return caches + self.activation_bytes(dtype, width, height, guided)
+        kept = sum(self.kv_bytes(part, dtype, width, height, guided) for part in cached) + self.prompt_bytes(
+            dtype, guided
+        )
+        return kept + self.activation_bytes(dtype, width, height, guided)
 
     def loading_bytes(self) -> int:
         """Bytes that a load needs for a moment beside the weights: diffusers computes the position tables."""
@@ -175,6 +207,22 @@ class MemoryPlan:
         return [part for part in (LARGE, SMALL_FOLDER) if part in self.configs]
 
 
+def _live_rows(config: Mapping[str, Any], image: int, text: int) -> int:
+    """The most rows of the transformer's width that are live at once in a dense forward.
+
+    That is where the activation of an MLP runs. Its hidden layer is live before and after the activation, four rows of
+    each token. So are what entered the block, what the attention added to it, and what enters the MLP.
+    """
+    last = config["num_layers"] - 1
+    second = {layer == last for layer in config["dual_attention_layers"]}
+    # The last block drops the text, and keeps the output of the attention to image and text until its end.
+    found = [13 * image + 3 * text + MODULATION + (2 * image + OF_SECOND) * (True in second)]
+    if last > 0:
+        more = MODULATION + OF_TEXT + (2 * image + OF_SECOND) * (False in second)
+        found += [12 * image + 3 * text + more, 5 * image + 12 * text + more]  # the MLP of the image, then of the text
+    return max(found)
+
+
 def _width(config: Mapping[str, Any]) -> int:
     return int(config["num_attention_heads"] * config["attention_head_dim"])
 
@@ -184,7 +232,7 @@ def _text_tokens(found: ModelFiles) -> int:
     places = _json(found.files["text_encoder/config.json"]).get("max_position_embeddings", 77)
     settings = found.files.get("tokenizer/tokenizer_config.json")
     longest = _json(settings).get("model_max_length", places) if settings else places
-    return int(min(longest, places)) + (T5_TOKENS if "text_encoder_3/config.json" in found.files else 0)
+    return int(min(longest, places)) + (T5_TOKENS if f"{T5}/config.json" in found.files else 0)
 
 
 def _read_weights(part: str, paths: list[Path]) -> Weights:
@@ -198,7 +246,7 @@ def _read_weights(part: str, paths: list[Path]) -> Weights:
             if tensor["dtype"] in STORED:
                 stored[STORED[tensor["dtype"]]] += count
                 linear += count if _is_linear(name, tensor["shape"]) else 0
-                kept += count if part == "text_encoder_3" and ".wo." in name else 0
+                kept += count if part == T5 and ".wo." in name else 0
             else:
                 others += stop - start
     return Weights(dict(stored), others, kept, linear)
