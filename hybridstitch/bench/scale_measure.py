@@ -132,7 +132,7 @@ def measure(
                             left_out.append(case)
                             continue
                         except TorchDynamoException as raised:  # no compiler on this machine, for example
-                            error = str(raised).partition("\n")[0]
+                            error = " ".join(str(raised).partition("\n\n")[0].split())
                             left_out.append(case)
                             continue
                         timing = timings.setdefault(case, timing)

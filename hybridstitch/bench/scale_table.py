@@ -79,7 +79,7 @@ def _forwards(result: ScaleResult) -> str:
 
 
 def _compilation(result: ScaleResult) -> str:
-    """Say what compiling took, and what was not compiled."""
+    """Return what compiling took, and what was not compiled."""
     if result.measured.compile_error:
         return f"Nothing compiled: {result.measured.compile_error}\n"
     words = "Seconds by which the first run of a forward is longer. They are not part of the times above.\n"
