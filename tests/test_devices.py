@@ -21,6 +21,7 @@ from hybridstitch.model.guidance import GuidedModel
 from hybridstitch.model.placement import PlacedModel
 from hybridstitch.plans import Periodic, Staged
 from hybridstitch.serving.config import config_problems
+from hybridstitch.serving.settings import read_settings
 from tests.support.devices import FIRST, SECOND, NamedDevices, home
 from tests.support.handlers import CONFIG, QUICK, STITCHED, call, make_handler, pixels
 from tests.support.tiny import load_pipeline
@@ -121,9 +122,14 @@ def test_a_worker_places_both_models(tiny: Path) -> None:
         make_handler("hybridstitch_handler", tiny, {**CONFIG, "handler": {"devices": ["cpu", "cuda:7"]}})
 
 
-@pytest.mark.parametrize("wrong", ["cuda:0", ["cuda:0"], ["cuda:0", 1], ["cuda:0", "gpu"], ["cpu"] * 3, {}, None])
+@pytest.mark.parametrize("wrong", ["cuda:0", ["cuda:0"], ["cuda:0", 1], ["cuda:0", "gpu"], ["cpu"] * 3, {}])
 def test_other_values_of_devices_are_refused(wrong: Any) -> None:
     assert [each.field for each in config_problems({"handler": {"devices": wrong}})] == ["handler.devices"]
+
+
+def test_null_devices_are_those_that_nobody_set() -> None:
+    assert config_problems({"handler": {"devices": None, "offload": "model"}}) == []
+    assert read_settings({"handler": {"devices": None}}, Path(), None).small_device is None
 
 
 def test_devices_exclude_offloading() -> None:

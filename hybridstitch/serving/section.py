@@ -66,9 +66,9 @@ def section_problems(section: Any, outside: Collection[str]) -> list[Problem]:
 
 def _device_problems(section: Mapping[str, Any]) -> list[Problem]:
     """The problems of `devices`, also beside `offload`, which moves both models to one device."""
-    if "devices" not in section:
+    field, devices = f"{SECTION}.devices", section.get("devices")
+    if devices is None:
         return []
-    field, devices = f"{SECTION}.devices", section["devices"]
     if not is_list_of(devices, lambda each: isinstance(each, str) and bool(_DEVICE.fullmatch(each))):
         devices = []
     if len(devices) != 2:
