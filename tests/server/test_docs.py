@@ -1,6 +1,6 @@
 """Every snippet of README.md and docs/ runs as it is printed, in a folder like a fresh clone, against a real server.
 
-Addresses become those of the server, the two SD3.5 folders become a tiny pair, and long commands get a smaller count.
+Addresses become those of the server, folders of weights hold tiny models, and long commands get a smaller count.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import yaml
 from hybridstitch.cli import main as cli
 from hybridstitch.serving.server.server import Server
 from tests.support.adapters import save_lora
+from tests.support.clip import save_clip
 from tests.support.snippets import ROOT, RUN, SHOWN, Snippet, commands, snippets, words
 from tests.support.tiny import make_pipeline
 
@@ -37,7 +38,7 @@ EXIT_1_IS_AN_ANSWER = ("compare", "tune", "doctor")
 NOT_RUN = {
     r"git clone": "the test runs in the clone",
     r"source \.venv/bin/activate": "the test runs in the environment",
-    r"pip (install|download)": "it changes the environment, or downloads it",
+    r"(pip (install|download)|hf download)": "it changes the environment, or downloads",
     r"hybridstitch bench --scale": "it takes minutes at full width; tests/test_scale.py runs it on narrow models",
     r"docker ": "tests/test_deploy.py checks the Dockerfile",
     r"kubectl ": "tests/test_deploy.py checks the manifests",
@@ -149,6 +150,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         pipeline = make_pipeline(f"sd35-{layout}")
         pipeline.save_pretrained(folder / f"SD35_{layout.upper()}_FOLDER", safe_serialization=True)
         save_lora(folder / f"style-{layout}.safetensors", pipeline.transformer)
+    save_clip(folder / "CLIP_FOLDER")
     (folder / "faster.yaml").write_text((ROOT / "handler" / "model-config.yaml").read_text())
     store = tmp_path_factory.mktemp("docs-store")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -27,7 +27,7 @@ class Own(Dialect):
         return Asked((Reading(payload),))
 
     def answer(self, asked: Asked, results: Sequence[Result]) -> Response:
-        """Return the bytes of the picture or the JSON document, as the request says."""
+        """Return the bytes of the picture or the JSON document, by the `response_format` of the request."""
         (result,) = results
         return self.error(result) if isinstance(result, Failure) else encode(result)
 
