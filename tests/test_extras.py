@@ -14,8 +14,12 @@ import pytest
 from hybridstitch.base.extras import MissingExtra, extra, require
 
 ROOT = Path(__file__).parents[1]
-HAVE_THEM = {f"serving/worker/{name}.py" for name in ("service", "metrics", "torchserve")} | {"testing/conformance.py"}
-"""Imported by TorchServe's worker alone, and by tests."""
+HAVE_THEM = {
+    *(f"serving/worker/{name}.py" for name in ("torchserve", "ray")),
+    *(f"serving/ray/{name}.py" for name in ("app", "driver", "front")),
+    "testing/conformance.py",
+}
+"""Imported by a worker of TorchServe or by processes of Ray alone, and by tests."""
 
 
 def extras_of_modules() -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""`hybridstitch serve`: serves every archive of a store with one TorchServe."""
+"""`hybridstitch serve`: serves every archive of a store with one TorchServe, or on Ray Serve."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from hybridstitch.base.progress import say, waiting
 from hybridstitch.base.sizes import size_text
+from hybridstitch.cli.paths import packed_pair
+from hybridstitch.cli.values import number, whole
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 if TYPE_CHECKING:
@@ -23,10 +26,19 @@ NO_TOKENS = (
     "warning: --no-auth: there are no tokens. Every program on this machine, and every page in a browser on it, "
     "can generate pictures and, at {management}, register code that runs here"
 )
+NO_TOKENS_ON_RAY = (
+    "warning: --no-auth: there are no tokens. Every program on this machine, and every page in a browser on it, "
+    "can generate pictures"
+)
+TORCHSERVE, RAY = "torchserve", "ray"
+LOOPBACK = "127.0.0.1"
 
 
 def serve(options: argparse.Namespace) -> None:
     """Serve every archive of a store until Ctrl-C."""
+    if options.engine == RAY:
+        _serve_on_ray(options)
+        return
     from hybridstitch.serving.server.key_file import KeptKeyFile
     from hybridstitch.serving.server.server import Server
 
@@ -52,13 +64,52 @@ def serve(options: argparse.Namespace) -> None:
                 server.stop()
 
 
+def _serve_on_ray(options: argparse.Namespace) -> None:
+    from hybridstitch.base.extras import require
+    from hybridstitch.serving.ray.server import RayServer, archive_of_pair
+
+    require("ray", "ray")
+    if options.no_auth:
+        say(NO_TOKENS_ON_RAY)
+    with ExitStack() as stack:
+        if options.pair:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="hybridstitch-")), "archive")
+            archives = [archive_of_pair(options.pair, folder)]
+        else:
+            archives = _archives(options.store)
+        addresses = {"host": options.host, "port": options.port}
+        tokens = {"token_auth": not options.no_auth, "key_file": options.key_file}
+        with waiting("starting Ray Serve with the workers of each model"):
+            started = RayServer(archives, **addresses, **tokens, replicas=options.replicas, gpus=options.gpus or 0)
+            server = stack.enter_context(started)
+        print(_welcome(server.url, archives, None if options.no_auth else server.key_file), flush=True)
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
+            with waiting("answering what is at work, and ending Ray and its workers"):
+                server.stop()
+
+
 def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every option that is wrong."""
-    from hybridstitch.serving.server.java_and_ports import host_problem, port_problem
+    from hybridstitch.serving.server.java_and_ports import host_problem, is_free, port_problem
 
-    problems = [] if options.store.is_dir() else [Problem("store", "an existing folder", str(options.store))]
-    found = [port_problem(options.port), host_problem("host", options.host)]
-    found.append(host_problem("metrics-host", options.metrics_host))
+    problems = (
+        [] if options.pair or options.store.is_dir() else [Problem("store", "an existing folder", str(options.store))]
+    )
+    if options.engine == RAY:
+        is_taken = options.port and not (1 <= options.port < 2**16 and is_free(options.port))
+        found = [Problem("port", "a port that is free, or 0", options.port) if is_taken else None]
+        if options.metrics_host != LOOPBACK:
+            expected = "nothing: Ray serves metrics at the address of predictions"
+            found.append(Problem("metrics-host", expected, options.metrics_host))
+    else:
+        found = [port_problem(options.port), host_problem("metrics-host", options.metrics_host)]
+        for name in ("pair", "replicas", "gpus"):
+            if getattr(options, name) is not None:
+                found.append(Problem(name, f"nothing without --engine {RAY}", str(getattr(options, name))))
+    found.append(host_problem("host", options.host))
     problems += [problem for problem in found if problem]
     if options.key_file:
         expected = _key_file_expectation(options)
@@ -144,9 +195,18 @@ def add_command(commands: Any) -> None:
     command.set_defaults(run=serve, check=check)
     command.add_argument("--store", type=Path, default=Path("model_store"), help="the model store (%(default)s)")
     command.add_argument("--port", type=int, default=8080, help="for predictions; 0 picks free ones (%(default)s)")
-    command.add_argument("--host", default="127.0.0.1", help="serve predictions at this address (%(default)s)")
-    command.add_argument("--metrics-host", default="127.0.0.1", help="serve metrics at this address (%(default)s)")
+    command.add_argument("--host", default=LOOPBACK, help="serve predictions at this address (%(default)s)")
+    command.add_argument("--metrics-host", default=LOOPBACK, help="serve metrics at this address (%(default)s)")
     command.add_argument(
         "--no-auth", action="store_true", help="serve without tokens: pages in a browser can reach it, too"
     )
     command.add_argument("--key-file", type=Path, help="keep a copy of the current tokens here, in time renewed")
+    command.add_argument("--engine", choices=(TORCHSERVE, RAY), default=TORCHSERVE, help="what serves (%(default)s)")
+    ray = command.add_argument_group("with --engine ray")
+    ray.add_argument(
+        "--pair", type=packed_pair, help="serve this packed pair, without an archive, instead of the store"
+    )
+    ray.add_argument(
+        "--replicas", type=whole(1, 1000), help="worker processes of each model (minWorkers of its archive)"
+    )
+    ray.add_argument("--gpus", type=number(0, 64), help="GPUs of each replica, such as 0.5 for two on one GPU (0)")

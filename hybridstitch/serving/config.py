@@ -24,6 +24,8 @@ from hybridstitch.serving.section import (
 )
 from hybridstitch.serving.yaml_loader import EachKeyOnce
 
+RESPONSE_SECONDS = 120
+"""What TorchServe waits for archives whose model-config.yaml has no valid `responseTimeout`."""
 COMPILED_STARTUP = 1800
 """Seconds that a start with `compile: blocks` may need at least: a first one on two CPU cores took eight minutes."""
 
@@ -146,3 +148,13 @@ def _refusals(name: str, value: Any) -> list[Problem]:
         return []
     words = str(neutral).lower() if isinstance(neutral, bool | int) else "nothing"
     return [Problem(name, f"{words}: {reason}", value)]
+
+
+def response_timeout(config: Mapping[str, Any] | None) -> int:
+    """Return the seconds that TorchServe waits for a worker whose model-config.yaml is `config`.
+
+    An archive with such a file takes the number from there alone: neither config.properties nor an argument of the
+    registration counts.
+    """
+    seconds = (config or {}).get("responseTimeout")
+    return seconds if type(seconds) is int and seconds > 0 else RESPONSE_SECONDS

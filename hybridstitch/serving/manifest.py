@@ -14,6 +14,8 @@ from hybridstitch.errors import InvalidInput, Problem
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FIRST_VERSION = "1.0"
 MANIFEST = "MAR-INF/MANIFEST.json"
+HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
+"""File names of the stitching handler, and of the plain one."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import requests
 
+from hybridstitch.serving.config import response_timeout
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
-from hybridstitch.serving.worker.limit import response_timeout
 from hybridstitch.wire.names import STREAM_TYPE
 from tests.support.served import QUICK
 

@@ -24,7 +24,7 @@ from hybridstitch.model.skeleton import build_skeleton
 from hybridstitch.model.sources import source_problems
 from hybridstitch.recipe.names import TUNED_FILE
 from hybridstitch.serving.config import read_config
-from hybridstitch.serving.manifest import FIRST_VERSION, archive_paths, file_name, name_problems, read_archive
+from hybridstitch.serving.manifest import FIRST_VERSION, HANDLERS, archive_paths, file_name, name_problems, read_archive
 from hybridstitch.serving.section import SECTION
 from hybridstitch.serving.server.disk import require_space, size_text
 from hybridstitch.serving.server.pack_loras import add_loras, check_loras, loras_of
@@ -34,9 +34,9 @@ from hybridstitch.serving.settings import PAIR_FOLDER, check_defaults, load_cata
 FORMATS = ("zip-store", "no-archive", "default", "link")
 IN_FOLDERS = ("no-archive", "link")
 """Formats whose archive is a folder."""
-HANDLERS = {False: "hybridstitch_handler.py", True: "plain_sd3_handler.py"}
 NOT_FOR_WORKERS = (
-    *("bench", "cli", "compare", "html", "measure", "testing", "tune", "serving/doctor", "serving/server"),
+    *("bench", "cli", "compare", "html", "measure", "testing", "tune"),
+    *("serving/doctor", "serving/ray", "serving/server"),
     paths.IN_WHEEL.name,
 )
 """Folders of the package that an archive does not carry."""

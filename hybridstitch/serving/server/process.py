@@ -1,4 +1,4 @@
-"""The environment, the temporary folder and the end of TorchServe's processes."""
+"""The environment, the temporary folder and the end of a server's processes."""
 
 from __future__ import annotations
 
@@ -55,9 +55,14 @@ def end_process(launcher: subprocess.Popen[Any]) -> None:
         with suppress(psutil.NoSuchProcess):
             min(others, key=psutil.Process.create_time).terminate()  # Java, which then ends its workers
     psutil.wait_procs(others, timeout=STOP_SECONDS)
-    launcher.kill()
-    launcher.wait()
-    for process in _session(launcher.pid):
+    end_session(launcher)
+
+
+def end_session(leader: subprocess.Popen[Any]) -> None:
+    """End a process and what is left of its session by force."""
+    leader.kill()
+    leader.wait()
+    for process in _session(leader.pid):
         with suppress(psutil.NoSuchProcess):
             process.kill()
 

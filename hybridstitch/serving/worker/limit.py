@@ -1,9 +1,9 @@
-"""The time limit of a batch: TorchServe kills a worker that does not answer within `responseTimeout`."""
+"""The time limit of a batch: a server ends a worker that does not answer within `responseTimeout`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from hybridstitch.wire.failures import DeadlineExceeded
 
-TORCHSERVE_DEFAULT = 120
-"""Seconds that TorchServe waits for archives whose model-config.yaml has no valid `responseTimeout`."""
 LEAST_RESERVE = 2.0
 RESERVED_SHARE = 0.05
 STRETCHES = 1.5
@@ -20,23 +18,13 @@ FORGETTING = 0.9
 
 
 class OutOfTime(DeadlineExceeded):
-    """The worker ended the work shortly before TorchServe would have killed it."""
-
-
-def response_timeout(config: Mapping[str, Any] | None) -> int:
-    """Return the seconds that TorchServe waits for a worker whose model-config.yaml is `config`.
-
-    An archive with such a file takes the number from there alone: neither config.properties nor an argument of the
-    registration counts.
-    """
-    seconds = (config or {}).get("responseTimeout")
-    return seconds if type(seconds) is int and seconds > 0 else TORCHSERVE_DEFAULT
+    """The worker ended the work shortly before its server would have ended it."""
 
 
 class TimeLimit:
     """Raises OutOfTime in the middle of a batch's work when the time of the batch is nearly over.
 
-    All requests of a batch share one limit, because TorchServe waits for the answer to the whole batch.
+    All requests of a batch share one limit, because a server waits for the answers to the whole batch.
     """
 
     def __init__(self, seconds: float):

@@ -17,7 +17,7 @@ from ts.metrics.metric_type_enum import MetricTypes
 from ts.torch_handler.base_handler import BaseHandler
 from ts.utils.util import PredictionException
 
-from hybridstitch.serving.worker.limit import response_timeout
+from hybridstitch.serving.config import response_timeout
 from hybridstitch.serving.worker.metrics import COUNTERS, Metrics
 from hybridstitch.serving.worker.response_limit import response_limit
 from hybridstitch.serving.worker.row import Row

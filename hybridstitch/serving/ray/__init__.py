@@ -1,0 +1,1 @@
+"""The endpoints on Ray Serve: the same requests and answers as on TorchServe."""

@@ -1,0 +1,108 @@
+"""The application that Ray Serve runs: one front, and for each model its replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from hybridstitch.errors import InvalidInput, Problem, raise_problems
+from hybridstitch.serving.config import read_config, response_timeout
+from hybridstitch.serving.manifest import HANDLERS, Archive, archive_paths, by_version, read_archive
+from hybridstitch.serving.ray.front import Front, Served
+from hybridstitch.serving.worker.ray import ModelOptions, RayWorker
+
+NAME, FRONT = "hybridstitch", "front"
+IS_PLAIN = {file: is_plain for is_plain, file in HANDLERS.items()}
+QUEUE = 100
+"""The most waiting requests of a model, as `job_queue_size` in config.properties."""
+BATCH_DELAY_MS = 100
+"""TorchServe's own default of `maxBatchDelay`."""
+MOST_AT_FRONT = 10_000
+
+
+def application(
+    archives: Sequence[Archive],
+    *,
+    replicas: int | None = None,
+    gpus: float = 0,
+    cpus: float = 1,
+    key_file: str | None = None,
+) -> Application:
+    """Return the application for unpacked archives.
+
+    Args:
+        archives: Folders, the default version of each model first.
+        replicas: Of each model. None: `minWorkers` of its model-config.yaml, or 1.
+        gpus: GPUs of each replica, below 1 for replicas that share one.
+        cpus: CPU cores of a machine that Ray reserves for each replica.
+        key_file: The file with the tokens on every machine; None: requests need none.
+
+    Raises:
+        InvalidInput: With every archive that Ray cannot serve, and every wrong setting.
+    """
+    raise_problems([problem for archive in archives for problem in _archive_problems(archive)])
+    served = []
+    for archive in archives:
+        config = read_config(archive.path / "model-config.yaml")
+        count = replicas or config.get("minWorkers") or 1
+        options = ModelOptions(
+            archive.name,
+            archive.version,
+            str(archive.path),
+            IS_PLAIN[archive.handler or ""],
+            workers=1 if gpus >= 1 else count,
+            batch_size=config.get("batchSize") or 1,
+            batch_delay=config.get("maxBatchDelay", BATCH_DELAY_MS) / 1000,
+            queue=config.get("jobQueueSize") or QUEUE,
+            response_timeout=response_timeout(config),
+        )
+        deployment = serve.deployment(
+            RayWorker,
+            name=f"{archive.name}-{archive.version}",
+            num_replicas=count,
+            ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+            max_ongoing_requests=options.batch_size,
+            max_queued_requests=options.queue,
+            graceful_shutdown_timeout_s=options.response_timeout,
+        )
+        served.append(Served(options, count, deployment.bind(options, FRONT)))
+    front = serve.deployment(
+        Front,
+        name=FRONT,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=MOST_AT_FRONT,
+        graceful_shutdown_timeout_s=max(each.options.response_timeout for each in served),
+    )
+    return front.bind(served, key_file)
+
+
+def build(arguments: dict[str, Any]) -> Application:
+    """Return the application for Ray's own configuration files: `import_path: hybridstitch.serving.ray.app:build`.
+
+    Args:
+        arguments: `store`, a folder of unpacked archives on every machine; optional `replicas`, `gpus` and `key_file`
+            as in `application`. Without `key_file` requests need no token.
+    """
+    store = arguments.get("store")
+    if not (isinstance(store, str) and Path(store).is_dir()):
+        raise InvalidInput([Problem("store", "an existing folder", store)])
+    archives = sorted((read_archive(path) for path in archive_paths(store)), key=by_version)
+    if not archives:
+        raise InvalidInput([Problem("store", "a folder with archives; `hybridstitch pack` writes one", store)])
+    more = {name: arguments[name] for name in ("replicas", "gpus", "key_file") if name in arguments}
+    return application(archives, **more)
+
+
+def _archive_problems(archive: Archive) -> list[Problem]:
+    problems = []
+    if not archive.path.is_dir():
+        expected = "an unpacked archive: `hybridstitch pack --format no-archive` writes one"
+        problems.append(Problem(archive.path.name, expected, "a file"))
+    if archive.handler not in IS_PLAIN:
+        expected = f"one of: {', '.join(IS_PLAIN)}; other handlers run on TorchServe alone"
+        problems.append(Problem(f"{archive.path.name}: handler", expected, archive.handler))
+    return problems

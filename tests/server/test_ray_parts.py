@@ -1,0 +1,109 @@
+"""The parts of the endpoint on Ray Serve that need no Ray: bodies, metrics, options and archives."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hybridstitch.base.paths import ROOT
+from hybridstitch.cli.main import main
+from hybridstitch.serving.config import read_config
+from hybridstitch.serving.manifest import read_archive
+from hybridstitch.serving.ray.body import values_of
+from hybridstitch.serving.ray.counts import BUCKETS, Counts
+from hybridstitch.serving.ray.server import archive_of_pair, unpacked
+from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.worker.messages import Count
+
+MULTIPART = "multipart/form-data; boundary=x"
+
+
+def test_bodies_become_values() -> None:
+    assert values_of(b"{}", "application/json") == ({"body": b"{}"}, {})
+    form = "application/x-www-form-urlencoded"
+    assert values_of(b"prompt=red+apple&seed=&x=%ff", form) == ({"prompt": "red apple", "seed": "", "x": "\ufffd"}, {})
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nred \xc3\xa9\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="seed"; filename="a"\r\n'
+        b"Content-Type: application/json\r\n\r\n7\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="b"\r\nContent-Type: application/json\r\n\r\n{\r\n--x--\r\n'
+    )
+    values, types = values_of(body, MULTIPART)
+    assert values == {"prompt": "red \u00e9".encode(), "seed": 7, "b": b"{"}
+    assert types == {"prompt": "", "seed": "application/json", "b": "application/json"}
+
+
+@pytest.mark.parametrize("content_type", [MULTIPART, "multipart/form-data", "multipart/form-data; boundary=\u00e9", ""])
+@pytest.mark.parametrize("body", [b"", b"\xff\x00", b"--x", b"--x\r\n\r\n", b"--x--"])
+def test_a_broken_body_is_no_error_here(content_type: str, body: bytes) -> None:
+    values, _ = values_of(body, content_type)
+    assert values in ({}, {"body": body})
+
+
+def test_counts_are_prometheus_text_that_adds_up() -> None:
+    counts = Counts()
+    odd = 'a"b\\c\nd'
+    for _ in range(2):
+        counts.add("m", "1.0", [Count("HybridStitchRequests", 1, ("prediction", odd, "ok"))])
+    seconds = (0.004, 0.005, 3.0, 60.0)
+    counts.add("m", "1.0", [Count("HybridStitchDenoiseSeconds", value, ("large",)) for value in seconds])
+    families = {each.name: each for each in text_string_to_metric_families(counts.text())}
+    (sample,) = families["HybridStitchRequests"].samples
+    assert (sample.value, sample.labels) == (
+        2,
+        {"Model": "m", "Version": "1.0", "Kind": "prediction", "Recipe": odd, "Outcome": "ok"},
+    )
+    found = {each.name.rpartition("_")[2]: each for each in families["HybridStitchDenoiseSeconds"].samples}
+    assert (found["count"].value, found["sum"].value) == (4, sum(seconds))
+    buckets = [each.value for each in families["HybridStitchDenoiseSeconds"].samples if "le" in each.labels]
+    assert buckets == [sum(value <= bound for value in seconds) for bound in (*BUCKETS, float("inf"))]
+
+
+def test_an_archive_is_unpacked_and_a_folder_stays(tiny: Path, tmp_path: Path) -> None:
+    packed = read_archive(pack(tiny, out=tmp_path))
+    folder = unpacked(packed, tmp_path)
+    assert folder.path.parent == tmp_path
+    assert (folder.path / "pair" / "model_index.json").is_file()
+    assert unpacked(folder, tmp_path) is folder
+    linked = archive_of_pair(tiny, tmp_path / "linked")
+    assert read_archive(linked.path) == linked
+    assert (linked.path / "pair" / "model_index.json").samefile(tiny / "model_index.json")
+    assert read_config(linked.path / "model-config.yaml")["batchSize"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--replicas", "2"], "--replicas: expected nothing without --engine ray"),
+        (["--gpus", "1"], "--gpus: expected nothing without --engine ray"),
+        (["--engine", "ray", "--replicas", "0"], "--replicas: expected a whole number"),
+        (["--engine", "ray", "--port", "70000"], "--port: expected a port that is free, or 0"),
+        (["--engine", "ray", "--metrics-host", "0.0.0.0"], "--metrics-host: expected nothing"),
+        (["--engine", "ray", "--pair", "nowhere"], "--pair: expected"),
+    ],
+)
+def test_wrong_options_are_named(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--store", str(tmp_path), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_without_ray_the_command_says_what_to_install(tmp_path: Path) -> None:
+    code = (
+        "import sys; from hybridstitch.base import extras; from hybridstitch.cli.main import main; "
+        "find = extras.find_spec; extras.find_spec = lambda name: None if name == 'ray' else find(name); "
+        f"sys.exit(main(['serve', '--engine', 'ray', '--store', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (1, "error: ray is not installed: pip install 'hybridstitch[ray]'\n")
+
+
+def test_the_front_needs_no_torch() -> None:
+    code = "import sys, hybridstitch.serving.ray.front; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False\n"
