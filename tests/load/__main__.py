@@ -6,16 +6,21 @@ It has three parts:
    and some requests are invalid. Pictures are compared with those that this process generates.
 2. TorchServe's share: the same request over HTTP and in this process, in turn.
 3. Batching, with `--batching`: throughput at several batch sizes.
+
+With `--engine ray` it has one part: the same load on replicas of Ray Serve, one of which is killed in the middle.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +31,12 @@ from hybridstitch.base.paths import EMBEDDED_PAIR, HELD_OUT_PROMPTS
 from hybridstitch.base.prompt_files import read_prompts
 from hybridstitch.measure.host import machine
 from hybridstitch.serving.client.replies import Result
+from hybridstitch.serving.manifest import read_archive
+from hybridstitch.serving.ray.server import RayServer
+from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.served import STITCHED, served
 from hybridstitch.serving.server.server import Server
+from hybridstitch.wire.names import WORKER_HEADER
 from tests.load.clients import LocalPipeline, memory_watched, send_all
 from tests.load.traffic import LoadRequest, complaints, latencies, leaks, memory_figures, mixed, valid_requests
 
@@ -68,6 +77,39 @@ def load(server: Server, local: LocalPipeline, requests: Sequence[LoadRequest], 
         "requests_per_s": len(replies) / seconds,
         "latencies": latencies(replies),
         "memory": memory,
+        "wrong": wrong,
+    }
+
+
+def load_on_ray(
+    store: Path, local: LocalPipeline, requests: Sequence[LoadRequest], clients: int, replicas: int
+) -> dict[str, Any]:
+    """Run the load on Ray Serve, kill a replica when half of it is answered, and return the figures.
+
+    The request that the replica works on may be lost, with status 503. `wrong` lists every other violation.
+    """
+    references = local.references(requests)
+    with RayServer([read_archive(pack(EMBEDDED_PAIR, out=store))], replicas=replicas) as server:
+        valid = next(request for request in requests if request.wrong is None)
+        victim = int(server.client.predict(dict(valid.fields)).headers[WORKER_HEADER])
+        started = time.perf_counter()
+        replies = send_all(server, requests, clients, STITCHED, lambda: os.kill(victim, signal.SIGKILL))
+        seconds = time.perf_counter() - started
+    kept = [reply for reply in replies if reply.status != HTTPStatus.SERVICE_UNAVAILABLE]
+    lost = len(replies) - len(kept)
+    wrong = complaints([reply.request for reply in kept], kept, references)
+    if lost > 1:
+        wrong.append(f"the replica that was killed lost {lost} requests, not only the one that it worked on")
+    if len(replies) != len(requests):
+        wrong.append(f"{len(requests) - len(replies)} of {len(requests)} requests were never finished")
+    return {
+        "clients": clients,
+        "replicas": replicas,
+        "distinct": len(references),
+        "seconds": seconds,
+        "requests_per_s": len(replies) / seconds,
+        "latencies": latencies(kept),
+        "lost": lost,
         "wrong": wrong,
     }
 
@@ -129,13 +171,17 @@ def batching(server: Server, local: LocalPipeline, prompt: str, steps: int, clie
 def markdown(found: dict[str, Any]) -> str:
     """Return the figures of all parts that ran, as docs/benchmarks.md shows them."""
     run = found["load"]
-    memory = run["memory"]
     summary = (
         f"{run['clients']} clients, {run['distinct']} distinct requests, {run['seconds']:.0f} s, "
-        f"{run['requests_per_s']:.2f} requests/s; memory of the worker {memory['start_mib']:.0f} MiB at the start, "
-        f"{memory['warm_mib']:.0f} after warm-up, {memory['end_mib']:.0f} at the end, slope "
-        f"{memory['slope_mib_per_minute']:+.1f} MiB a minute"
+        f"{run['requests_per_s']:.2f} requests/s"
     )
+    if memory := run.get("memory"):
+        summary += (
+            f"; memory of the worker {memory['start_mib']:.0f} MiB at the start, {memory['warm_mib']:.0f} after "
+            f"warm-up, {memory['end_mib']:.0f} at the end, slope {memory['slope_mib_per_minute']:+.1f} MiB a minute"
+        )
+    if "lost" in run:
+        summary += f"; {run['replicas']} replicas, one killed in the middle, requests lost with it: {run['lost']}"
     latency = _table(run["latencies"], {"requests": "requests", "count": "count"} | PERCENTILES)
     parts = [found["machine"], summary, latency]
     if share := found.get("own_share"):
@@ -163,6 +209,8 @@ def _wrong(found: dict[str, Any]) -> list[str]:
 def main() -> int:
     """Run the parts that the command line names, write load.json and load.md, and return 1 if anything was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.load", description="Send mixed requests to a server.")
+    parser.add_argument("--engine", choices=("torchserve", "ray"), default="torchserve", help="(%(default)s)")
+    parser.add_argument("--replicas", type=int, default=2, help="worker processes on Ray Serve (%(default)s)")
     parser.add_argument("--requests", type=int, default=320, help="requests of the load (%(default)s)")
     parser.add_argument("--clients", type=int, default=8, help="clients at once (%(default)s)")
     parser.add_argument("--steps", type=int, default=6, help="steps of a request of the load (%(default)s)")
@@ -176,13 +224,17 @@ def main() -> int:
     requests = mixed(valid_requests(prompts, options.steps), options.requests, BAD_SHARE, options.seed)
     local = LocalPipeline(EMBEDDED_PAIR)
     found: dict[str, Any] = {"machine": machine()}
-    with served(EMBEDDED_PAIR, options.out / "model_store") as server:
-        found["load"] = load(server, local, requests, options.clients)
-        full = {"prompt": prompts[0], "seed": 0, "num_inference_steps": 28}
-        found["own_share"] = own_share(server, local, full, options.share_requests)
-        if options.batching:
-            batch = (prompts[0], options.steps, options.clients, options.batch_requests)
-            found["batching"] = batching(server, local, *batch)
+    store = options.out / "model_store"
+    if options.engine == "ray":
+        found["load"] = load_on_ray(store, local, requests, options.clients, options.replicas)
+    else:
+        with served(EMBEDDED_PAIR, store) as server:
+            found["load"] = load(server, local, requests, options.clients)
+            full = {"prompt": prompts[0], "seed": 0, "num_inference_steps": 28}
+            found["own_share"] = own_share(server, local, full, options.share_requests)
+            if options.batching:
+                batch = (prompts[0], options.steps, options.clients, options.batch_requests)
+                found["batching"] = batching(server, local, *batch)
     text = markdown(found)
     (options.out / "load.json").write_text(json.dumps(found, indent=1))
     (options.out / "load.md").write_text(text)

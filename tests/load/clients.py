@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from hybridstitch import HybridStitchPipeline
 from hybridstitch.base.extras import extra
 from hybridstitch.serving.client.client import Client, ServiceError
+from hybridstitch.serving.ray.server import RayServer
 from hybridstitch.serving.server.server import Server
 from hybridstitch.serving.worker.render import generate
 from hybridstitch.wire.documents import encode_picture
@@ -49,10 +50,17 @@ class LocalPipeline:
         return {key: pixels(self.answer(request.fields)) for key, request in tqdm(distinct.items(), desc="references")}
 
 
-def send_all(server: Server, requests: Sequence[LoadRequest], clients: int, model: str) -> list[Reply]:
+def send_all(
+    server: Server | RayServer,
+    requests: Sequence[LoadRequest],
+    clients: int,
+    model: str,
+    halfway: Callable[[], None] = lambda: None,
+) -> list[Reply]:
     """Send all requests and return the replies, in the order in which they arrive.
 
-    Each client is a thread with a connection. It sends the next request as soon as its last one is answered.
+    Each client is a thread with a connection. It sends the next request as soon as its last one is answered. `halfway`
+    is called once, when half of the requests are answered.
     """
     waiting, replies = iter(requests), []
     lock, progress = Lock(), tqdm(total=len(requests), desc=model)
@@ -68,6 +76,9 @@ def send_all(server: Server, requests: Sequence[LoadRequest], clients: int, mode
             with lock:
                 replies.append(reply)
                 progress.update()
+                is_half = len(replies) == len(requests) // 2
+            if is_half:
+                halfway()
 
     with progress, ThreadPoolExecutor(clients) as pool:
         for thread in [pool.submit(send_requests) for _ in range(clients)]:
