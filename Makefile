@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo demo-compare test test-fast check bench load pictures clean
+.PHONY: setup demo demo-compare demo-ray test test-fast check bench load pictures clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,10 @@ demo: setup
 # The stitched against the plain archive, 32 held-out prompts x 2 seeds: build/compare/report.html.
 demo-compare: setup
 	$(BIN)/python -m hybridstitch.compare.demo
+
+# The same picture on TorchServe and on Ray Serve with two replicas, compared byte by byte.
+demo-ray: setup
+	$(BIN)/hybridstitch demo --engine ray --out demo-ray
 
 # Two processes. Each takes a whole file at a time and starts one TorchServe, which its files share; the longest files
 # go first. One file, or one test of it, needs no target:
@@ -62,4 +66,4 @@ pictures: setup
 	done
 
 clean:
-	rm -rf $(VENV) build demo
+	rm -rf $(VENV) build demo demo-ray

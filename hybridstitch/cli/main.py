@@ -59,9 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def demo(options: argparse.Namespace) -> None:
     """Pack a pair, serve it, generate a picture and show its report."""
-    from hybridstitch.cli.demo import run_demo
+    from hybridstitch.cli.demo import run_demo, run_ray_demo
 
-    run_demo(print, options.out, options.pair)
+    run = run_ray_demo if options.engine == "ray" else run_demo
+    run(print, options.out, options.pair)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -108,6 +109,8 @@ def _parser() -> CommandParser:
     command.set_defaults(run=demo)
     command.add_argument("--out", type=folder_to_write, default="demo", help="where the picture goes (%(default)s)")
     command.add_argument("--pair", type=packed_pair, default=EMBEDDED_PAIR, help="the pair to pack (%(default)s)")
+    engines = ("torchserve", "ray")
+    command.add_argument("--engine", choices=engines, default=engines[0], help="ray: compare both (%(default)s)")
     for command in commands.choices.values():
         command.add_argument(
             "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show what happens"
