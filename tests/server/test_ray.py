@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import openai
 import psutil
 import pytest
 import requests
@@ -120,6 +121,8 @@ def test_what_is_not_served_is_named(on_ray: RayServer) -> None:
     }.items():
         answer = post(on_ray, NAMED, path)
         assert (answer.status_code, answer.json()["type"]) == (404, kind)
+    below = post(on_ray, NAMED, "predictions/hybridstitch/1.0/v9/pictures")
+    assert (below.status_code, below.json()["error"]["type"]) == (404, "not_found")
     too_long = post(on_ray, NAMED | {"prompt": "x" * 300_000})
     assert (too_long.status_code, too_long.json()["type"]) == (413, "RequestEntityTooLargeException")
 
@@ -155,6 +158,21 @@ def test_an_explanation_is_torchserves(on_ray: RayServer, server: Server) -> Non
     asked = {"prompt": "red apple", "seed": 7, "num_inference_steps": 2, "target": "image"}
     ours, theirs = (each.client.explain(**asked, timeout=120) for each in (on_ray, server))
     assert ours["words"] == theirs["words"]
+
+
+def test_openais_client_generates_at_the_root(on_ray: RayServer) -> None:
+    client = openai.OpenAI(base_url=f"{on_ray.url}/v1", api_key=on_ray.token(), max_retries=0)
+    assert [model.id for model in client.models.list()] == ["hybridstitch"]
+    more = {"seed": 7, "num_inference_steps": 2, "request_id": "r-1"}
+    answer = client.images.generate(model="hybridstitch", prompt=QUICK["prompt"], extra_body=more)
+    document = post(on_ray, NAMED | {"response_format": "json"}).json()
+    assert answer.data[0].b64_json == document["data"][0]["b64_json"]
+    stream = client.images.generate(model="other", prompt="x", stream=True, partial_images=2, extra_body=more)
+    assert [event.type.rpartition(".")[2] for event in stream] == ["partial_image", "completed"]
+    with pytest.raises(openai.BadRequestError, match="seed"):
+        client.images.generate(prompt="x", extra_body={"seed": -1})
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="wrong").images.generate(model="hybridstitch", prompt="x")
 
 
 def test_metrics_have_torchserves_names(on_ray: RayServer) -> None:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from hybridstitch.base.extras import require
 from hybridstitch.base.paths import HANDLERS as HANDLER_FILES
@@ -30,6 +30,7 @@ from hybridstitch.serving.manifest import FIRST_VERSION, HANDLERS, MANIFEST, Arc
 from hybridstitch.serving.ray.loopback import ENVIRONMENT
 from hybridstitch.serving.server.disk import require_space
 from hybridstitch.serving.server.java_and_ports import LOOPBACK, is_free
+from hybridstitch.serving.server.key_file import claimed, give_up, write_private
 from hybridstitch.serving.server.process import end_session, short_temporary_folder
 from hybridstitch.serving.settings import PAIR_FOLDER
 
@@ -133,8 +134,10 @@ class RayServer:
         archives = [unpacked(archive, self.home) for archive in self._archives]
         limits = [response_timeout(read_config(archive.path / "model-config.yaml")) for archive in archives]
         if self.token_auth:
+            stack.callback(give_up, claimed(self.key_file))
             stack.callback(self.key_file.unlink, missing_ok=True)
-            _write_tokens(self.key_file)
+            keys = {kind: {"key": secrets.token_urlsafe(24)} for kind in ("inference", "management")}
+            write_private(self.key_file, keys)
         options = {
             **self._options,
             "home": str(self.home / "ray"),
@@ -236,14 +239,6 @@ def _environment(home: Path, workers: int) -> dict[str, str]:
     kept.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     return kept | ENVIRONMENT | secret | {"TMPDIR": str(home)}
-
-
-def _write_tokens(path: Path) -> None:
-    """Write a new key file, readable by this user only."""
-    keys: dict[str, Any] = {kind: {"key": secrets.token_urlsafe(24)} for kind in ("inference", "management")}
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(keys, file, indent=2)
 
 
 def _free_port() -> int:

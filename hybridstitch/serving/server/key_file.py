@@ -59,11 +59,11 @@ class KeptKeyFile:
             InvalidInput: Without the server's own file, and if another server keeps its tokens at the same path.
         """
         read_key_file(self._server.key_file, *KINDS, "API")
-        self._claim = _claimed(self._path)
+        self._claim = claimed(self._path)
         try:
             self.look(datetime.now(UTC))
         except BaseException:
-            _give_up(self._claim)
+            give_up(self._claim)
             raise
         self._thread.start()
         return self
@@ -72,7 +72,7 @@ class KeptKeyFile:
         self._left.set()
         self._thread.join()
         self._path.unlink(missing_ok=True)
-        _give_up(self._claim)
+        give_up(self._claim)
 
     def look(self, now: datetime) -> None:
         """Renew the tokens that expire soon after `now`, and write the files again that were lost."""
@@ -120,8 +120,12 @@ class KeptKeyFile:
         return left < RENEW_SHARE * self._lives[kind][1]
 
 
-def _claimed(path: Path) -> TextIO:
-    """A locked file beside a path. The lock ends with the process, however it ends."""
+def claimed(path: Path) -> TextIO:
+    """A locked file beside the path of a key file, for `give_up`. The lock ends with the process, however it ends.
+
+    Raises:
+        InvalidInput: If another server keeps its tokens there.
+    """
     claim = path.with_name(f".{path.name}.lock").open("w")
     try:
         fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,7 +136,8 @@ def _claimed(path: Path) -> TextIO:
     return claim
 
 
-def _give_up(claim: TextIO) -> None:
+def give_up(claim: TextIO) -> None:
+    """Release what `claimed` returned."""
     with suppress(FileNotFoundError):
         os.unlink(claim.name)
     claim.close()

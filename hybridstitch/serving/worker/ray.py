@@ -169,7 +169,7 @@ def _started(options: ModelOptions) -> Service:
     config |= {"minWorkers": options.workers, "maxWorkers": options.workers}
     gpu = 0 if ray.get_runtime_context().get_accelerator_ids().get("GPU") else None  # Ray shows a replica its own alone
     service: Service = PlainService() if options.is_plain else StitchedService()
-    service.start(Setup(folder, config, gpu, options.response_timeout, "ray"))
+    service.start(Setup(folder, config, gpu, options.response_timeout, "ray", options.name, options.version))
     return service
 
 
