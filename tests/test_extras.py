@@ -15,7 +15,7 @@ from hybridstitch.base.extras import MissingExtra, extra, require
 
 ROOT = Path(__file__).parents[1]
 HAVE_THEM = {
-    *(f"serving/worker/{name}.py" for name in ("torchserve", "ray")),
+    *(f"serving/worker/{name}.py" for name in ("torchserve", "response_limit", "ray")),
     *(f"serving/ray/{name}.py" for name in ("app", "driver", "front")),
     "testing/conformance.py",
 }
