@@ -19,10 +19,17 @@ QUALITIES: Mapping[str, float | None] = {"auto": None, "low": 4.0, "medium": 2.5
 MOST = 2**31 - 1  # TorchServe ignores an integer that does not fit into 32 bits
 COUNT, SWITCH = integer(1, MOST), {"type": "boolean"}
 
+_PATH: Schema = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 4096,
+    "pattern": r"[^\0]+",
+    "$comment": "the path of a folder",
+}
 OF_HANDLER: dict[str, Schema] = {
     "dtype": {"enum": list(DTYPES)},
     "compile": {"enum": ["none", "blocks"]},
-    "compile_cache": {"type": "string", "minLength": 1},
+    "compile_cache": _PATH,
     "explanations": SWITCH,
     "mark": SWITCH,
     "pictures_per_forward": COUNT,

@@ -243,3 +243,10 @@ def test_a_quality_beyond_the_pair_is_refused_when_it_is_packed(tiny: Path, tmp_
 )
 def test_the_plain_endpoint_ignores_the_defaults_of_stitching(tiny: Path, defaults: dict[str, Any]) -> None:
     assert make_handler("plain_sd3_handler", tiny, {"handler": {"defaults": defaults}}).initialized
+
+
+@pytest.mark.parametrize(
+    ("folder", "fields"), [("/var/cache", []), ("", ["handler.compile_cache"]), (3, ["handler.compile_cache"])]
+)
+def test_the_folder_of_compiled_code_is_a_path(folder: Any, fields: list[str]) -> None:
+    assert [each.field for each in config_problems({"handler": {"compile_cache": folder}})] == fields
