@@ -16,8 +16,9 @@ from torch import Tensor
 from hybridstitch.fills.fitted import FEATURES
 from hybridstitch.tune.fit import solved
 
-SENSITIVITIES = (4.0, 3.0, 5.0)
-"""Exponents of the sensitivity, the most likely first. See `Jumps.best`."""
+SENSITIVITIES = (2.5, 3.5, 2.0, 4.0, 3.0)
+"""Exponents of the sensitivity, the most likely first. See `Jumps.best`. A higher one puts the steps earlier: too high,
+and the last jump leaves noise in the picture."""
 Schedule = tuple[int, ...]
 """The dense steps of a schedule, rising from 0."""
 
