@@ -32,28 +32,37 @@ NO_TOKENS_ON_RAY = (
 )
 TORCHSERVE, RAY = "torchserve", "ray"
 LOOPBACK = "127.0.0.1"
+STORE = Path("model_store")
+MODEL_FOLDER = Path("/opt/ml/model")
+"""Where SageMaker unpacks the `model.tar.gz` of a model."""
+SAGEMAKER = "HYBRIDSTITCH_SAGEMAKER"
+"""The variable that stands for --sagemaker: SageMaker starts an image with `serve` alone."""
 
 
 def serve(options: argparse.Namespace) -> None:
     """Serve every archive of a store until Ctrl-C."""
+    if options.sagemaker:
+        _serve_on_sagemaker(options)
+        return
     if options.engine == RAY:
         _serve_on_ray(options)
         return
     from hybridstitch.serving.server.key_file import KeptKeyFile
     from hybridstitch.serving.server.server import Server
 
-    archives = _archives(options.store)
+    store = options.store or STORE
+    archives = _archives(store)
     if options.no_auth:
         say(NO_TOKENS.format(management=options.port + 1 if options.port else "the management address"))
-    addresses = {"host": options.host, "metrics_host": options.metrics_host, "port": options.port}
+    addresses = {"host": options.host or LOOPBACK, "metrics_host": options.metrics_host, "port": options.port}
     with ExitStack() as stack:
         with waiting("starting TorchServe"):
-            server = stack.enter_context(Server(options.store, **addresses, token_auth=not options.no_auth))
+            server = stack.enter_context(Server(store, **addresses, token_auth=not options.no_auth))
         if options.key_file:
             stack.enter_context(KeptKeyFile(server, options.key_file))
         served = [archive for archive in archives if _register(server, archive)]
         if not served:
-            raise RuntimeError(f"{options.store}: no archive of the store could be registered")
+            raise RuntimeError(f"{store}: no archive of the store could be registered")
         key_file = None if options.no_auth else options.key_file or server.key_file
         print(_welcome(server.url, served, key_file), flush=True)
         try:
@@ -76,8 +85,8 @@ def _serve_on_ray(options: argparse.Namespace) -> None:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="hybridstitch-")), "archive")
             archives = [archive_of_pair(options.pair, folder)]
         else:
-            archives = _archives(options.store)
-        addresses = {"host": options.host, "port": options.port}
+            archives = _archives(options.store or STORE)
+        addresses = {"host": options.host or LOOPBACK, "port": options.port}
         tokens = {"token_auth": not options.no_auth, "key_file": options.key_file}
         with waiting("starting Ray Serve with the workers of each model"):
             started = RayServer(archives, **addresses, **tokens, replicas=options.replicas, gpus=options.gpus or 0)
@@ -91,30 +100,68 @@ def _serve_on_ray(options: argparse.Namespace) -> None:
                 server.stop()
 
 
+def _serve_on_sagemaker(options: argparse.Namespace) -> None:
+    """Serve the one model of a folder at /ping and /invocations, without tokens. The port opens when it is ready."""
+    from hybridstitch.serving.server.gate import Gate
+    from hybridstitch.serving.server.sagemaker import find_archive
+    from hybridstitch.serving.server.server import EVERYWHERE, Server
+
+    with ExitStack() as stack:
+        work = stack.enter_context(TemporaryDirectory(prefix="hybridstitch-"))
+        archive = find_archive(options.store or MODEL_FOLDER, Path(work))
+        with waiting("starting TorchServe"):
+            server = stack.enter_context(Server(archive.path.parent, token_auth=False, loaded=archive))
+        with waiting(_registering(archive), server.step):
+            server.wait_until_loaded()
+        host = options.host or EVERYWHERE
+        gate = stack.enter_context(Gate(host, options.port, (LOOPBACK, server.ports["inference"])))
+        print(f"ready: {archive} at http://{host}:{gate.port}/invocations and /ping, without tokens", flush=True)
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            print("stopping", flush=True)
+            with waiting("ending TorchServe and its workers"):
+                server.stop()
+
+
 def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every option that is wrong."""
     from hybridstitch.serving.server.java_and_ports import host_problem, is_free, port_problem
 
-    problems = (
-        [] if options.pair or options.store.is_dir() else [Problem("store", "an existing folder", str(options.store))]
-    )
-    if options.engine == RAY:
+    store = options.store or (MODEL_FOLDER if options.sagemaker else STORE)
+    problems = [] if options.pair or store.is_dir() else [Problem("store", "an existing folder", str(store))]
+    if options.engine == RAY or options.sagemaker:
         is_taken = options.port and not (1 <= options.port < 2**16 and is_free(options.port))
         found = [Problem("port", "a port that is free, or 0", options.port) if is_taken else None]
+    else:
+        found = [port_problem(options.port)]
+    found.append(host_problem("host", options.host or LOOPBACK))
+    if options.engine == RAY:
         if options.metrics_host != LOOPBACK:
             expected = "nothing: Ray serves metrics at the address of predictions"
             found.append(Problem("metrics-host", expected, options.metrics_host))
     else:
-        found = [port_problem(options.port), host_problem("metrics-host", options.metrics_host)]
+        found.append(host_problem("metrics-host", options.metrics_host))
         for name in ("pair", "replicas", "gpus"):
             if getattr(options, name) is not None:
                 found.append(Problem(name, f"nothing without --engine {RAY}", str(getattr(options, name))))
-    found.append(host_problem("host", options.host))
+    if options.sagemaker:
+        found += _sagemaker_problems(options)
     problems += [problem for problem in found if problem]
-    if options.key_file:
+    if options.key_file and not options.sagemaker:
         expected = _key_file_expectation(options)
         problems += [Problem("key-file", expected, str(options.key_file))] if expected else []
     raise_problems(problems)
+
+
+def _sagemaker_problems(options: argparse.Namespace) -> list[Problem]:
+    """The problems of options that have no meaning where SageMaker calls."""
+    problems = []
+    if options.engine != TORCHSERVE:
+        problems.append(Problem("engine", f"{TORCHSERVE} beside --sagemaker", options.engine))
+    if options.key_file:
+        problems.append(Problem("key-file", "nothing beside --sagemaker: there are no tokens", str(options.key_file)))
+    return problems
 
 
 def _key_file_expectation(options: argparse.Namespace) -> str:
@@ -149,13 +196,16 @@ def _archives(store: Path) -> list[Archive]:
 def _register(server: Server, archive: Archive) -> bool:
     """Register an archive. Returns False for one that cannot be served: the others still are."""
     try:
-        what = f"registering {archive}: its worker loads {size_text(archive.content_bytes)}"
-        with waiting(what, server.step):
+        with waiting(_registering(archive), server.step):
             server.register(archive.name, archive.path.name)
     except (InvalidInput, RuntimeError, OSError) as error:
         _say_left_out(str(archive), error)
         return False
     return True
+
+
+def _registering(archive: Archive) -> str:
+    return f"registering {archive}: its worker loads {size_text(archive.content_bytes)}"
 
 
 def _say_left_out(what: str, error: Exception) -> None:
@@ -193,14 +243,21 @@ def add_command(commands: Any) -> None:
     """Declare the command and its options."""
     command = commands.add_parser("serve", help=serve.__doc__, description=serve.__doc__)
     command.set_defaults(run=serve, check=check)
-    command.add_argument("--store", type=Path, default=Path("model_store"), help="the model store (%(default)s)")
+    command.add_argument("--store", type=Path, help=f"the model store ({STORE})")
     command.add_argument("--port", type=int, default=8080, help="for predictions; 0 picks free ones (%(default)s)")
-    command.add_argument("--host", default=LOOPBACK, help="serve predictions at this address (%(default)s)")
+    command.add_argument("--host", help=f"serve predictions at this address ({LOOPBACK})")
     command.add_argument("--metrics-host", default=LOOPBACK, help="serve metrics at this address (%(default)s)")
     command.add_argument(
         "--no-auth", action="store_true", help="serve without tokens: pages in a browser can reach it, too"
     )
     command.add_argument("--key-file", type=Path, help="keep a copy of the current tokens here, in time renewed")
+    command.add_argument(
+        "--sagemaker",
+        action="store_true",
+        default=os.environ.get(SAGEMAKER, "").lower() in ("1", "true"),
+        help=f"serve the one model of {MODEL_FOLDER} (or --store) to SageMaker: /ping and /invocations at 0.0.0.0, "
+        f"without tokens ({SAGEMAKER}=1 in the environment)",
+    )
     command.add_argument("--engine", choices=(TORCHSERVE, RAY), default=TORCHSERVE, help="what serves (%(default)s)")
     ray = command.add_argument_group("with --engine ray")
     ray.add_argument(

@@ -30,7 +30,8 @@ def request_rules(limits: SizeLimits, can_stream: bool) -> list[Rule]:
 
     Args:
         limits: The picture sizes of the pair.
-        can_stream: False over gRPC, where a streamed answer would block TorchServe's thread of the worker for ever.
+        can_stream: False over gRPC, where a streamed answer would block TorchServe's thread of the worker for ever, and
+            in a workflow, where only its first event would arrive.
     """
 
     def region(values: Mapping[str, Any]) -> Problem | None:
@@ -41,7 +42,7 @@ def request_rules(limits: SizeLimits, can_stream: bool) -> list[Rule]:
     def stream(values: Mapping[str, Any]) -> Problem | None:
         if can_stream or not values.get("stream"):
             return None
-        return Problem("stream", "false over gRPC, where only whole answers are sent", True)
+        return Problem("stream", "false over gRPC and in a workflow, where only whole answers are sent", True)
 
     return [
         Rule(("speed", "recipe"), _speed),

@@ -26,6 +26,8 @@ from hybridstitch.serving.server.process import end_process, server_environment,
 
 EVERYWHERE = "0.0.0.0"
 START_SECONDS = 120
+WORKER_ENDED = "Backend worker process died"
+"""What TorchServe logs for a worker whose start fails. It then starts the next one, again and again."""
 CONSOLE_LINES = 40  # kept to explain a server that ended; the whole log is in its temporary folder
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class Server:
         port: Port of predictions. Management and metrics take the next two, gRPC `port` - 1010 and the one after.
             0: free ones.
         token_auth: Whether requests need a token.
+        loaded: An archive of the store that TorchServe itself loads while it starts; see `wait_until_loaded`. It is the
+            model of `/invocations`, a route without a model's name.
 
     Raises:
         InvalidInput: For a store that is no folder, and for a port that is taken or out of range.
@@ -62,6 +66,7 @@ class Server:
         metrics_host: str = LOOPBACK,
         port: int = 0,
         token_auth: bool = True,
+        loaded: Archive | None = None,
     ):
         self.store = Path(store).resolve()
         if not self.store.is_dir():
@@ -69,6 +74,7 @@ class Server:
         self.token_auth = token_auth
         self._hosts = {"inference": host, "grpc_inference": host, "metrics": metrics_host}
         self._port = port
+        self._loaded = loaded
         self._stack = contextlib.ExitStack()
         self._registering = Lock()
         self._connecting = Lock()
@@ -163,6 +169,27 @@ class Server:
                 raise RuntimeError(f"{model}: {error}{_last_words(log, seen)}") from error
         logger.info("registered %s %s", model, found.version)
 
+    def wait_until_loaded(self) -> None:
+        """Wait until a worker of the archive `loaded` is ready.
+
+        Raises:
+            RuntimeError: If the worker ends while it starts. The message holds the worker's own error.
+        """
+        assert self._loaded is not None, "a server with an archive that it loads itself"
+        log = self.home / "logs" / "model_log.log"
+        while not self._has_ready_worker(self._loaded.name):
+            if log.exists() and WORKER_ENDED in log.read_text(errors="replace"):
+                raise RuntimeError(f"{self._loaded}: its worker did not start{_last_words(log, 0)}")
+            if self._process.poll() is not None:
+                raise RuntimeError(self._obituary())
+            time.sleep(0.5)
+        logger.info("loaded %s", self._loaded)
+
+    def _has_ready_worker(self, model: str) -> bool:
+        with contextlib.suppress(ServiceError):  # not registered yet
+            return any(worker["status"] == "READY" for worker in self.workers(model))
+        return False
+
     def step(self) -> str:
         """What a worker that starts does now, as it logged last; empty if it has not logged anything yet."""
         log = self.home / "logs" / "model_log.log"
@@ -195,6 +222,8 @@ class Server:
         require("ts", "serve", "torchserve")
         self.home = Path(stack.enter_context(short_temporary_folder()))
         self.ports = choose_ports(self._port)
+        if self._loaded:
+            require_space(self.home, self._loaded.unpacked_bytes, f"unpacking {self._loaded.path.name}")
         self._write_config()
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
         command += ["--ts-config", "config.properties", "--model-store", str(self.store)]
@@ -219,6 +248,8 @@ class Server:
     def _write_config(self) -> None:
         settings = _read_properties(SERVER_PROPERTIES)
         settings["model_store"] = str(self.store)
+        if self._loaded:
+            settings["load_models"] = f"{self._loaded.name}={self._loaded.path.name}"
         settings["metrics_config"] = str(HANDLERS / "metrics.yaml")
         settings["disable_token_authorization"] = str(not self.token_auth).lower()
         for name, port in self.ports.items():

@@ -181,7 +181,16 @@ def _types(context: Context, index: int) -> dict[str, str]:
 def _is_http(context: Context, index: int) -> bool:
     """Return whether a request came over HTTP, where it has at least the header `Content-Length`.
 
-    Over gRPC no header arrives, except those that TorchServe adds for a sequence of requests.
+    Over gRPC no header arrives, except those that TorchServe adds for a sequence of requests. A node of a workflow has
+    the headers of the workflow's request, but as over gRPC no status, no header and no stream of it reaches a client.
     """
+    if _is_in_workflow(context):
+        return False
     own = {context.header_key_sequence_id, context.header_key_sequence_start, context.header_key_sequence_end}
     return not _headers(context, index).keys() <= {name.lower() for name in own}
+
+
+def _is_in_workflow(context: Context) -> bool:
+    """Return whether the model is a node of a workflow, which TorchServe names `WORKFLOW__NODE`."""
+    packed = context.manifest.get("model", {}).get("modelName") if context.manifest else None
+    return "__" in (context.model_name or "") and context.model_name != packed
