@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ts.utils.util import PredictionException
 
+from hybridstitch.serving.worker.metrics import Metrics
+from hybridstitch.serving.worker.row import Row
 from hybridstitch.wire.dialects.openai import PATH
+from hybridstitch.wire.documents import Response
 from hybridstitch.wire.names import REQUEST_START
 from tests.support.handlers import CONFIG, HTTP, QUICK, call, make_handler
 
@@ -20,12 +25,29 @@ TENSOR = {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["x"]}
 STEPS = {"name": "num_inference_steps", "shape": [1], "datatype": "INT32", "data": [1]}
 SEED = {"name": "seed", "shape": [1], "datatype": "INT64", "data": [1]}
 V2 = {"inputs": [TENSOR, STEPS, SEED]}
+STREAMED = {"openai": {"partial_images": 1}, "own": {"previews": 1}}
 
 
 def file_of(document: dict[str, Any]) -> bytes:
     """The only picture of an own document."""
     (picture,) = document["data"]
     return base64.b64decode(picture["b64_json"])
+
+
+def streamed(handler: Any, fields: dict[str, Any], dialect: str) -> tuple[Response, list[Response]]:
+    """The last piece of a stream, and those before it."""
+    pieces: list[Response] = []
+    path = PATH if dialect == "openai" else ""
+    row = Row({"body": fields}, {"content-type": "application/json"}, pieces.append, path=path)
+    (answer,) = handler.service.answer([row], Metrics(Uncounted()))
+    return answer, pieces
+
+
+class Uncounted:
+    """No place for metrics."""
+
+    def add(self, name: str, value: float, labels: Sequence[str]) -> None:
+        pass
 
 
 def test_rows_of_all_dialects_in_one_batch(handler: Any) -> None:
@@ -72,6 +94,54 @@ def test_one_wrong_row_of_tensors_generates_nothing(handler: Any, monkeypatch: p
     assert context.get_response_status(0)[0] == 400
     assert json.loads(answers[0])["error"].startswith("request 2 of 2: seed")
     assert generated == [1]
+
+
+@pytest.mark.parametrize("dialect", ["openai", "own"])
+def test_a_stream_is_never_longer_than_the_server_allows(
+    handler: Any, monkeypatch: pytest.MonkeyPatch, dialect: str
+) -> None:
+    """A piece that is too long is left out; an end that is too long is an error, as an event once a piece was sent."""
+    fields = QUICK | {"num_inference_steps": 4, "stream": True} | STREAMED[dialect]
+    whole, sent = streamed(handler, fields, dialect)
+    assert whole.outcome == "ok"
+    longest = max(len(piece.body) for piece in sent)
+    assert len(whole.body) > longest
+
+    def limited(content: int) -> tuple[Response, list[Response]]:
+        settings = replace(handler.service.settings, max_response_bytes=2**16 + content)
+        monkeypatch.setattr(handler.service, "settings", settings)
+        return streamed(handler, fields, dialect)
+
+    end, pieces = limited(longest)
+    assert len(pieces) == len(sent)
+    assert (end.status, end.outcome, end.content_type) == (200, "response_too_large", sent[0].content_type)
+    shorter, pieces = limited(longest - 1)
+    assert len(pieces) < len(sent)
+    assert shorter.outcome == "response_too_large"
+    nothing, pieces = limited(0)
+    assert pieces == []
+    assert (nothing.status, nothing.content_type) == (500, "application/json")
+
+
+def test_all_requests_of_a_body_have_a_bounded_number_of_pictures(handler: Any) -> None:
+    (answer,), context = call(handler, [{"body": {"instances": [QUICK | {"num_images": 8}] * 5}}])
+    assert context.get_response_status(0)[0] == 400
+    assert json.loads(answer)["error"] == "num_images: expected at most 32 pictures of all requests together, got 40"
+
+
+def test_an_operators_default_to_stream_is_for_the_own_dialect_alone(tiny: Path) -> None:
+    defaults = CONFIG["handler"]["defaults"] | {"stream": True, "previews": 2}
+    config = CONFIG | {"handler": CONFIG["handler"] | {"defaults": defaults}}
+    handler = make_handler("hybridstitch_handler", tiny, config)
+    answers, context = call(
+        handler, [{"body": QUICK}, {"body": {"instances": [QUICK]}}, {"body": V2}], [OPENAI, HTTP, HTTP]
+    )
+    assert [context.get_response_status(index)[0] for index in range(3)] == [200] * 3
+    assert [key for key in ("data", "predictions", "outputs") for each in answers if key in json.loads(each)] == [
+        "data",
+        "predictions",
+        "outputs",
+    ]
 
 
 def test_bodies_of_kserve_over_grpc(handler: Any) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.worker.batch import Job
 from hybridstitch.serving.worker.row import Row, valid_id
 from hybridstitch.wire.body import decode_body, decode_fields
 from hybridstitch.wire.dialects.choice import Dialects
-from hybridstitch.wire.dialects.dialect import Asked, Dialect, Event, Reading, Result
+from hybridstitch.wire.dialects.dialect import MAX_REQUESTS, Asked, Dialect, Event, Reading, Result
 from hybridstitch.wire.documents import Response, too_long
 from hybridstitch.wire.failures import Failure, failure_of
 
@@ -54,9 +55,13 @@ class Exchange:
         return valid_id(named) or self.row.request_id
 
     def take(self, jobs: Sequence[Job | Failure]) -> None:
-        """Keep the jobs; none of them is generated if one refused request refuses the whole body."""
+        """Keep the jobs. None is generated if a refused one refuses the whole body, or if the pictures are too many."""
         self.jobs = jobs
         self.failure = self.dialect.whole_failure(jobs)
+        pictures = sum(job.request.num_images for job in jobs if isinstance(job, Job))
+        if pictures > MAX_REQUESTS:
+            too_many = Problem("num_images", f"at most {MAX_REQUESTS} pictures of all requests together", pictures)
+            self.failure = failure_of(InvalidInput([too_many]), self.row.request_id)
 
     def send(self, event: Event) -> bool:
         """Send a piece of a stream if the dialect has one for the event. Returns whether it was sent."""

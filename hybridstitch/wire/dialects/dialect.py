@@ -13,7 +13,7 @@ from hybridstitch.wire.failures import Failure
 from hybridstitch.wire.request import GenerationRequest
 
 MAX_REQUESTS = 32
-"""The most requests in one body."""
+"""The most requests in one body, and the most pictures of them together: a worker keeps all until the last is ready."""
 
 Result = Rendering | Failure
 """What became of one request."""

@@ -77,6 +77,7 @@ class OpenAIImages(Dialect):
             sent["output_quality"] = 1
         problems += self._take_quality(quality, sent, renamed)
         problems += _take_size(size, sent, renamed)
+        sent.setdefault("stream", False)  # an operator's default is not for clients that read whole answers
         reading = Reading(sent | {"response_format": "json"}, tuple(problems), renamed)
         return Asked((reading,), {"quality": quality})
 
