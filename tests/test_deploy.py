@@ -85,6 +85,21 @@ def test_hadolint_finds_what_is_wrong(tmp_path: Path) -> None:
     assert lint(tmp_path / "Dockerfile").returncode == 1
 
 
+@pytest.mark.parametrize("name", ["build.sh", "base.sh"])
+def test_the_scripts_of_the_image_can_be_read_by_bash(name: str) -> None:
+    script = ROOT / "deploy" / "image" / name
+    done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "set -euo pipefail" in script.read_text()
+
+
+def test_the_script_reads_the_base_that_the_dockerfile_names() -> None:
+    (line,) = [line for line in (ROOT / "deploy/image/build.sh").read_text().splitlines() if line.startswith("base=")]
+    command = f"{line}; echo $base"
+    done = subprocess.run(["bash", "-ec", command], capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
+    assert done.stdout.strip() == arguments("FROM")[0].partition(" AS ")[0]
+
+
 def test_the_base_is_pinned_and_nothing_is_fetched_by_address() -> None:
     stages: set[str] = set()
     for source in arguments("FROM"):

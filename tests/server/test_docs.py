@@ -40,6 +40,7 @@ NOT_RUN = {
     r"source \.venv/bin/activate": "the test runs in the environment",
     r"(pip (install|download)|hf download)": "it changes the environment, or downloads",
     r"hybridstitch bench --scale": "it takes minutes at full width; tests/test_scale.py runs it on narrow models",
+    r"PIP_CONF=\S+ bash deploy/image/": "it builds an image, and runs in jobs that have buildah",
     r"docker ": "tests/test_deploy.py checks the Dockerfile",
     r"kubectl ": "tests/test_deploy.py checks the manifests",
     r"(\.venv/bin/)?(python|torchrun .*) -m training": "it trains for hours; tests/test_training.py runs the stages",
