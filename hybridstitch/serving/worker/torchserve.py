@@ -106,11 +106,12 @@ def send(answer: Response, context: Context, index: int, alone: bool) -> bytes:
     """Set status, type and headers of one answer of the batch, and return its body.
 
     gRPC has no place for a status, so an error answer is raised there if the request is `alone` in its batch: raising
-    fails the whole batch. Other answers carry a header that ends the stream; without it, StreamPredictions would end
-    the worker.
+    fails the whole batch. In a workflow its body is passed on, because TorchServe would drop the reason.
+
+    Other answers carry a header that ends the stream; without it, StreamPredictions would end the worker.
     """
     if not _is_http(context, index):
-        if answer.status >= 400 and alone:
+        if answer.status >= 400 and alone and not _is_in_workflow(context):
             raise Refusal(answer.body.decode(), answer.status)
         context.set_response_header(index, "ts_stream_next", "false")
     _set_head(context, index, answer)
