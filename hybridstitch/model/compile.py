@@ -34,3 +34,8 @@ def compile_blocks(transformer: SD3Transformer2DModel, cache: str | Path | None 
     for block in transformer.transformer_blocks:
         plain = getattr(block.forward, "_torchdynamo_orig_callable", block.forward)
         block.forward = torch.compile(plain, **({"dynamic": True} | options))
+
+
+def graph_count() -> int:
+    """The number of graphs that torch has compiled in this process."""
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])

@@ -7,15 +7,18 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from hybridstitch import HybridStitchPipeline
 from hybridstitch.serving.config import response_timeout
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
+from hybridstitch.serving.worker.limit import TimeLimit
 from hybridstitch.wire.names import STREAM_TYPE
 from tests.support.served import QUICK
 
@@ -112,3 +115,11 @@ def test_clients_that_leave_keep_the_worker_no_longer_than_the_limit_of_each_tha
 )
 def test_the_limit_is_what_torchserve_takes_from_the_archive(config: Any, seconds: int) -> None:
     assert response_timeout(config) == seconds
+
+
+def test_nothing_inside_of_a_transformers_layer_is_watched(tiny_pipe: HybridStitchPipeline) -> None:
+    """`torch.compile` would make graphs of the hooks there, and a first request new ones."""
+    transformer = deepcopy(tiny_pipe.large)
+    TimeLimit(60).watch([transformer])
+    watched = [name for name, module in transformer.named_modules() if module._forward_hooks]
+    assert watched == [f"transformer_blocks.{layer}" for layer in range(transformer.config.num_layers)]

@@ -89,8 +89,15 @@ class TimeLimit:
 
 
 def _blocks(models: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the parts that run one after another: layers of transformers, blocks of autoencoders."""
+    """Yield the parts that run one after another: layers of transformers, blocks of autoencoders.
+
+    Nothing inside of a transformer's layer: `torch.compile` would make graphs of the hooks there.
+    """
     for model in models:
+        layers = getattr(model, "transformer_blocks", None)
+        if layers is not None:
+            yield from layers
+            continue
         for module in model.modules():
             if isinstance(module, nn.ModuleList):
                 yield from (block for block in module if block is not None)  # an absent layer is None

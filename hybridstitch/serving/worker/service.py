@@ -21,7 +21,7 @@ from torch import nn
 from hybridstitch._version import __version__
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.generation import Generation
-from hybridstitch.model.compile import compile_blocks
+from hybridstitch.model.compile import compile_blocks, graph_count
 from hybridstitch.model.dtype import dtype_name
 from hybridstitch.model.lora import Adapters
 from hybridstitch.model.pair import describe_pair
@@ -326,6 +326,7 @@ class Service(ABC):
             "pair": self.pair,
             "loras": self.adapters.describe(),
             "first_picture_seconds": self.first_picture_seconds,
+            "compiled_graphs": graph_count(),
             "copy_on_disk": self.settings.folder.is_dir(),
             **(self.catalogue.describe() if self.catalogue else {}),
         }
