@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -15,7 +16,7 @@ from hybridstitch.serving.config import read_config
 from hybridstitch.serving.manifest import read_archive
 from hybridstitch.serving.ray.body import values_of
 from hybridstitch.serving.ray.counts import BUCKETS, Counts
-from hybridstitch.serving.ray.server import archive_of_pair, unpacked
+from hybridstitch.serving.ray.server import RayServer, archive_of_pair, unpacked
 from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.worker.messages import Count
 
@@ -107,3 +108,16 @@ def test_the_front_needs_no_torch() -> None:
     code = "import sys, hybridstitch.serving.ray.front; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_a_model_that_does_not_start_ends_the_start_with_the_workers_own_error(tiny: Path, tmp_path: Path) -> None:
+    archive = archive_of_pair(tiny, tmp_path / "archive")
+    (archive.path / "model-config.yaml").write_text("handler: {defaults: {recipe: nope}}\n")
+    server = RayServer([archive], replicas=1, key_file=tmp_path / "keys.json")
+    with pytest.raises(RuntimeError, match=r"InvalidInput: handler\.defaults\.recipe: expected one of: large"), server:
+        pass
+    assert not (tmp_path / "keys.json").exists()
+    assert not server.home.exists()
+    assert not psutil.pid_exists(server.pid)

@@ -50,12 +50,19 @@ def main(options: dict[str, Any]) -> int:
         sys.stdin.read()
         serve.get_deployment_handle(FRONT, NAME).drain.remote().result(timeout_s=options["drain"])
     except (InvalidInput, RuntimeError, TimeoutError) as error:
-        print(f"{FAILED}{error}", flush=True)  # noqa: T201
+        print(FAILED + json.dumps(_reason(error)), flush=True)  # noqa: T201
         return 1
     finally:
         serve.shutdown()
         ray.shutdown()
     return 0
+
+
+def _reason(error: Exception) -> str:
+    """The words of an error, and why replicas did not start: Ray has that in its status alone."""
+    found = serve.status().applications.get(NAME)
+    reasons = [each.message for each in found.deployments.values()] if found else []
+    return "\n".join([str(error), *reasons]).strip()
 
 
 if __name__ == "__main__":

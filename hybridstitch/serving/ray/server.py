@@ -199,10 +199,11 @@ class RayServer:
         self._is_ready.set()
 
     def _obituary(self) -> str:
-        text = "".join(self._console.copy())
-        failed = text.partition(FAILED)[2]
-        errors = re.findall(r"^.*?((?:\w|\.)*(?:Error|InvalidInput): .*)$", failed or text, re.MULTILINE)
-        return f"Ray Serve ended: {errors[-1] if errors else text.strip()[-2000:]}"
+        lines = self._console.copy()
+        failures = [json.loads(line.removeprefix(FAILED)) for line in lines if line.startswith(FAILED)]
+        text = failures[-1] if failures else "".join(lines)[-2000:].strip()
+        errors = list(re.finditer(r"^(?:\w+\.)*\w*(?:Error|InvalidInput): ", text, re.MULTILINE))
+        return f"Ray Serve ended: {text[errors[-1].start() :] if errors else text}"
 
 
 def unpacked(archive: Archive, home: Path) -> Archive:
