@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 from hybridstitch import Client, __version__
 from hybridstitch.serving.server.pack import pack
+from hybridstitch.serving.server.server import Server
 from hybridstitch.wire.names import METADATA_KEY
 from tests.support.handlers import CONFIG, call, make_handler
 from tests.support.marks import SOURCE, UNMARKED, mark_of
@@ -52,6 +54,17 @@ def test_previews_and_the_pictures_of_explanations_are_marked_unless_it_is_off(c
         document = client.explain(**QUICK, model=model, target="image", method="ablation")
         assert mark_of(base64.b64decode(document["data"][0]["b64_json"])) == expected
         assert mark_of(base64.b64decode(document["heatmap_png_b64"])) == expected
+
+
+def test_the_pictures_of_an_openai_client_are_marked_unless_it_is_off(server: Server, silent: str) -> None:
+    for model, expected in (("hybridstitch", MARKED), (silent, UNMARKED)):
+        answer = requests.post(
+            f"{server.url}/predictions/{model}/1.0/v1/images/generations",
+            json={"prompt": QUICK["prompt"], "num_inference_steps": 2, "output_format": "jpeg"},
+            headers={"Authorization": f"Bearer {server.token()}"},
+            timeout=60,
+        )
+        assert mark_of(base64.b64decode(answer.json()["data"][0]["b64_json"])) == expected
 
 
 def test_a_marked_picture_can_still_be_made_again(client: Client) -> None:
