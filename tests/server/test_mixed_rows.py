@@ -34,20 +34,21 @@ def file_of(document: dict[str, Any]) -> bytes:
     return base64.b64decode(picture["b64_json"])
 
 
+class Counts(list[tuple[str, ...]]):
+    """The labels of every request that a worker counted."""
+
+    def add(self, name: str, value: float, labels: Sequence[str]) -> None:
+        if name == "HybridStitchRequests":
+            self.append(tuple(labels))
+
+
 def streamed(handler: Any, fields: dict[str, Any], dialect: str) -> tuple[Response, list[Response]]:
     """The last piece of a stream, and those before it."""
     pieces: list[Response] = []
     path = PATH if dialect == "openai" else ""
     row = Row({"body": fields}, {"content-type": "application/json"}, pieces.append, path=path)
-    (answer,) = handler.service.answer([row], Metrics(Uncounted()))
+    (answer,) = handler.service.answer([row], Metrics(Counts()))
     return answer, pieces
-
-
-class Uncounted:
-    """No place for metrics."""
-
-    def add(self, name: str, value: float, labels: Sequence[str]) -> None:
-        pass
 
 
 def test_rows_of_all_dialects_in_one_batch(handler: Any) -> None:
@@ -71,6 +72,21 @@ def test_rows_of_all_dialects_in_one_batch(handler: Any) -> None:
     assert "inputs.prompt: expected" in json.loads(answers[6])["error"]
     workers = {context.get_response_headers(index)["x-hybridstitch-worker"] for index in range(len(bodies))}
     assert len(workers) == 1
+
+
+def test_each_request_of_a_row_is_counted(handler: Any) -> None:
+    asked = QUICK | {"recipe": "small"}
+    rows: list[Any] = [
+        {"instances": [asked, asked | {"width": 1}, asked | {"deadline_ms": 1}]},
+        {"inputs": [TENSOR, TENSOR]},
+        {"inputs": [TENSOR, {"name": "seed", "shape": [2], "datatype": "INT64", "data": [1, -1]}]},
+    ]
+    sent = {"content-type": "application/json", REQUEST_START: f"t={time.time() - 60:.3f}"}
+    counts = Counts()
+    handler.service.answer([Row({"body": body}, sent, lambda _: None) for body in rows], Metrics(counts))
+    refused = ("none", "none", "invalid_request")
+    late = ("prediction", "small", "deadline_exceeded")
+    assert sorted(counts) == sorted([("prediction", "small", "ok"), late, refused, refused, refused])
 
 
 def test_each_instance_has_its_deadline(handler: Any) -> None:

@@ -272,7 +272,7 @@ class Service(ABC):
             return self.parse_explanation(asked, request_id)
 
         request, question = reading.parsed(parse)
-        logger.info("request %s: %s", request.request_id, row.name)
+        logger.info("request %s: %s, dialect %s", request.request_id, row.name, exchange.dialect.name)
         return Job(request, row.sent_at, row.queued, exchange.send, question)
 
     def pictures_per_forward(self, generation: Generation) -> int:
