@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -421,3 +422,46 @@ def test_the_own_dialect_writes_lines(parse: Any) -> None:
     failed = own.ending(asked, failure_of(FloatingPointError("no"), "id"))
     assert failed.outcome == "numerical_error"
     assert json.loads(failed.body)["error"] == {"type": "numerical_error", "message": "no", "request_id": "id"}
+
+
+FIELDS = (
+    *("prompt", "n", "size", "quality", "model", "stream", "partial_images", "output_compression", "response_format"),
+    *("seed", "recipe", "speed", "region", "width", "style", "instances", "inputs", "parameters", "id", "outputs"),
+    *("name", "shape", "datatype", "data", "colour"),
+)
+SCALARS: tuple[Any, ...] = (
+    *(0, 1, -1, 64, 2**70, 0.5, float("inf"), float("nan"), True, False, None, "x", "auto", "64x64", "BYTES", "INT64"),
+    *("", "\ud800", "b64_json", "{}", "[1]", "9" * 5000),
+)
+
+
+def anything(chance: random.Random, depth: int = 0) -> Any:
+    """A value of JSON, often under names that the dialects know."""
+    kind = chance.random() if depth < 4 else 0
+    if kind < 0.6:
+        return chance.choice(SCALARS)
+    if kind < 0.8:
+        return [anything(chance, depth + 1) for _ in range(chance.randrange(4))]
+    return {chance.choice(FIELDS): anything(chance, depth + 1) for _ in range(chance.randrange(6))}
+
+
+def test_no_body_of_any_shape_is_an_unexpected_error(parse: Any) -> None:
+    """What is wrong is refused, also where a value is of a kind that has no hash or no finite number."""
+    chance, refused = random.Random(0), 0
+    for number in range(4000):
+        body = {chance.choice(FIELDS): anything(chance) for _ in range(chance.randrange(7))}
+        if number % 4 == 0:
+            body["instances"] = [{"prompt": "x", chance.choice(FIELDS): anything(chance)}]
+        elif number % 4 == 1:
+            usual = {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["x"]}
+            body = {"inputs": [usual | {chance.choice([*usual, "parameters"]): anything(chance)}]}
+        path = PATH if number % 4 == 2 else ""
+        dialect = DIALECTS.of(path, body)
+        try:
+            parse(dialect.read(body).readings[0])
+        except InvalidInput as error:
+            refused += 1
+            answer = dialect.error(failure_of(error))
+            assert answer.status == 400
+            assert document(answer.body)["error"]
+    assert refused > 3000

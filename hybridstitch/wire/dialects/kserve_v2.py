@@ -144,7 +144,7 @@ def _tensor_problems(tensor: Mapping[str, Any], field: str) -> list[Problem]:
     ):
         expected = f"nothing, or content_type: {' or '.join(_CONTENT_TYPES)}"
         problems.append(Problem(f"{field}.{PARAMETERS}", expected, parameters))
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         problems.append(Problem(f"{field}.datatype", one_of(_KINDS, kind), kind))
         return problems
     values = _flat(tensor.get("data"))
