@@ -51,7 +51,8 @@ options=(--isolation chroot --format docker --tag "$image")
 [ -z "${PIP_CONF:-}" ] || options+=(--secret "id=pip,src=$PIP_CONF")
 for volume in ${VOLUMES:-}; do options+=(--volume "$volume"); done
 buildah build "${options[@]}" . > "$work/build.log" 2>&1 || { tail -n 40 "$work/build.log"; exit 1; }
-step "built: $(buildah images --format '{{.Size}}' "$image")"
+size=$(buildah images --format '{{.Size}}' "$image")
+step "built: $size"
 
 entrypoint=$(words "config['Entrypoint'] + config['Cmd']")
 check=$(words "config['Healthcheck']['Test'][1:]" | sed "s/:8080/:$port/; s/:8081/:$((port + 1))/")
@@ -67,23 +68,25 @@ for _ in $(seq 900); do
   kill -0 "$server" 2> /dev/null || { cat "$work/server.log"; exit 1; }
   sleep 1
 done
-step "ready: $(sed -n 's/^ready: //p' "$work/server.log" | head -n 1), as user $(run id -u)"
+user=$(run id -u)
+step "ready: $(sed -n 's/^ready: //p' "$work/server.log" | head -n 1), as user $user"
 
 step "the health check of the image: $check"
 # shellcheck disable=SC2086
 run $check
 
-java=$(pgrep --newest --full org.pytorch.serve.ModelServer)
-
+# Found by its command line, to see later that it has ended.
+java=$(pgrep --newest --full "org.pytorch.serve.ModelServer.* -s /opt/hybridstitch/")
 token=$(run python -c "import json; print(json.load(open('/run/hybridstitch/key_file.json'))['inference']['key'])")
 curl --silent --show-error --fail --max-time 120 "http://127.0.0.1:$port/predictions/hybridstitch" \
   -H "Authorization: Bearer $token" -H 'Content-Type: application/json' \
   -d '{"prompt": "a red apple on blue", "seed": 0}' -o "$work/apple.png"
-step "a picture: $(python3 -c "
+picture=$(python3 -c "
 import struct, sys
 data = open(sys.argv[1], 'rb').read()
 assert data[:8] == b'\x89PNG\r\n\x1a\n' and b'trainedAlgorithmicMedia' in data
-print('%d x %d pixels, %d bytes, marked as generated' % (*struct.unpack('>II', data[16:24]), len(data)))" "$work/apple.png")"
+print('%d x %d pixels, %d bytes, marked as generated' % (*struct.unpack('>II', data[16:24]), len(data)))" "$work/apple.png")
+step "a picture: $picture"
 
 stop
 if curl --silent --max-time 5 "http://127.0.0.1:$port/ping" > /dev/null || kill -0 "$java" 2> /dev/null; then
