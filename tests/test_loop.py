@@ -83,8 +83,8 @@ EXPECTED = {
     "reuse": [LARGE[index - index % 2] for index in range(STEPS)],
     # Half of the change from one answer to the next, over half of that time; the first has none before it.
     "extrapolate": [times(factor, LARGE[0]) for factor in (1, 1, 3, 3.5, 5, 5.5, 7, 7.5)],
-    # Of eight steps the dense ones are the same: the first, and three spread evenly over the rest.
-    "front": [times(factor, LARGE[0]) for factor in (1, 1, 3, 3.5, 5, 5.5, 7, 7.5)],
+    # Of eight steps 0, 1, 3 and 5 are dense.
+    "front": [times(factor, LARGE[0]) for factor in (1, 2, 2.5, 4, 4.5, 6, 6.5, 7)],
     # The first step; one more to see which velocities change most, those of token 3; one hybrid step; the small model.
     "hybridstitch": [*LARGE[:2], [*SMALL[2][:3], LARGE[2][3]], *SMALL[3:]],
 }

@@ -47,17 +47,17 @@ def test_plans_that_know_their_schedule(plan, expected):
     assert shares(plan, STEPS) == expected
 
 
-def test_the_front_plan_renders_the_first_steps_and_spreads_the_others_evenly():
+def test_the_distances_of_the_front_plans_dense_steps_grow():
     dense = [index for index, share in enumerate(shares(plans.Front(dense=0.4), 28)) if share]
-    assert dense == [0, 1, 2, 5, 8, 11, 14, 16, 19, 22, 25]
-    assert shares(plans.Front(dense=0.5, start=0.25), 8) == [1, 1, 0, 1, 0, 0, 1, 0]
+    assert dense == [0, 1, 3, 5, 7, 9, 12, 15, 18, 21, 25]
+    assert shares(plans.Front(dense=0.5, curve=1), 8) == [1, 0, 1, 0, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 5, 11, 28, 99, 100])
 @pytest.mark.parametrize("dense", [0.01, 1 / 4, 1 / 3, 1 / 1.83, 0.99, 1])
-@pytest.mark.parametrize("start", [0, 0.1, 1])
-def test_the_front_plan_has_its_share_of_dense_steps_but_at_least_four(steps, dense, start):
-    found = shares(plans.Front(dense=dense, start=start), steps)
+@pytest.mark.parametrize("curve", [1, 1.4, 3])
+def test_the_front_plan_has_its_share_of_dense_steps_but_at_least_four(steps, dense, curve):
+    found = shares(plans.Front(dense=dense, curve=curve), steps)
     assert found[0] == 1
     assert sum(found) == max(math.floor(dense * steps + 1e-9), min(steps, 4))
 

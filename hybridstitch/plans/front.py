@@ -13,29 +13,30 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class Front(Plan):
-    """A number of dense steps: the first ones in a row, where the layout forms, the others evenly over the rest.
+    """A number of dense steps whose distances grow: close together at first, where the layout forms.
 
-    On the large model's own schedule, so the dense steps at the beginning are exactly those of the large model.
+    On the large model's own schedule, so a dense step right after another one is exactly the large model's. Dense step
+    n of N comes at the share `(n / N) ** curve` of the steps.
 
     Args:
         dense: fraction of the steps that are dense, 0.01 to 1, rounded down to whole steps, but at least four, default
             1 / 1.83. More is slower, and closer to the large model's picture.
-        start: fraction of the schedule that is dense at the beginning, 0 to 1 and at least one step, default 0.1. More
-            leaves fewer dense steps to the rest: closer to the large model's layout, and further from its detail. No
-            effect on speed.
+        curve: how much the distances grow, 1 to 3, default 1.4; 1 is even. More gives closer layouts, and noise in the
+            detail where the last distance gets long. No effect on speed.
     """
 
     type = "front"
     masked = False
 
     dense: Annotated[float, Range(0.01, 1)] = 1 / 1.83
-    start: Annotated[float, Range(0, 1)] = 0.1
+    curve: Annotated[float, Range(1, 3)] = 1.4
 
     def large_share(self, trajectory: Trajectory) -> float:
         return 1.0 if trajectory.now.index in self._dense_steps(trajectory.steps) else 0.0
 
-    def _dense_steps(self, steps: int) -> set[int]:
+    def _dense_steps(self, steps: int) -> list[int]:
         count = max(int(self.dense * steps + 1e-9), min(steps, FEWEST))
-        first = min(count, max(1, round(self.start * steps)))
-        gaps = count - first + 1
-        return {*range(first), *(first - 1 + round((steps + 1 - first) * gap / gaps) for gap in range(1, gaps))}
+        found = [0]
+        for place in range(1, count):
+            found.append(max(found[-1] + 1, round(steps * (place / count) ** self.curve)))
+        return found

@@ -13,7 +13,7 @@ NOT_TUNED = (
 )
 FASTEST = 4.0
 """The highest speed that was measured (docs/benchmarks.md)."""
-LIMITS = {3.5: (3.2, 3.2), 4.5: (2.6, 3.2), 7.0: (1.0, 2.6)}
+LIMITS = {3.5: (2.6, FASTEST), 4.5: (2.2, FASTEST), 7.0: (1.0, 3.5)}
 """For the guidance scales that were measured, the highest speeds at which extrapolation between the dense steps is
 best, and at which reuse still beats fewer, even steps."""
 ROUNDING = 0.49 / 28
@@ -23,9 +23,9 @@ ROUNDING = 0.49 / 28
 def untuned_recipe(speed: float, guidance_scale: float) -> Recipe:
     """The recipe that needs at most 1 / speed of the large model's FLOPs, where the steps suffice.
 
-    The first tenth of the steps is dense, and the other dense steps are spread evenly. Between them the velocity is
-    extrapolated where gaps are short, and reused where they are long or guidance is strong. At the highest speeds the
-    large model takes fewer, even steps instead.
+    The dense steps are those of plan `front`. Between them the velocity is extrapolated where gaps are short, and
+    reused where they are long or guidance is strong. At the highest speeds and guidance the large model takes fewer,
+    even steps instead.
 
     Args:
         speed: above 1, at most `FASTEST`.
