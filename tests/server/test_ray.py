@@ -15,11 +15,14 @@ import openai
 import psutil
 import pytest
 import requests
+import yaml
 
 from hybridstitch.serving.client.client import Client, ServiceError
 from hybridstitch.serving.manifest import read_archive
 from hybridstitch.serving.ray.server import RayServer
+from hybridstitch.serving.server.pack import pack
 from hybridstitch.serving.server.server import Server
+from tests.support.handlers import CONFIG
 from tests.support.served import QUICK
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
@@ -35,10 +38,15 @@ LONG = NAMED | {"num_inference_steps": 14, "recipe": "large"}
 
 
 @pytest.fixture(scope="module")
-def on_ray(store: Path) -> Iterator[RayServer]:
-    """Two replicas of the archive that TorchServe serves. The last test stops them."""
+def on_ray(emoji: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayServer]:
+    """Two replicas of the pair that TorchServe serves, and one of a toy pair with batches. The last test stops them."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with RayServer([read_archive(store / "hybridstitch.mar")], replicas=2) as server:
+    folder = tmp_path_factory.mktemp("ray")
+    (folder / "two.yaml").write_text(yaml.safe_dump(CONFIG | {"minWorkers": 2, "maxWorkers": 2}))
+    (folder / "batches.yaml").write_text(yaml.safe_dump(CONFIG | {"batchSize": 3, "maxBatchDelay": 2000}))
+    packed = pack(emoji, out=folder, config=folder / "two.yaml")
+    batched = pack(tiny, out=folder, name="batched", config=folder / "batches.yaml", archive_format="no-archive")
+    with RayServer([read_archive(packed), read_archive(batched)]) as server:
         yield server
 
 
@@ -151,7 +159,16 @@ def test_a_description_is_torchserves(on_ray: RayServer, server: Server) -> None
         assert found[name] == expected[name]
     assert "ray" in found["versions"]
     assert "torchserve" not in found["versions"]
-    assert on_ray.client.models() == ["hybridstitch"]
+    assert on_ray.client.models() == ["hybridstitch", "batched"]
+
+
+def test_requests_that_wait_share_a_forward(on_ray: RayServer) -> None:
+    body = QUICK | {"response_format": "json", "recipe": "large"}
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda seed: post(on_ray, body | {"seed": seed}, "predictions/batched"), range(3)))
+    assert [answer.json()["report"]["batch_size"] for answer in answers] == [3, 3, 3]
+    (described,) = on_ray.client.describe("batched", customized=False)
+    assert (described["batchSize"], described["maxBatchDelay"], described["minWorkers"]) == (3, 2000, 1)
 
 
 def test_an_explanation_is_torchserves(on_ray: RayServer, server: Server) -> None:
@@ -162,7 +179,7 @@ def test_an_explanation_is_torchserves(on_ray: RayServer, server: Server) -> Non
 
 def test_openais_client_generates_at_the_root(on_ray: RayServer) -> None:
     client = openai.OpenAI(base_url=f"{on_ray.url}/v1", api_key=on_ray.token(), max_retries=0)
-    assert [model.id for model in client.models.list()] == ["hybridstitch"]
+    assert [model.id for model in client.models.list()] == ["hybridstitch", "batched"]
     more = {"seed": 7, "num_inference_steps": 2, "request_id": "r-1"}
     answer = client.images.generate(model="hybridstitch", prompt=QUICK["prompt"], extra_body=more)
     document = post(on_ray, NAMED | {"response_format": "json"}).json()

@@ -154,10 +154,9 @@ class Front:
             served = found
         headers = {each.lower(): value for each, value in request.headers.items()}
         values, types = values_of(body, headers.get("content-type", ""))
-        is_explanation = parts[0] == "explanations"
-        name = f"Ray's {headers.get('x-request-id', '')}"
-        message_ = Request(values, headers, types, path, is_explanation, name)
-        return await self._answer(served, message_, parts)
+        called = f"Ray's {headers.get('x-request-id', '')}"
+        asked = Request(values, headers, types, path, parts[0] == "explanations", called)
+        return await self._answer(served, asked, parts)
 
     async def _answer(self, served: Served, request: Request, parts: Sequence[str]) -> Response:
         pieces = self._pieces(served, request, parts)
@@ -206,7 +205,8 @@ class Front:
         self._counts.add(options.name, options.version, [count])
         failed = _error(503, "worker_lost", lost, parts)
         if content_type == STREAM_TYPE:
-            failed.body = json.dumps({"event": "error", **json.loads(failed.body)}).encode() + b"\n"
+            event = {"event": "error", "error": {"type": "worker_lost", "message": lost}}
+            failed.body = json.dumps(event).encode() + b"\n"
         elif content_type:
             failed.body = b"event: error\ndata: " + bytes(failed.body) + b"\n\n"
         yield _piece_of(failed)
