@@ -136,7 +136,7 @@ def test_what_is_not_served_is_named(on_ray: RayServer) -> None:
 
 
 def test_a_stream_has_torchserves_events_while_the_picture_is_drawn(on_ray: RayServer, server: Server) -> None:
-    body = LONG | {"stream": True, "previews": 2}
+    body = LONG | {"stream": True, "previews": 2, "num_inference_steps": 50}
     found = []
     for each in (on_ray, server):
         started = time.monotonic()
