@@ -42,6 +42,8 @@ def started(tmp_path: Path) -> Iterator[Started]:
         (("-f", "named.properties"), {"TS_MAX_RESPONSE_SIZE": "999"}, 222),
         (("-f", "variables.properties"), {"TS_MAX_RESPONSE_SIZE": "999"}, 999),
         (("-f", "variables.properties"), {}, STOCK),
+        (("-f", "both.properties"), {"TS_MAX_RESPONSE_SIZE": "999"}, 999),
+        (("-f", "both.properties"), {}, 444),
         (("-f", "odd.properties"), {}, STOCK),
         (("-f", "absent.properties"), {}, STOCK),
         (("-f",), {}, 111),
@@ -55,6 +57,7 @@ def test_it_is_read_where_the_server_reads_it(
         "named": "max_response_size=222",
         "other": "max_response_size=333",
         "variables": "enable_envvars_config=true",
+        "both": "enable_envvars_config=True\nmax_response_size=444",
         "odd": "max_response_size=many",
     }.items():
         (tmp_path / f"{name}.properties").write_text(text)

@@ -18,7 +18,7 @@ def response_limit(server: int, environment: Mapping[str, str]) -> int:
     """The `max_response_size` of a TorchServe, which gives it to no worker.
 
     It is read where the server reads it: in the file of TS_CONFIG_FILE, else in that of its command line, else in
-    config.properties in the server's folder; and in TS_MAX_RESPONSE_SIZE where that file allows variables.
+    config.properties in the server's folder; before that in TS_MAX_RESPONSE_SIZE if that file allows variables.
 
     Args:
         server: The id of the server's process, the parent of the worker.
@@ -31,9 +31,9 @@ def response_limit(server: int, environment: Mapping[str, str]) -> int:
         settings = _properties(_config_file(psutil.Process(server), environment).read_text(errors="replace"))
     except (psutil.Error, OSError):
         settings = {}
-    if settings.get(_FROM_ENVIRONMENT) == "true":
-        settings = {_KEY: environment.get(f"TS_{_KEY.upper()}", settings.get(_KEY, "")), **settings}
     size = settings.get(_KEY, "")
+    if settings.get(_FROM_ENVIRONMENT, "").lower() == "true":
+        size = environment.get(f"TS_{_KEY.upper()}", size)  # a variable wins over the file
     return int(size) if size.isdecimal() and int(size) else STOCK
 
 
