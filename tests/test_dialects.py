@@ -2,89 +2,41 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
 from PIL import Image
 
 from hybridstitch.errors import InvalidInput
-from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.wire.dialects.choice import Dialects
-from hybridstitch.wire.dialects.dialect import Dialect, Event, Reading
-from hybridstitch.wire.dialects.kserve_v1 import KServeV1
-from hybridstitch.wire.dialects.kserve_v2 import KServeV2
+from hybridstitch.wire.dialects.dialect import Event, Reading
 from hybridstitch.wire.dialects.openai import PATH, OpenAIImages
 from hybridstitch.wire.dialects.own import Own
-from hybridstitch.wire.documents import Rendering
 from hybridstitch.wire.failures import UnknownPath, failure_of
-from hybridstitch.wire.request import GenerationRequest, parse_request
-from tests.support.bad_requests import LIMITS
+from tests.support.dialects import (
+    OPENAI,
+    QUALITY,
+    REPORT,
+    TENSOR,
+    V2,
+    colour,
+    document,
+    events,
+    parser,
+    refused,
+    rendering,
+)
 
-QUALITY = {"auto": None, "low": 4.0, "medium": 2.5, "high": 1.83}
-OPENAI, V1, V2 = OpenAIImages(QUALITY), KServeV1(), KServeV2("hybridstitch", "1.0")
 DIALECTS = Dialects(OPENAI, V2)
-TENSOR = {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["x"]}
-REPORT: dict[str, Any] = {
-    "recipe": {"name": "small"},
-    "large_token_share": 0.0,
-    "flops_share": 0.1,
-    "timing_ms": {"denoise": 2.5},
-    "warnings": [],
-}
-
-
-@pytest.fixture(scope="module")
-def catalogue(emoji: Path) -> Catalogue:
-    return Catalogue.load().of_pair(emoji)
 
 
 @pytest.fixture
-def parse(catalogue: Catalogue) -> Any:
-    def parse(reading: Reading) -> GenerationRequest:
-        return reading.parsed(lambda fields: parse_request(fields, {}, LIMITS, catalogue, request_id="id"))
-
-    return parse
-
-
-def refused(parse: Any, dialect: Dialect, body: Any) -> dict[str, str]:
-    """The wrong fields of a body with one request, with what was expected there."""
-    with pytest.raises(InvalidInput) as error:
-        parse(dialect.read(body).readings[0])
-    assert len({problem.field for problem in error.value.problems}) == len(error.value.problems)
-    return {problem.field: problem.expected for problem in error.value.problems}
-
-
-def rendering(request: GenerationRequest) -> Rendering:
-    size = (request.generation.width, request.generation.height)
-    pictures = [Image.new("RGB", size, (seed % 256, 40, 90)) for seed in request.seeds]
-    return Rendering(request, pictures, REPORT)
-
-
-def document(body: bytes) -> Any:
-    return json.loads(body)
-
-
-def colour(b64_json: str) -> tuple[str, int]:
-    """The format of a picture, and the red of its first pixel, which is its seed."""
-    image = Image.open(io.BytesIO(base64.b64decode(b64_json)))
-    return image.format or "", int(np.asarray(image)[0, 0, 0])
-
-
-def events(body: bytes) -> list[tuple[str, Any]]:
-    """The server-sent events in a piece of a stream."""
-    found = []
-    for block in body.decode().removesuffix("\n\n").split("\n\n"):
-        name, data = block.split("\n")
-        assert (name[:7], data[:6]) == ("event: ", "data: ")
-        found.append((name[7:], json.loads(data[6:])))
-    return found
+def parse(emoji: Path) -> Any:
+    return parser(emoji)
 
 
 @pytest.mark.parametrize(
@@ -262,147 +214,6 @@ def test_an_openai_error_names_every_field(parse: Any) -> None:
     assert (answer.status, found["type"], found["param"]) == (400, "invalid_request_error", "response_format")
     assert [problem["field"] for problem in found["problems"]] == ["response_format", "prompt", "n"]
     assert all(f"{name}: expected" in found["message"] for name in ("response_format", "prompt", "n"))
-
-
-def test_instances_are_requests_and_errors_have_their_place(parse: Any) -> None:
-    body = {
-        "instances": [{"prompt": "x", "seed": 5}, {"prompt": "x", "width": 1}, {"seed": 6, "prompt": "y"}, "x"],
-        "parameters": {"num_inference_steps": 3, "seed": 1, "width": 64},
-    }
-    asked = V1.read(body)
-    first, third = parse(asked.readings[0]), parse(asked.readings[2])
-    assert (first.seed, first.generation.num_inference_steps, first.generation.width) == (5, 3, 64)
-    failures = []
-    for reading in (asked.readings[1], asked.readings[3]):
-        with pytest.raises(InvalidInput) as error:
-            parse(reading)
-        failures.append(failure_of(error.value, "id"))
-    answer = V1.answer(asked, [rendering(first), failures[0], rendering(third), failures[1]])
-    predictions = document(answer.body)["predictions"]
-    assert (answer.status, answer.outcome) == (200, "ok")
-    assert [each["data"][0]["seed"] for each in (predictions[0], predictions[2])] == [5, 6]
-    assert colour(predictions[0]["data"][0]["b64_json"]) == ("PNG", 5)
-    assert predictions[1]["error"]["problems"][0]["field"] == "width"
-    assert predictions[3]["error"]["problems"][0]["field"] == "body"
-    alone = V1.answer(V1.read({"instances": [{}]}), [failures[0]])
-    assert (alone.status, alone.outcome) == (400, "invalid_request")
-    assert document(alone.body)["predictions"] == [predictions[1]]
-
-
-@pytest.mark.parametrize(
-    ("body", "fields"),
-    [
-        ({"instances": []}, {"instances"}),
-        ({"instances": [{}] * 33}, {"instances"}),
-        ({"instances": {"prompt": "x"}, "prompt": "x"}, {"instances", "prompt"}),
-        ({"instances": [{}], "parameters": []}, {"parameters"}),
-        ({"instances": [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]}, {"body"}),
-    ],
-)
-def test_a_body_of_instances_that_is_wrong_as_a_whole(body: Any, fields: set[str]) -> None:
-    with pytest.raises(InvalidInput) as error:
-        V1.read(body)
-    assert {problem.field for problem in error.value.problems} == fields
-    answer = V1.error(failure_of(error.value))
-    assert answer.status == 400
-    assert all(f"{name}: expected" in document(answer.body)["error"] for name in fields)
-
-
-@pytest.mark.parametrize("dialect", ["v1", "v2"])
-def test_answers_of_several_requests_are_whole_documents(parse: Any, dialect: str) -> None:
-    for name, value in {"stream": True, "response_format": "image"}.items():
-        kind = "BOOL" if name == "stream" else "BYTES"
-        tensor = {"name": name, "shape": [1], "datatype": kind, "data": [value]}
-        body = {"instances": [{"prompt": "x", name: value}]} if dialect == "v1" else {"inputs": [TENSOR, tensor]}
-        assert refused(parse, V1 if dialect == "v1" else V2, body).keys() == {name}
-
-
-def test_tensors_are_fields_and_rows_are_requests(parse: Any) -> None:
-    body = {
-        "id": "call-1",
-        "parameters": {"recipe": "small"},
-        "inputs": [
-            {"name": "prompt", "shape": [2, 1], "datatype": "BYTES", "data": [["x"], ["7"]],
-             "parameters": {"content_type": "str"}},
-            {"name": "seed", "shape": [2], "datatype": "INT64", "data": [5, 6]},
-            {"name": "guidance_scale", "shape": [1], "datatype": "FP32", "data": [2.5]},
-            {"name": "region", "shape": [1, 4], "datatype": "INT32", "data": [0, 0, 64, 64]},
-            {"name": "num_images", "shape": [], "datatype": "UINT8", "data": 2},
-        ],
-    }  # fmt: skip
-    asked = V2.read(body)
-    requests = [parse(reading) for reading in asked.readings]
-    assert [request.generation.prompts.texts["prompt"][0] for request in requests] == ["x", "7"]
-    assert [request.seeds for request in requests] == [(5, 6), (6, 7)]
-    assert all(request.generation.region == (0, 0, 64, 64) for request in requests)
-    assert all(request.generation.guidance_scale == 2.5 for request in requests)
-    answer = document(V2.answer(asked, [rendering(each) for each in requests]).body)
-    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("hybridstitch", "1.0", "call-1")
-    tensors = {tensor["name"]: tensor for tensor in answer["outputs"]}
-    assert [(each["datatype"], each["shape"]) for each in tensors.values()] == [
-        ("BYTES", [4]),
-        ("INT64", [4]),
-        ("BYTES", [2]),
-    ]
-    assert tensors["seed"]["data"] == [5, 6, 6, 7]
-    assert [colour(each) for each in tensors["image"]["data"]] == [("PNG", 5), ("PNG", 6), ("PNG", 6), ("PNG", 7)]
-    assert json.loads(tensors["report"]["data"][0]) == REPORT
-
-
-def test_a_recipe_is_a_text_of_json_in_a_tensor(parse: Any) -> None:
-    recipe = {"name": "hybridstitch", "mask": {"type": "random"}}
-    tensor = {"name": "recipe", "shape": [1], "datatype": "BYTES", "data": [json.dumps(recipe)]}
-    request = parse(V2.read({"inputs": [TENSOR, tensor]}).readings[0])
-    assert request.generation.recipe.to_dict()["mask"]["type"] == "random"
-
-
-def test_a_client_gets_the_outputs_that_it_wants(parse: Any) -> None:
-    asked = V2.read({"inputs": [TENSOR], "outputs": [{"name": "seed"}]})
-    answer = document(V2.answer(asked, [rendering(parse(asked.readings[0]))]).body)
-    assert [tensor["name"] for tensor in answer["outputs"]] == ["seed"]
-    assert "id" not in answer
-
-
-@pytest.mark.parametrize(
-    ("body", "fields"),
-    [
-        ({"inputs": []}, {"inputs"}),
-        ({"inputs": {"prompt": "x"}, "id": 3, "more": 1}, {"inputs", "id", "more"}),
-        ({"inputs": [TENSOR, TENSOR]}, {"inputs.prompt"}),
-        ({"inputs": ["x"]}, {"inputs.0"}),
-        ({"inputs": [TENSOR | {"datatype": "STRING"}]}, {"inputs.prompt.datatype"}),
-        ({"inputs": [TENSOR | {"shape": [2]}]}, {"inputs.prompt.shape"}),
-        ({"inputs": [TENSOR | {"shape": [0], "data": []}]}, {"inputs.prompt.shape"}),
-        ({"inputs": [TENSOR | {"shape": "1"}]}, {"inputs.prompt.shape"}),
-        ({"inputs": [TENSOR | {"data": [1]}]}, {"inputs.prompt.data"}),
-        ({"inputs": [TENSOR | {"datatype": "INT32", "data": [True]}]}, {"inputs.prompt.data"}),
-        ({"inputs": [TENSOR | {"parameters": {"binary_data_size": 3}}]}, {"inputs.prompt.parameters"}),
-        ({"inputs": [TENSOR | {"shape": [33], "data": ["x"] * 33}]}, {"inputs"}),
-        ({"inputs": [TENSOR], "outputs": [{"name": "latents"}]}, {"outputs"}),
-        ({"inputs": [TENSOR], "outputs": "image"}, {"outputs"}),
-        (
-            {"inputs": [TENSOR | {"shape": [3], "data": ["x"] * 3},
-                        {"name": "seed", "shape": [2], "datatype": "INT64", "data": [1, 2]}]},
-            {"inputs.seed"},
-        ),
-    ],
-)  # fmt: skip
-def test_tensors_that_are_wrong(body: Any, fields: set[str]) -> None:
-    with pytest.raises(InvalidInput) as error:
-        V2.read(body)
-    assert {problem.field for problem in error.value.problems} == fields
-
-
-def test_one_wrong_row_refuses_the_whole_body(parse: Any) -> None:
-    seeds = {"name": "seed", "shape": [2], "datatype": "INT64", "data": [5, -1]}
-    asked = V2.read({"inputs": [TENSOR, seeds]})
-    with pytest.raises(InvalidInput) as error:
-        parse(asked.readings[1])
-    answer = V2.answer(asked, [rendering(parse(asked.readings[0])), failure_of(error.value)])
-    assert V2.whole_failure([object(), failure_of(error.value)]) is not None
-    assert V1.whole_failure([object(), failure_of(error.value)]) is None
-    assert (answer.status, answer.outcome) == (400, "invalid_request")
-    assert document(answer.body)["error"].startswith("request 2 of 2: seed: expected")
 
 
 def test_the_own_dialect_writes_lines(parse: Any) -> None:

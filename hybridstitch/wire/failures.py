@@ -45,9 +45,14 @@ class Failure:
     request_id: str | None = None
 
     @property
+    def sentences(self) -> list[str]:
+        """Every problem of an invalid request in words; for another failure its message alone."""
+        return [str(problem) for problem in self.problems] or [self.message]
+
+    @property
     def sentence(self) -> str:
-        """The message; for an invalid request every problem in words instead."""
-        return "; ".join(str(problem) for problem in self.problems) or self.message
+        """The sentences as one."""
+        return "; ".join(self.sentences)
 
 
 def failure_of(error: Exception, request_id: str | None = None) -> Failure:

@@ -182,6 +182,18 @@ def test_an_answer_over_the_limit_is_an_error_of_its_dialect(tiny: Path) -> None
     assert context.get_response_headers(2)["x-should-retry"] == "false"
 
 
+def test_an_error_of_a_whole_body_over_the_limit_is_an_error_too(tiny: Path) -> None:
+    """It names many wrong fields. TorchServe ends a worker for a long error as for a long picture."""
+    config = CONFIG | {"handler": CONFIG["handler"] | {"max_response_bytes": 2**16 + 3000}}
+    handler = make_handler("hybridstitch_handler", tiny, config)
+    wrong = {f"{number}{'long' * 15}": "value" * 20 for number in range(50)}
+    bodies = [{"instances": [QUICK], **wrong}, {"inputs": [TENSOR], **wrong}]
+    answers, context = call(handler, [{"body": body} for body in bodies])
+    for index, answer in enumerate(answers):
+        assert context.get_response_status(index)[0] == 500
+        assert "the server allows" in json.loads(answer)["error"]
+
+
 @pytest.mark.parametrize(("path", "status"), [("", 200), ("/", 200), (PATH, 200), ("v1/images", 404), ("colour", 404)])
 def test_unknown_paths_are_refused(handler: Any, path: str, status: int) -> None:
     (answer,), context = call(handler, [{"body": QUICK}], HTTP | {"url_path": path})

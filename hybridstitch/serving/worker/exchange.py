@@ -76,19 +76,21 @@ class Exchange:
 
     def answer(self) -> Response:
         """Return the answer, or the last piece of a stream. Needs every result."""
-        if self.failure:
-            return self.dialect.error(self.failure)
-        results = [each if isinstance(each, Failure) else self.results[each] for each in self.jobs]
         streamed = next((job for job in self.results if job.request.stream), None)
-        try:
-            found = self._written(results, streamed)
-        except Exception as error:
-            found = self._written([failure_of(error, self.row.request_id)] * len(results), streamed)
+        found = self.dialect.error(self.failure) if self.failure else self._answer(streamed)
         failure = too_long(found, self.limit)
         if failure is None:
             return found
         has_begun = streamed is not None and streamed.has_begun
         return self.dialect.ending(self.asked, failure) if has_begun else self.dialect.error(failure)
+
+    def _answer(self, streamed: Job | None) -> Response:
+        """Return the answer to a body without a failure as a whole, of any length. streamed: see `_written`."""
+        results = [each if isinstance(each, Failure) else self.results[each] for each in self.jobs]
+        try:
+            return self._written(results, streamed)
+        except Exception as error:
+            return self._written([failure_of(error, self.row.request_id)] * len(results), streamed)
 
     def _written(self, results: Sequence[Any], streamed: Job | None) -> Response:
         """Return the results in the dialect. streamed: The only job, if its answer is a stream."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,8 +75,14 @@ def whole_answer_problems(fields: dict[str, Any]) -> tuple[Problem, ...]:
     )
 
 
+def with_shared(fields: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields, and the shared value of those that are absent or null."""
+    unset = {name for name in shared if fields.get(name) is None}
+    return {**fields, **{name: shared[name] for name in unset}}
+
+
 def _reading(instance: Any, parameters: dict[str, Any]) -> Reading:
     if not isinstance(instance, dict):
         return Reading(instance)
-    fields = parameters | instance
+    fields = with_shared(instance, parameters)
     return Reading(fields | WHOLE_ANSWERS, whole_answer_problems(fields))

@@ -12,15 +12,23 @@ from hybridstitch.base.suggestions import one_of
 from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.wire.body import field_value
 from hybridstitch.wire.dialects.dialect import MAX_REQUESTS, Asked, Dialect, Reading, Result
-from hybridstitch.wire.dialects.kserve_v1 import PARAMETERS, WHOLE_ANSWERS, text_error, whole_answer_problems
+from hybridstitch.wire.dialects.kserve_v1 import (
+    PARAMETERS,
+    WHOLE_ANSWERS,
+    text_error,
+    whole_answer_problems,
+    with_shared,
+)
 from hybridstitch.wire.documents import Rendering, Response, document_of, json_response
-from hybridstitch.wire.failures import Failure
-from hybridstitch.wire.request import raise_if_shapeless
+from hybridstitch.wire.failures import MAX_PROBLEMS, Failure
+from hybridstitch.wire.request import MAX_DEPTH, MAX_FIELDS, raise_if_shapeless
 
 INPUTS = "inputs"
 OUTPUTS = ("image", "seed", "report")
 """The tensors of an answer: pictures in base64 and their seeds, one for each picture; a report for each request."""
 _KNOWN = ("id", PARAMETERS, INPUTS, "outputs")
+_KEYS_OF_OUTPUT = ("name", PARAMETERS)
+_PARAMETERS_OF_OUTPUT = (None, {}, {"binary_data": False})
 _INTEGERS = tuple(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
 _KINDS: dict[str, tuple[type, ...]] = {
     "BYTES": (str,),
@@ -70,7 +78,7 @@ class KServeV2(Dialect):
         ]
         raise_problems(problems)
         table = [{name: rows[at % len(rows)] for name, rows in columns.items()} for at in range(count)]
-        fields = [(parameters or {}) | row for row in table]
+        fields = [with_shared(row, parameters or {}) for row in table]
         readings = tuple(Reading(each | WHOLE_ANSWERS, whole_answer_problems(each)) for each in fields)
         return Asked(readings, {"id": named, "outputs": wanted})
 
@@ -91,12 +99,12 @@ class KServeV2(Dialect):
         return json_response({**about, "outputs": outputs})
 
     def whole_failure(self, results: Sequence[object]) -> Failure | None:
-        """Return the failures as one, with the numbers of their requests."""
+        """Return the failures as one, with the number of the request before each of the first problems."""
         failures = [(at, each) for at, each in enumerate(results, 1) if isinstance(each, Failure)]
         if not failures or len(results) == 1:
             return failures[0][1] if failures else None
-        words = [f"request {at} of {len(results)}: {each.sentence}" for at, each in failures]
-        return Failure(failures[0][1].kind, "; ".join(words), failures[0][1].status)
+        words = [f"request {at} of {len(results)}: {each}" for at, failure in failures for each in failure.sentences]
+        return Failure(failures[0][1].kind, "; ".join(words[:MAX_PROBLEMS]), failures[0][1].status)
 
     def error(self, failure: Failure) -> Response:
         """Return `{"error": TEXT}`."""
@@ -110,15 +118,30 @@ def _wanted(outputs: Any, problems: list[Problem]) -> Sequence[str]:
     if not isinstance(outputs, list) or not all(isinstance(each, dict) for each in outputs):
         problems.append(Problem("outputs", "a list of objects with a name", outputs))
         return ()
-    names = [each.get("name") for each in outputs]
-    problems += [Problem("outputs", one_of(OUTPUTS, name), name) for name in names if name not in OUTPUTS]
-    return names or OUTPUTS
+    if len(outputs) > len(OUTPUTS):
+        problems.append(Problem("outputs", f"at most {len(OUTPUTS)} tensors", len(outputs)))
+        return ()
+    for at, output in enumerate(outputs):
+        if (name := output.get("name")) not in OUTPUTS:
+            problems.append(Problem("outputs", one_of(OUTPUTS, name), name))
+        problems += [
+            Problem(f"outputs.{at}.{key[:80]}", one_of(_KEYS_OF_OUTPUT, key), output[key])
+            for key in output
+            if key not in _KEYS_OF_OUTPUT
+        ]
+        if output.get(PARAMETERS) not in _PARAMETERS_OF_OUTPUT:
+            expected = "nothing, or binary_data: false; tensors are JSON"
+            problems.append(Problem(f"outputs.{at}.{PARAMETERS}", expected, output[PARAMETERS]))
+    return [each.get("name") for each in outputs] or OUTPUTS
 
 
 def _columns(inputs: Any, problems: list[Problem]) -> dict[str, list[Any]]:
     """Return the rows of every input by its name. What is wrong with them joins the problems."""
     if not isinstance(inputs, list) or not inputs:
         problems.append(Problem(INPUTS, "a list of tensors, at least one", inputs))
+        return {}
+    if len(inputs) > MAX_FIELDS:
+        problems.append(Problem(INPUTS, f"at most {MAX_FIELDS} tensors", len(inputs)))
         return {}
     found: dict[str, list[Any]] = {}
     for at, tensor in enumerate(inputs):
@@ -152,6 +175,7 @@ def _tensor_problems(tensor: Mapping[str, Any], field: str) -> list[Problem]:
         problems.append(Problem(f"{field}.data", f"values of the datatype {kind}", tensor.get("data")))
     if (
         not isinstance(shape, list)
+        or len(shape) > MAX_DEPTH
         or any(type(side) is not int or side < 1 for side in shape)
         or math.prod(shape) != len(values)
     ):
