@@ -20,7 +20,9 @@ server=''
 
 # The command inside: chroot isolation leaves it among the processes of this machine.
 stop() {
-  kill -TERM "$(pgrep --newest --full "hybridstitch serve .*--port $port\$")" || true
+  local inside
+  inside=$(pgrep --newest --full "hybridstitch serve .*--port $port\$" || true)
+  [ -z "$inside" ] || kill -TERM "$inside"
   wait "$server" || true
   server=''
 }
