@@ -80,9 +80,9 @@ run $check
 # Found by its command line, to see later that it has ended.
 java=$(pgrep --newest --full "org.pytorch.serve.ModelServer.* -s /opt/hybridstitch/")
 token=$(run python -c "import json; print(json.load(open('/run/hybridstitch/key_file.json'))['inference']['key'])")
-curl --silent --show-error --fail --max-time 120 "http://127.0.0.1:$port/predictions/hybridstitch" \
+curl --silent --show-error --fail --max-time 300 "http://127.0.0.1:$port/predictions/hybridstitch" \
   -H "Authorization: Bearer $token" -H 'Content-Type: application/json' \
-  -d '{"prompt": "a red apple on blue", "seed": 0}' -o "$work/apple.png"
+  -d '{"prompt": "a red apple on blue", "seed": 0, "num_inference_steps": 4}' -o "$work/apple.png"
 picture=$(python3 -c "
 import struct, sys
 data = open(sys.argv[1], 'rb').read()
