@@ -99,6 +99,25 @@ def test_each_instance_has_its_deadline(handler: Any) -> None:
     assert file_of(first) == file_of(third)
 
 
+def test_a_body_with_many_pictures_is_behind_its_neighbours(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All share the time limit of the batch. None can share a forward here."""
+    generated: list[str] = []
+    generate = handler.service.generate
+
+    def noted(asked: Any, progress: Any) -> Any:
+        generated.extend(request.generation.prompts.texts["prompt"][0] for request in asked)
+        return generate(asked, progress)
+
+    monkeypatch.setattr(handler.service, "generate", noted)
+    many = [QUICK | {"prompt": "many", "num_inference_steps": steps} for steps in (1, 2, 3)]
+    two = QUICK | {"prompt": "two", "num_images": 2, "num_inference_steps": 4, "response_format": "json"}
+    one = QUICK | {"prompt": "one", "num_inference_steps": 5}
+    answers, context = call(handler, [{"body": body} for body in ({"instances": many}, two, one)])
+    assert generated == ["one", "two", "many", "many", "many"]
+    assert [context.get_response_status(index)[0] for index in range(3)] == [200] * 3
+    assert [len(json.loads(answers[0])["predictions"]), len(json.loads(answers[1])["data"])] == [3, 2]
+
+
 def test_one_wrong_row_of_tensors_generates_nothing(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     generated: list[int] = []
     generate = handler.service.generate

@@ -49,6 +49,11 @@ class Exchange:
         """Whether nothing is left to generate."""
         return self.failure is not None or all(isinstance(each, Failure) or each in self.results for each in self.jobs)
 
+    @property
+    def pictures(self) -> int:
+        """The number of pictures to generate."""
+        return sum(job.request.num_images for job in self.jobs if isinstance(job, Job))
+
     def request_id(self, reading: Reading) -> str | None:
         """Return the name that a request has in its fields, or the row's; None for one that a header cannot echo."""
         named = reading.fields.get("request_id") if isinstance(reading.fields, dict) else None
@@ -58,9 +63,9 @@ class Exchange:
         """Keep the jobs. None is generated if a refused one refuses the whole body, or if the pictures are too many."""
         self.jobs = jobs
         self.failure = self.dialect.whole_failure(jobs)
-        pictures = sum(job.request.num_images for job in jobs if isinstance(job, Job))
-        if pictures > MAX_REQUESTS:
-            too_many = Problem("num_images", f"at most {MAX_REQUESTS} pictures of all requests together", pictures)
+        if self.pictures > MAX_REQUESTS:
+            expected = f"at most {MAX_REQUESTS} pictures of all requests together"
+            too_many = Problem("num_images", expected, self.pictures)
             self.failure = failure_of(InvalidInput([too_many]), self.row.request_id)
 
     def send(self, event: Event) -> bool:

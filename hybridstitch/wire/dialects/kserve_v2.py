@@ -28,7 +28,7 @@ OUTPUTS = ("image", "seed", "report")
 """The tensors of an answer: pictures in base64 and their seeds, one for each picture; a report for each request."""
 _KNOWN = ("id", PARAMETERS, INPUTS, "outputs")
 _KEYS_OF_OUTPUT = ("name", PARAMETERS)
-_PARAMETERS_OF_OUTPUT = (None, {}, {"binary_data": False})
+_PARAMETERS_OF_OUTPUT: tuple[dict[str, Any] | None, ...] = (None, {}, {"binary_data": False})
 _INTEGERS = tuple(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
 _KINDS: dict[str, tuple[type, ...]] = {
     "BYTES": (str,),
