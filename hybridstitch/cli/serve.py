@@ -20,6 +20,7 @@ from hybridstitch.errors import InvalidInput, Problem, raise_problems
 
 if TYPE_CHECKING:
     from hybridstitch.serving.manifest import Archive
+    from hybridstitch.serving.ray.server import RayServer
     from hybridstitch.serving.server.server import Server
 
 NO_TOKENS = (
@@ -65,12 +66,7 @@ def serve(options: argparse.Namespace) -> None:
             raise RuntimeError(f"{store}: no archive of the store could be registered")
         key_file = None if options.no_auth else options.key_file or server.key_file
         print(_welcome(server.url, served, key_file), flush=True)
-        try:
-            server.wait()
-        except KeyboardInterrupt:
-            print("stopping", flush=True)
-            with waiting("ending TorchServe and its workers"):
-                server.stop()
+        _wait(server, "ending TorchServe and its workers")
 
 
 def _serve_on_ray(options: argparse.Namespace) -> None:
@@ -92,12 +88,7 @@ def _serve_on_ray(options: argparse.Namespace) -> None:
             started = RayServer(archives, **addresses, **tokens, replicas=options.replicas, gpus=options.gpus or 0)
             server = stack.enter_context(started)
         print(_welcome(server.url, archives, None if options.no_auth else server.key_file), flush=True)
-        try:
-            server.wait()
-        except KeyboardInterrupt:
-            print("stopping", flush=True)
-            with waiting("answering what is at work, and ending Ray and its workers"):
-                server.stop()
+        _wait(server, "answering what is at work, and ending Ray and its workers")
 
 
 def _serve_on_sagemaker(options: argparse.Namespace) -> None:
@@ -116,12 +107,17 @@ def _serve_on_sagemaker(options: argparse.Namespace) -> None:
         host = options.host or EVERYWHERE
         gate = stack.enter_context(Gate(host, options.port, (LOOPBACK, server.ports["inference"])))
         print(f"ready: {archive} at http://{host}:{gate.port}/invocations and /ping, without tokens", flush=True)
-        try:
-            server.wait()
-        except KeyboardInterrupt:
-            print("stopping", flush=True)
-            with waiting("ending TorchServe and its workers"):
-                server.stop()
+        _wait(server, "ending TorchServe and its workers")
+
+
+def _wait(server: Server | RayServer, ending: str) -> None:
+    """Wait until Ctrl-C, then stop the server. ending: What that does, for the terminal."""
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        print("stopping", flush=True)
+        with waiting(ending):
+            server.stop()
 
 
 def check(options: argparse.Namespace) -> None:
@@ -161,6 +157,9 @@ def _sagemaker_problems(options: argparse.Namespace) -> list[Problem]:
         problems.append(Problem("engine", f"{TORCHSERVE} beside --sagemaker", options.engine))
     if options.key_file:
         problems.append(Problem("key-file", "nothing beside --sagemaker: there are no tokens", str(options.key_file)))
+    if options.metrics_host != LOOPBACK:
+        expected = "nothing beside --sagemaker, which reads no metrics"
+        problems.append(Problem("metrics-host", expected, options.metrics_host))
     return problems
 
 

@@ -132,8 +132,8 @@ def test_wrong_options_are_refused_at_once(tmp_path: Path, capsys: pytest.Captur
         taken.listen()
         assert not is_free(port)
         given = ["--store", str(tmp_path / "none"), "--port", str(port), "--key-file", str(tmp_path / "keys.json")]
+        given += ["--metrics-host", "0.0.0.0"]
         assert main(["serve", "--sagemaker", *given]) == 2
     said = capsys.readouterr().err
-    assert all(
-        word in said for word in ("store: expected an existing", "port: expected a port that is free", "key-file:")
-    )
+    expected = ("store: expected an existing", "port: expected a port that is free", "key-file:", "metrics-host:")
+    assert all(word in said for word in expected)
