@@ -16,6 +16,7 @@ from hybridstitch.bench.plot import chart, plot
 from hybridstitch.bench.table import Row, markdown, rows
 from hybridstitch.measure.intervals import Interval
 from tests.support.html_page import Page
+from tests.support.marks import SOURCE, content_of, mark_of
 
 NAMES = [
     "large",
@@ -87,6 +88,9 @@ def test_the_page_shows_what_was_compared_and_loads_nothing(found: list[Row], tm
     sources = [value for name, value in page.attributes if name in ("src", "href")]
     assert sources
     assert all(value.startswith("data:image/") for value in sources)
+    thumbnail = next(value for value in sources if value.startswith("data:image/webp"))
+    saved = folder.picture_path(NAMES[0], 0, 0).read_bytes()
+    assert [mark_of(each)[0] for each in (content_of(thumbnail), saved)] == [SOURCE, SOURCE]
 
 
 def test_the_table_names_equal_pictures_identical(found: list[Row]):

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hybridstitch.base.images import encode_image
 from hybridstitch.base.journal import SETTINGS, append_entries, read_entries, read_settings, write_whole
+from hybridstitch.base.mark import mark
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.measure.intervals import Interval
 
@@ -132,10 +134,12 @@ class BenchFolder:
         return self.path / "pictures" / contender.replace("/", "-") / f"{prompt:04d}-{seed}.png"
 
     def save_picture(self, contender: str, prompt: int, seed: int, picture: np.ndarray) -> None:
-        """Save a picture `(height, width, 3)` in 0..255."""
+        """Save a picture `(height, width, 3)` in 0..255, marked as generated."""
         path = self.picture_path(contender, prompt, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
+        image = Image.fromarray(picture)
+        mark(image)
+        path.write_bytes(encode_image(image, "png"))
 
 
 def settings_problems(

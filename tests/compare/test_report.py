@@ -13,6 +13,7 @@ import pytest
 from hybridstitch.cli.main import main
 from hybridstitch.compare.measures import NAMES
 from tests.support.html_page import check_page
+from tests.support.marks import UNMARKED, content_of, mark_of
 from tests.support.picture_server import TOKEN
 
 HOSTILE = '<script>alert("prompt")</script>'
@@ -37,7 +38,10 @@ def test_an_endpoint_with_itself_is_no_difference(tiny: Path, tmp_path: Path, ca
     assert all(pair["identical"] and pair["fidelity"]["psnr_db"] is None for pair in report["pairs"])
     with (tmp_path / "out" / "pairs.csv").open(newline="") as lines:
         assert {row["psnr_db"] for row in csv.DictReader(lines)} == {"inf"}
-    assert "identical" in check_page(tmp_path / "out").words
+    page = check_page(tmp_path / "out")
+    assert "identical" in page.words
+    panels = [value for name, value in page.attributes if name == "src"][:4]  # A, B, their difference, the mask
+    assert [mark_of(content_of(each)) == UNMARKED for each in panels] == [False, False, True, False]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -30,6 +31,11 @@ def by_exiftool(picture: bytes) -> Mark:
         done = subprocess.run([*command, file.name], capture_output=True, text=True, timeout=60, check=True)
     (found,) = json.loads(done.stdout)
     return found.get("DigitalSourceType"), found.get("CreatorTool")
+
+
+def content_of(url: str) -> bytes:
+    """The picture in a `data:` URL."""
+    return base64.b64decode(url.partition(";base64,")[2])
 
 
 def mark_of(picture: bytes) -> Mark:

@@ -12,7 +12,7 @@ from PIL import Image
 from hybridstitch.base.images import data_url, encode_image
 from hybridstitch.base.overlay import mask_overlay
 from hybridstitch.compare.measured import MeasuredSample
-from hybridstitch.compare.measures import mask_of, read_picture
+from hybridstitch.compare.measures import mask_of
 
 EACH = 2
 """Samples in each group."""
@@ -50,17 +50,16 @@ def _nearness(sample: MeasuredSample) -> tuple[float, int, int]:
 
 def panels(sample: MeasuredSample, folder: Path) -> list[tuple[str, str]]:
     """Return captions and data URLs: A, B, their difference if the sizes agree, and B's mask or else A's."""
-    found = [(row.side.upper(), folder / row.picture) for row in (sample.a, sample.b) if row.picture]
-    panel = [(side, _shown(Image.open(path).convert("RGB"))) for side, path in found]
-    reference, picture = (read_picture(path) for _, path in found)
+    found = [(row, Image.open(folder / row.picture).convert("RGB")) for row in (sample.a, sample.b) if row.picture]
+    panel = [(row.side.upper(), _shown(image)) for row, image in found]
+    reference, picture = (np.asarray(image, np.float64) / 255 for _, image in found)
     if reference.shape == picture.shape:
         difference = np.clip(GAIN * np.abs(picture - reference), 0, 1)
         caption = "identical" if sample.identical else f"difference {TIMES} {GAIN:g}"
         panel.append((caption, _shown(Image.fromarray((255 * difference).round().astype(np.uint8)))))
-    for row, own in ((sample.b, picture), (sample.a, reference)):
-        if row.report and mask_of(row.report, own.shape[:2]) is not None:
-            tinted = mask_overlay(Image.fromarray((255 * own).round().astype(np.uint8)), dict(row.report))
-            panel.append((f"{row.side.upper()}'s mask", _shown(tinted)))
+    for row, image in reversed(found):
+        if row.report and mask_of(row.report, (image.height, image.width)) is not None:
+            panel.append((f"{row.side.upper()}'s mask", _shown(mask_overlay(image, dict(row.report)))))
             break
     return panel
 
