@@ -52,8 +52,8 @@ HEALTHCHECK --start-period=15m --interval=2m --timeout=70s --retries=3 \
     CMD ["hybridstitch", "doctor", "--url", "http://127.0.0.1:8080", "--management-url", "http://127.0.0.1:8081", \
          "--key-file", "/run/hybridstitch/key_file.json", "--timeout", "60"]
 
-# Exec forms, so that SIGTERM reaches the command, which then stops TorchServe in order. `docker run IMAGE serve …` replaces
-# the options, and `docker run IMAGE doctor …` the command.
+# Exec forms, so that SIGTERM reaches the command, which then stops TorchServe in order. `docker run IMAGE serve …`
+# replaces the options, and `docker run IMAGE doctor …` the command.
 ENTRYPOINT ["hybridstitch"]
 CMD ["serve", "--host", "0.0.0.0", "--metrics-host", "0.0.0.0", \
      "--key-file", "/run/hybridstitch/key_file.json"]

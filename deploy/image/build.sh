@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the image of the unchanged Dockerfile where there is no Docker, starts it, examines it and stops it. It ends with
-# an error if any of that fails.
+# Builds the image of the unchanged Dockerfile where there is no Docker, starts it, examines it and stops it. It ends
+# with an error if any of that fails.
 #
 # It runs as root and needs buildah, curl, pgrep and python3, but no daemon. Settings, by environment:
 #   IMAGE      name of the image (hybridstitch:0.1.0)
