@@ -28,8 +28,12 @@ def values_of(body: bytes, content_type: str) -> tuple[dict[str, Any], dict[str,
 
 def _parts(body: bytes, content_type: str) -> tuple[dict[str, Any], dict[str, str]]:
     head = f"Content-Type: {content_type}\r\n\r\n".encode(errors="replace")
-    message = BytesParser(policy=policy.HTTP).parsebytes(head + body)
-    values, types = {}, {}
+    values: dict[str, Any] = {}
+    types: dict[str, str] = {}
+    try:
+        message = BytesParser(policy=policy.HTTP).parsebytes(head + body)
+    except RecursionError:  # a form inside of a form, hundreds of times
+        return values, types
     for part in message.iter_parts() if message.is_multipart() else ():
         name = part.get_param("name", header="content-disposition")
         if isinstance(name, str):

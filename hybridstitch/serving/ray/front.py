@@ -7,13 +7,13 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
@@ -34,6 +34,8 @@ TRIES = 3
 OPENAI = "v1"
 """The first part of the paths that OpenAI's clients use."""
 IMAGES = ("v1", "images", "generations")
+WORKER_LOST = "worker_lost"
+"""The type of the error for a request whose worker ended."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class Front:
             return _json({"status": "Healthy"})
         kind = "management" if head in ("models", "metrics") else "inference"
         if not self._has_token(request, kind):
-            return _error(401, INVALID_KEY, f"a valid {kind} token is needed: Authorization: Bearer TOKEN", parts)
+            return server_error(401, INVALID_KEY, f"a valid {kind} token is needed: Authorization: Bearer TOKEN", parts)
         if request.method == "GET":
             return await self._read(request, parts)
         if request.method == "POST" and (head in ("predictions", "explanations") or tuple(parts) == IMAGES):
@@ -133,17 +135,25 @@ class Front:
                 "workers": [], "jobQueueStatus": {"remainingCapacity": options.queue, "pendingRequests": 0},
             }  # fmt: skip
             if is_customized:
-                entry["customizedMetadata"] = await each.handle.describe.remote()
+                try:
+                    entry["customizedMetadata"] = await each.handle.describe.remote()
+                except BackPressureError:
+                    return _queue_is_full(name, ())
+                except (RayError, RayServeException) as error:
+                    return server_error(503, WORKER_LOST, f"{name}: the worker ended: {type(error).__name__}", ())
             described.append(entry)
         return _json(described)
 
     async def _generate(self, request: HttpRequest, parts: Sequence[str]) -> Response:
         if self._drains:
-            return _error(503, "ServiceUnavailableException", "the server is stopping", parts)
-        body = await _body(request)
+            return server_error(503, "ServiceUnavailableException", "the server is stopping", parts)
+        try:
+            body = await _body(request)
+        except ClientDisconnect:
+            return server_error(400, "BadRequestException", "the body ended early", parts)  # nobody reads it
         if body is None:
             message = f"the request exceeds {MAX_REQUEST_BYTES} bytes"
-            return _error(413, "RequestEntityTooLargeException", message, parts)
+            return server_error(413, "RequestEntityTooLargeException", message, parts)
         if parts[0] == OPENAI:
             served, path = self._of_body(body), "/".join(parts)
         else:
@@ -153,63 +163,60 @@ class Front:
                 return _unknown(name, version, parts)
             served = found
         headers = {each.lower(): value for each, value in request.headers.items()}
-        values, types = values_of(body, headers.get("content-type", ""))
+        # A form can take seconds to split, and other requests must not wait for it.
+        values, types = await asyncio.to_thread(values_of, body, headers.get("content-type", ""))
         called = f"Ray's {headers.get('x-request-id', '')}"
         asked = Request(values, headers, types, path, parts[0] == "explanations", called)
         return await self._answer(served, asked, parts)
 
     async def _answer(self, served: Served, request: Request, parts: Sequence[str]) -> Response:
         pieces = self._pieces(served, request, parts)
-        self._at_work += 1
-        try:
-            first = await anext(pieces)
-        except BaseException:
-            self._at_work -= 1
-            raise
+        first = await anext(pieces)
         headers = {**first.headers, "content-type": first.content_type}
         if first.stage == LAST:
-            self._at_work -= 1
+            await pieces.aclose()
             return Response(first.body, first.status, headers)
-        return StreamingResponse(self._stream(first, pieces), first.status, headers)
+        return StreamingResponse(_bodies(first, pieces), first.status, headers)
 
-    async def _stream(self, first: Piece, pieces: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+    async def _pieces(self, served: Served, request: Request, parts: Sequence[str]) -> AsyncGenerator[Piece]:
+        """Yield the answer of a replica, or of the next one if the first is lost before it begins.
+
+        The request is at work until this generator ends, which it also does for a client that has left.
+        """
+        self._at_work += 1
         try:
-            yield first.body
-            async for piece in pieces:
-                yield piece.body
+            async for piece in self._tried(served, request, parts):
+                yield piece
         finally:
             self._at_work -= 1
 
-    async def _pieces(self, served: Served, request: Request, parts: Sequence[str]) -> AsyncIterator[Piece]:
-        """Yield the answer of a replica, or of the next one if the first is lost before it begins."""
-        options, lost = served.options, ""
+    async def _tried(self, served: Served, request: Request, parts: Sequence[str]) -> AsyncGenerator[Piece]:
+        options, lost, content_type = served.options, "", ""
         for _ in range(TRIES):
-            has_begun, content_type = False, ""
+            has_begun = False
             try:
                 async for piece in served.handle.options(stream=True).answer.remote(request):
                     if piece.stage == BEGUN:
                         has_begun = True
-                    else:
-                        content_type = piece.content_type
-                        yield piece
+                        continue
+                    content_type = piece.content_type
+                    yield piece
+                    if piece.stage == LAST:
+                        return
                 return
             except BackPressureError:
-                yield _piece_of(_error(503, "ServiceUnavailableException", f"{options.name}: the queue is full", parts))
+                yield _piece_of(_queue_is_full(options.name, parts))
                 return
-            except RayError as error:
+            except RequestCancelledError:  # its client has left: no other replica shall begin with it
+                raise
+            except (RayError, RayServeException) as error:
                 lost = f"{options.name}: the worker ended: {type(error).__name__}"
                 logger.error("%s, %s", lost, "its request is lost" if has_begun else "the request is sent again")
                 if has_begun:
                     break
-        count = Count("HybridStitchRequests", 1, ("none", "none", "worker_lost"))
+        count = Count("HybridStitchRequests", 1, ("none", "none", WORKER_LOST))
         self._counts.add(options.name, options.version, [count])
-        failed = _error(503, "worker_lost", lost, parts)
-        if content_type == STREAM_TYPE:
-            event = {"event": "error", "error": {"type": "worker_lost", "message": lost}}
-            failed.body = json.dumps(event).encode() + b"\n"
-        elif content_type:
-            failed.body = b"event: error\ndata: " + bytes(failed.body) + b"\n\n"
-        yield _piece_of(failed)
+        yield lost_piece(lost, content_type) if content_type else _piece_of(server_error(503, WORKER_LOST, lost, parts))
 
     def _find(self, name: str, version: Sequence[str]) -> Served | None:
         for each in self._models:
@@ -226,35 +233,55 @@ class Front:
         return (self._find(named, ()) if isinstance(named, str) else None) or self._models[0]
 
 
+def lost_piece(message: str, content_type: str) -> Piece:
+    """Return the last piece of a stream whose worker ended: the event `error` in the form of the stream's dialect."""
+    error: dict[str, Any] = {"type": WORKER_LOST, "message": message}
+    if content_type == STREAM_TYPE:
+        text = json.dumps({"event": "error", "error": error}) + "\n"
+    else:
+        error = {"message": message, "type": "server_error", "param": None, "code": WORKER_LOST}
+        text = f"event: error\ndata: {json.dumps({'type': 'error', 'error': error})}\n\n"
+    return Piece(LAST, text.encode(), content_type)
+
+
+async def _bodies(first: Piece, others: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+    yield first.body
+    async for piece in others:
+        yield piece.body
+
+
 async def _body(request: HttpRequest) -> bytes | None:
-    """The body of a request; None for one that is too long."""
+    """The body of a request; None for one that is too long. Raises ClientDisconnect if its client leaves."""
     found = bytearray()
-    with suppress(ClientDisconnect):
-        async for piece in request.stream():
-            found += piece
-            if len(found) > MAX_REQUEST_BYTES:
-                return None
+    async for piece in request.stream():
+        found += piece
+        if len(found) > MAX_REQUEST_BYTES:
+            return None
     return bytes(found)
 
 
 def _nothing_at(request: HttpRequest, parts: Sequence[str]) -> Response:
     message = f"nothing is served at {request.method} {request.url.path}"
-    return _error(404, "ResourceNotFoundException", message, parts)
+    return server_error(404, "ResourceNotFoundException", message, parts)
 
 
 def _unknown(name: str, version: Sequence[str], parts: Sequence[str]) -> Response:
     if version:
         message = f"Model version: {version[0]} does not exist for model: {name}"
-        return _error(404, "ModelVersionNotFoundException", message, parts)
-    return _error(404, "ModelNotFoundException", f"Model not found: {name}", parts)
+        return server_error(404, "ModelVersionNotFoundException", message, parts)
+    return server_error(404, "ModelNotFoundException", f"Model not found: {name}", parts)
 
 
-def _error(status: int, kind: str, message: str, parts: Sequence[str]) -> Response:
+def server_error(status: int, kind: str, message: str, parts: Sequence[str]) -> Response:
     """An error of the server itself, in TorchServe's form, and at the paths of OpenAI's clients in theirs."""
-    if OPENAI in parts:
+    if [*parts[:1]] == [OPENAI] or tuple(parts[-len(IMAGES) :]) == IMAGES:
         error = {"message": message, "type": "invalid_request_error" if status < 500 else "server_error"}
         return _json({"error": {**error, "param": None, "code": kind}}, status)
     return _json({"code": status, "type": kind, "message": message}, status)
+
+
+def _queue_is_full(name: str, parts: Sequence[str]) -> Response:
+    return server_error(503, "ServiceUnavailableException", f"{name}: the queue is full", parts)
 
 
 def _json(document: Any, status: int = 200) -> Response:
