@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from hybridstitch.base.extras import require
 from hybridstitch.base.paths import HANDLERS as HANDLER_FILES
@@ -32,9 +32,9 @@ from hybridstitch.serving.server.disk import require_space
 from hybridstitch.serving.server.java_and_ports import LOOPBACK, is_free
 from hybridstitch.serving.server.key_file import claimed, give_up, write_private
 from hybridstitch.serving.server.process import end_session, short_temporary_folder
+from hybridstitch.serving.server.server import EVERYWHERE
 from hybridstitch.serving.settings import PAIR_FOLDER
 
-EVERYWHERE = "0.0.0.0"
 CONSOLE_LINES = 60
 END_SECONDS = 60
 """Seconds to end Ray's processes in order, after the last request."""
@@ -79,7 +79,7 @@ class RayServer:
         self._archives = list(archives)
         self._host = host
         self.port = port
-        self._options = {"replicas": replicas, "gpus": gpus}
+        self._options: dict[str, Any] = {"replicas": replicas, "gpus": gpus}
         self.token_auth = token_auth
         self._wanted_key_file = key_file
         self._stack = contextlib.ExitStack()
@@ -132,7 +132,9 @@ class RayServer:
         self.port = self.port or _free_port()
         self.home = Path(stack.enter_context(short_temporary_folder()))
         archives = [unpacked(archive, self.home) for archive in self._archives]
-        limits = [response_timeout(read_config(archive.path / "model-config.yaml")) for archive in archives]
+        configs = [read_config(archive.path / "model-config.yaml") for archive in archives]
+        limits = [response_timeout(config) for config in configs]
+        workers = sum(self._options["replicas"] or config.get("minWorkers") or 1 for config in configs)
         if self.token_auth:
             stack.callback(give_up, claimed(self.key_file))
             stack.callback(self.key_file.unlink, missing_ok=True)
@@ -140,6 +142,7 @@ class RayServer:
             write_private(self.key_file, keys)
         options = {
             **self._options,
+            "workers": workers,
             "home": str(self.home / "ray"),
             "archives": [str(archive.path.absolute()) for archive in archives],
             "host": self._host,
@@ -147,11 +150,10 @@ class RayServer:
             "drain": max(limits),
             "key_file": str(self.key_file) if self.token_auth else None,
         }
-        workers = (self._options["replicas"] or 1) * len(archives)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hybridstitch.serving.ray.driver", json.dumps(options)],
             cwd=self.home,
-            env=_environment(self.home, int(workers)),
+            env=_environment(self.home, workers),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -182,12 +184,16 @@ class RayServer:
         return any(line.strip() == READY for line in self._console.copy())
 
     def _end(self, seconds: float) -> None:
+        """End all processes: in order within some seconds, at once before the start is complete or when interrupted."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-        end_session(self._process)
+        try:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            if self._has_started():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(seconds)
+        finally:
+            end_session(self._process)
 
     def _read_console(self) -> None:
         assert self._process.stdout is not None
