@@ -108,3 +108,14 @@ def test_what_ray_cannot_serve_is_named(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInput, match="store: expected a folder with archives"):
         build({"store": str(tmp_path / "empty")})
+
+
+def test_each_wrong_argument_of_an_application_is_named(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput) as found:
+        build({"store": str(tmp_path), "replica": 2, "replicas": 0, "gpus": -1, "key_file": "tokens.json"})
+    assert sorted(problem.field for problem in found.value.problems) == ["gpus", "key_file", "replica", "replicas"]
+    assert "did you mean replicas?" in str(found.value)
+    pack(tiny, out=tmp_path, archive_format="no-archive")
+    with pytest.raises(InvalidInput, match=r"gpus: expected a whole number, or one below 1, got 1\.5"):
+        build({"store": str(tmp_path), "gpus": 1.5})
+    assert build({"store": str(tmp_path), "key_file": None})._bound_deployment.init_args[1] is None

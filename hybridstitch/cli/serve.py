@@ -133,6 +133,8 @@ def check(options: argparse.Namespace) -> None:
         found = [port_problem(options.port)]
     found.append(host_problem("host", options.host or LOOPBACK))
     if options.engine == RAY:
+        if options.pair and options.store:
+            found.append(Problem("store", "nothing beside --pair", str(options.store)))
         if options.metrics_host != LOOPBACK:
             expected = "nothing: Ray serves metrics at the address of predictions"
             found.append(Problem("metrics-host", expected, options.metrics_host))

@@ -9,6 +9,8 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from hybridstitch.base.schema import Schema, integer, mismatch
+from hybridstitch.base.suggestions import one_of
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
 from hybridstitch.serving.config import read_config, response_timeout
 from hybridstitch.serving.manifest import HANDLERS, Archive, archive_paths, by_version, read_archive
@@ -22,6 +24,14 @@ QUEUE = 100
 BATCH_DELAY_MS = 100
 """TorchServe's own default of `maxBatchDelay`."""
 MOST_AT_FRONT = 10_000
+"""The most requests that wait or are at work, of all models."""
+MOST_REPLICAS, MOST_GPUS = 1000, 64
+_RULES: dict[str, Schema] = {
+    "replicas": integer(1, MOST_REPLICAS),
+    "gpus": {"type": "number", "minimum": 0, "maximum": MOST_GPUS},
+    "key_file": {"type": "string", "minLength": 1, "maxLength": 4096, "pattern": "/.*", "$comment": "an absolute path"},
+}
+"""The arguments of `build` beside `store`."""
 
 
 def application(
@@ -44,7 +54,10 @@ def application(
     Raises:
         InvalidInput: With every archive that Ray cannot serve, and every wrong setting.
     """
-    raise_problems([problem for archive in archives for problem in _archive_problems(archive)])
+    problems = [problem for archive in archives for problem in _archive_problems(archive)]
+    if gpus > 1 and gpus != int(gpus):
+        problems.append(Problem("gpus", "a whole number, or one below 1", gpus))
+    raise_problems(problems)
     served = []
     for archive in archives:
         config = read_config(archive.path / "model-config.yaml")
@@ -86,15 +99,24 @@ def build(arguments: dict[str, Any]) -> Application:
     Args:
         arguments: `store`, a folder of unpacked archives on every machine; optional `replicas`, `gpus` and `key_file`
             as in `application`. Without `key_file` requests need no token.
+
+    Raises:
+        InvalidInput: With every argument that is wrong or unknown, and as `application`.
     """
     store = arguments.get("store")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    known = ["store", *_RULES]
+    problems = [Problem(name, one_of(known, name), value) for name, value in given.items() if name not in known]
     if not (isinstance(store, str) and Path(store).is_dir()):
-        raise InvalidInput([Problem("store", "an existing folder", store)])
-    archives = sorted((read_archive(path) for path in archive_paths(store)), key=by_version)
+        problems.append(Problem("store", "an existing folder", store))
+    for name, rule in _RULES.items():
+        if name in given and (expected := mismatch(rule, given[name])):
+            problems.append(Problem(name, expected, given[name]))
+    raise_problems(problems)
+    archives = sorted((read_archive(path) for path in archive_paths(str(store))), key=by_version)
     if not archives:
         raise InvalidInput([Problem("store", "a folder with archives; `hybridstitch pack` writes one", store)])
-    more = {name: arguments[name] for name in ("replicas", "gpus", "key_file") if name in arguments}
-    return application(archives, **more)
+    return application(archives, **{name: given[name] for name in _RULES if name in given})
 
 
 def _archive_problems(archive: Archive) -> list[Problem]:

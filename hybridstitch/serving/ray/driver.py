@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from hybridstitch.errors import InvalidInput
+from hybridstitch.errors import InvalidInput, Problem
 from hybridstitch.serving.manifest import read_archive
 from hybridstitch.serving.ray.app import FRONT, NAME, application
 from hybridstitch.serving.ray.loopback import keep_to_loopback
@@ -29,7 +29,8 @@ def main(options: dict[str, Any]) -> int:
 
     Args:
         options: `home`, Ray's folder; `archives`, folders; `host` and `port`; `drain`, seconds for the requests that
-            are at work when it ends; `replicas`, `gpus` and `key_file` as in `application`.
+            are at work when it ends; `replicas`, `gpus` and `key_file` as in `application`; `workers`, replicas of all
+            models together.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     archives = [read_archive(Path(folder)) for folder in options["archives"]]
@@ -45,6 +46,7 @@ def main(options: dict[str, Any]) -> int:
     )
     try:
         serve.start(http_options={"host": options["host"], "port": options["port"]})
+        _check_gpus(options["gpus"] * options["workers"])
         serve.run(application(archives, cpus=0, **more), name=NAME, route_prefix="/")
         print(READY, flush=True)  # noqa: T201 - read by the process that started this one
         sys.stdin.read()
@@ -56,6 +58,13 @@ def main(options: dict[str, Any]) -> int:
         serve.shutdown()
         ray.shutdown()
     return 0
+
+
+def _check_gpus(wanted: float) -> None:
+    """Raise InvalidInput if all replicas need more GPUs than there are: Ray would wait for them without an end."""
+    found = ray.cluster_resources().get("GPU", 0)
+    if wanted > found:
+        raise InvalidInput([Problem("gpus", f"at most {found:g} GPUs for all replicas on this machine", wanted)])
 
 
 def _reason(error: Exception) -> str:
