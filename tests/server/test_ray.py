@@ -135,7 +135,7 @@ def test_what_is_not_served_is_named(on_ray: RayServer) -> None:
     assert (too_long.status_code, too_long.json()["type"]) == (413, "RequestEntityTooLargeException")
 
 
-def test_a_stream_has_torchserves_events_while_the_picture_is_drawn(on_ray: RayServer, server: Server) -> None:
+def test_a_stream_has_torchserves_events_while_the_picture_is_generated(on_ray: RayServer, server: Server) -> None:
     body = LONG | {"stream": True, "previews": 2, "num_inference_steps": 50}
     found = []
     for each in (on_ray, server):
@@ -172,7 +172,7 @@ def test_requests_that_wait_share_a_forward(on_ray: RayServer) -> None:
 
 
 def test_an_explanation_is_torchserves(on_ray: RayServer, server: Server) -> None:
-    asked = {"prompt": "red apple", "seed": 7, "num_inference_steps": 2, "target": "image"}
+    asked: dict[str, Any] = {"prompt": "red apple", "seed": 7, "num_inference_steps": 2, "target": "image"}
     ours, theirs = (each.client.explain(**asked, timeout=120) for each in (on_ray, server))
     assert ours["words"] == theirs["words"]
 
@@ -232,11 +232,13 @@ def test_it_listens_on_this_machine_alone_and_its_end_answers_what_is_at_work(on
         if connection.status == psutil.CONN_LISTEN
     }
     assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-    with ThreadPoolExecutor(2) as pool:
-        at_work = pool.submit(post, on_ray, LONG)
-        time.sleep(0.5)
-        on_ray.stop()
-        assert at_work.result().status_code == 200
+    with ThreadPoolExecutor(1) as pool:
+        with post(on_ray, LONG | {"stream": True}, stream=True) as at_work:
+            lines = at_work.iter_lines()
+            assert json.loads(next(lines))["event"] == "progress"
+            stopped = pool.submit(on_ray.stop)
+            assert json.loads([*lines][-1])["event"] == "result"
+        stopped.result()
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert (len(gone), alive) == (len(family), [])
     assert not on_ray.home.exists()

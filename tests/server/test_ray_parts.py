@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hybridstitch.base.paths import ROOT
+from hybridstitch.base.paths import EMBEDDED_PAIR, ROOT
 from hybridstitch.cli.main import main
 from hybridstitch.serving.config import read_config
 from hybridstitch.serving.manifest import read_archive
 from hybridstitch.serving.ray.body import values_of
 from hybridstitch.serving.ray.counts import BUCKETS, Counts
+from hybridstitch.serving.ray.front import lost_piece, server_error
 from hybridstitch.serving.ray.server import RayServer, archive_of_pair, unpacked
 from hybridstitch.serving.server.pack import pack
-from hybridstitch.serving.worker.messages import Count
+from hybridstitch.serving.worker.exchange import NOTHING
+from hybridstitch.serving.worker.messages import LAST, Count
+from hybridstitch.wire.dialects.dialect import Dialect
+from hybridstitch.wire.dialects.openai import OpenAIImages
+from hybridstitch.wire.dialects.own import Own
+from hybridstitch.wire.failures import Failure
 
 MULTIPART = "multipart/form-data; boundary=x"
 
@@ -43,6 +53,33 @@ def test_bodies_become_values() -> None:
 def test_a_broken_body_is_no_error_here(content_type: str, body: bytes) -> None:
     values, _ = values_of(body, content_type)
     assert values in ({}, {"body": body})
+
+
+def test_a_form_of_forms_is_no_error_here() -> None:
+    levels = [f"--{at}\r\nContent-Type: multipart/mixed; boundary={at + 1}\r\n\r\n" for at in range(1100)]
+    assert values_of("".join(levels).encode(), "multipart/form-data; boundary=0") == ({}, {})
+
+
+@pytest.mark.parametrize("dialect", [Own(), OpenAIImages({"auto": None})])
+def test_a_stream_whose_worker_ended_ends_in_the_form_of_its_dialect(dialect: Dialect) -> None:
+    written = dialect.ending(NOTHING, Failure("worker_lost", "m: the worker ended", 503))
+    piece = lost_piece("m: the worker ended", written.content_type)
+    assert (piece.stage, piece.body, piece.content_type) == (LAST, written.body, written.content_type)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_openais"),
+    [
+        ("v1/models", True),
+        ("v1/images/generations", True),
+        ("predictions/m/1.0/v1/images/generations", True),
+        ("predictions/v1", False),
+        ("predictions/m/v1", False),
+    ],
+)
+def test_errors_have_the_form_of_openais_clients_at_their_paths(path: str, is_openais: bool) -> None:
+    document = json.loads(bytes(server_error(404, "ModelNotFoundException", "no", path.split("/")).body))
+    assert ("error" in document) == is_openais
 
 
 def test_counts_are_prometheus_text_that_adds_up() -> None:
@@ -85,6 +122,7 @@ def test_an_archive_is_unpacked_and_a_folder_stays(tiny: Path, tmp_path: Path) -
         (["--engine", "ray", "--port", "70000"], "--port: expected a port that is free, or 0"),
         (["--engine", "ray", "--metrics-host", "0.0.0.0"], "--metrics-host: expected nothing"),
         (["--engine", "ray", "--pair", "nowhere"], "--pair: expected"),
+        (["--engine", "ray", "--pair", str(EMBEDDED_PAIR)], "--store: expected nothing beside --pair"),
     ],
 )
 def test_wrong_options_are_named(
@@ -121,3 +159,34 @@ def test_a_model_that_does_not_start_ends_the_start_with_the_workers_own_error(t
     assert not (tmp_path / "keys.json").exists()
     assert not server.home.exists()
     assert not psutil.pid_exists(server.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_more_gpus_than_there_are_end_the_start(tiny: Path, tmp_path: Path) -> None:
+    server = RayServer([archive_of_pair(tiny, tmp_path / "archive")], replicas=1000, gpus=64)
+    with pytest.raises(RuntimeError, match=r"gpus: expected at most \d+ GPUs for all replicas"), server:
+        pass
+    assert not server.home.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_ctrl_c_ends_a_start_at_once(tmp_path: Path) -> None:
+    """While the models load, Ray would not notice it."""
+    command = [sys.executable, "-m", "hybridstitch.cli.main", "serve", "--engine", "ray", "--port", "0"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([*command, "--pair", str(EMBEDDED_PAIR)], env=environment, cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 60
+        family: list[psutil.Process] = []
+        while not any(each.name() == "raylet" for each in family):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+    finally:
+        process.kill()
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert list(tmp_path.iterdir()) == []

@@ -63,7 +63,7 @@ class RayWorker:
 
     Args:
         options: What to serve.
-        report: Receives what each batch counted. None: nothing is counted.
+        front: The deployment of the same application that receives what each batch counted.
 
     Raises:
         InvalidInput: A setting or a default is wrong, or the models do not fit together.
