@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hybridstitch.cli.main import main
 from tests.support.html_page import check_page
+from tests.support.snippets import snippets
 
 MODULE = """
 import numpy as np
@@ -130,3 +133,41 @@ def test_a_measure_that_expects_another_picture_is_refused_before_the_run(
     assert f"error: {option[0]}: expected a function that measures the warm-up's pictures" in said
     assert said.count("error:") == 1
     assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+SCORING = """
+import numpy as np
+
+print("loading")
+
+
+class Model:
+    def score(self, prompt, image):
+        print("scoring")
+        return len(prompt) + float(np.asarray(image)[0, 0, 2])
+
+
+def load(name, download_root):
+    assert (name, download_root) == ("IMAGEREWARD_FOLDER/ImageReward.pt", "IMAGEREWARD_FOLDER")
+    return Model()
+"""
+"""In place of the package, which cannot be installed beside this project: it has the same calls, and prints as much."""
+
+
+def test_the_documented_scorer_of_another_environment_is_asked_picture_by_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = (each.text for each in snippets() if each.file_name == "image_reward.py")
+    (tmp_path / "ImageReward.py").write_text(SCORING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    names: dict[str, Any] = {}
+    exec(text.replace("IMAGEREWARD_ENV/bin/python", sys.executable), names)
+    picture = np.zeros((4, 6, 3))
+    picture[0, 0, 2] = 1
+    try:
+        assert names["score"](picture, "x") == 256
+        assert names["score"](picture / 5, "\u00e9\nz") == 54
+    finally:
+        with names["scorer"]() as process:
+            process.stdin.close()
+    assert process.returncode == 0
