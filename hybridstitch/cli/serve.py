@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybridstitch.base.progress import say, waiting
 from hybridstitch.base.sizes import size_text
+from hybridstitch.base.suggestions import one_of
 from hybridstitch.cli.paths import packed_pair
 from hybridstitch.cli.values import number, whole
 from hybridstitch.errors import InvalidInput, Problem, raise_problems
@@ -38,6 +39,8 @@ MODEL_FOLDER = Path("/opt/ml/model")
 """Where SageMaker unpacks the `model.tar.gz` of a model."""
 SAGEMAKER = "HYBRIDSTITCH_SAGEMAKER"
 """The variable that stands for --sagemaker: SageMaker starts an image with `serve` alone."""
+SWITCHES = {"": False, "0": False, "false": False, "1": True, "true": True}
+"""By value of the variable, whether it is on."""
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -124,6 +127,8 @@ def check(options: argparse.Namespace) -> None:
     """Raise InvalidInput with every option that is wrong."""
     from hybridstitch.serving.server.java_and_ports import host_problem, is_free, port_problem
 
+    if options.sagemaker is None:  # nobody there would reach a server without it
+        raise InvalidInput([Problem(SAGEMAKER, one_of(filter(None, SWITCHES), None), os.environ[SAGEMAKER])])
     store = options.store or (MODEL_FOLDER if options.sagemaker else STORE)
     problems = [] if options.pair or store.is_dir() else [Problem("store", "an existing folder", str(store))]
     if options.engine == RAY or options.sagemaker:
@@ -255,7 +260,7 @@ def add_command(commands: Any) -> None:
     command.add_argument(
         "--sagemaker",
         action="store_true",
-        default=os.environ.get(SAGEMAKER, "").lower() in ("1", "true"),
+        default=SWITCHES.get(os.environ.get(SAGEMAKER, "").lower()),
         help=f"serve the one model of {MODEL_FOLDER} (or --store) to SageMaker: /ping and /invocations at 0.0.0.0, "
         f"without tokens ({SAGEMAKER}=1 in the environment)",
     )

@@ -137,3 +137,11 @@ def test_wrong_options_are_refused_at_once(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     expected = ("store: expected an existing", "port: expected a port that is free", "key-file:", "metrics-host:")
     assert all(word in said for word in expected)
+
+
+def test_a_variable_that_is_neither_on_nor_off_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYBRIDSTITCH_SAGEMAKER", "yes")
+    assert main(["serve"]) == 2
+    assert "HYBRIDSTITCH_SAGEMAKER: expected one of: 0, false, 1, true, got 'yes'" in capsys.readouterr().err
