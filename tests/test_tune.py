@@ -273,6 +273,15 @@ def test_a_thorough_search_stitches_regions_and_both_models(tiny_pipe, tmp_path)
     assert plus([trial for trial in found if not trial.stitched], 4.5) is None
 
 
+@pytest.mark.slow
+def test_a_thorough_search_has_one_trial_for_each_schedule_and_scale(tiny_pipe, tmp_path):
+    found = Tuner(tiny_pipe, PROMPTS, 8, [3.5, 4.5, 7.0], tmp_path / "trials.jsonl", work=70, stitched=True).search()
+    tried = [(trial.schedule, trial.guidance_scale) for trial in found if isinstance(trial.recipe.fill, fills.Fitted)]
+    assert len(set(tried)) == len(tried)
+    assert len({schedule for schedule, _ in tried}) < len(tried)
+    assert points(found)
+
+
 def test_stitching_renders_tokens_in_the_middle_of_longer_gaps():
     stitching = Stitching(0.3, masks.Drift(), small=True)
     assert stitching.shares((0, 1, 3, 6), 10) == (1, 1, 0, 1, 0, 0.3, 1, 0, 0.3, 0)

@@ -102,14 +102,17 @@ class Tuner:
             for number, scale in enumerate(self.scales):
                 found += self._at(scale, len(self.scales) - number)
             for scale in self.scales if self._stitched else []:
-                found += self._across(scale, [trial for trial in found if trial.guidance_scale != scale])
+                found += self._across(scale, found)
         return sorted(found, key=lambda trial: (trial.guidance_scale, -trial.cost))
 
     def _across(self, scale: float, found: Sequence[Trial]) -> list[Trial]:
         """Return trials of the other scales' schedules at a guidance scale, as far as the allowed work goes."""
         trajectories, fitted = self._trajectories(scale), []
-        for trial in found:
+        tried = {trial.schedule for trial in found if trial.guidance_scale == scale}
+        for schedule, trial in {trial.schedule: trial for trial in found}.items():
             plan, fill = trial.recipe.plan, trial.recipe.fill
+            if schedule in tried:
+                continue
             if isinstance(plan, ExplicitShares) and isinstance(fill, Fitted):
                 stitching = Stitching(0.0, trial.recipe.mask, fill.small)
                 work = trial.cost * len(self.prompts)
