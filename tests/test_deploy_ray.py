@@ -19,7 +19,7 @@ from ray.serve.schema import ServeDeploySchema
 from hybridstitch.base.paths import ROOT
 from hybridstitch.errors import InvalidInput
 from hybridstitch.serving.manifest import read_archive
-from hybridstitch.serving.ray.app import FRONT, application, build
+from hybridstitch.serving.ray.app import FRONT, START_TRIES, application, build
 from hybridstitch.serving.server.pack import pack
 from tests.support.archives import pack_echo
 
@@ -94,6 +94,9 @@ def test_an_application_has_replicas_of_each_model(tiny: Path, tmp_path: Path) -
     replica = served[0].handle._bound_deployment
     assert (replica.num_replicas, replica.ray_actor_options["num_gpus"]) == (3, 0.5)
     assert replica.max_ongoing_requests == served[0].options.batch_size == 1
+    assert replica._deployment_config.max_constructor_retry_count == START_TRIES
+    again = application([read_archive(tmp_path / "hybridstitch")], start_tries=1)._bound_deployment.init_args[0]
+    assert again[0].handle._bound_deployment._deployment_config.max_constructor_retry_count == 1
 
 
 def test_what_ray_cannot_serve_is_named(tiny: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ BATCH_DELAY_MS = 100
 """TorchServe's own default of `maxBatchDelay`."""
 MOST_AT_FRONT = 10_000
 """The most requests that wait or are at work, of all models."""
+START_TRIES = 20
+"""Ray's own default: on a cluster a volume may come late."""
 MOST_REPLICAS, MOST_GPUS = 1000, 64
 _RULES: dict[str, Schema] = {
     "replicas": integer(1, MOST_REPLICAS),
@@ -41,6 +43,7 @@ def application(
     gpus: float = 0,
     cpus: float = 1,
     key_file: str | None = None,
+    start_tries: int = START_TRIES,
 ) -> Application:
     """Return the application for unpacked archives.
 
@@ -50,6 +53,7 @@ def application(
         gpus: GPUs of each replica, below 1 for replicas that share one.
         cpus: CPU cores of a machine that Ray reserves for each replica.
         key_file: The file with the tokens on every machine; None: requests need none.
+        start_tries: How often replicas of a model may fail to start, before the first one has, until the model fails.
 
     Raises:
         InvalidInput: With every archive that Ray cannot serve, and every wrong setting.
@@ -80,6 +84,7 @@ def application(
             ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
             max_ongoing_requests=options.batch_size,
             max_queued_requests=options.queue,
+            max_constructor_retry_count=start_tries,
             graceful_shutdown_timeout_s=options.response_timeout,
         )
         served.append(Served(options, count, deployment.bind(options, FRONT)))

@@ -47,7 +47,7 @@ def main(options: dict[str, Any]) -> int:
     try:
         serve.start(http_options={"host": options["host"], "port": options["port"]})
         _check_gpus(options["gpus"] * options["workers"])
-        serve.run(application(archives, cpus=0, **more), name=NAME, route_prefix="/")
+        serve.run(application(archives, cpus=0, start_tries=1, **more), name=NAME, route_prefix="/")
         print(READY, flush=True)  # noqa: T201 - read by the process that started this one
         sys.stdin.read()
         serve.get_deployment_handle(FRONT, NAME).drain.remote().result(timeout_s=options["drain"])
