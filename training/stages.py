@@ -37,6 +37,8 @@ GPU_BATCH = 8
 PHASE_BEFORE = {"large-fine": "large-coarse"}
 STAGES_OF = {"large": ("large-fine", "large-coarse"), "small": ("small-distil",)}
 """The stages of a transformer, the last one first."""
+DISTIL_MEMORY = 0.999
+"""An average over this many steps at the full rate is worth about as much as a rate that falls."""
 SHIFTS = {"coarse": 2.0, "fine": 3.0}
 """Move the noise levels up, as in SD3, further for more pixels: under much noise the prompt decides."""
 DROP_PROMPT = 0.1
@@ -161,7 +163,9 @@ def _distil_stage(
     source = partial(batches, library, SIDES["fine"], size)
     check = Check(parts, library, SHIFTS["fine"])
     optimizers = _optimizers(small)
-    return Stage("small-distil", minutes, small, optimizers, lesson, hold_then_fall, source, check, lesson.again)
+    return Stage(
+        "small-distil", minutes, small, optimizers, lesson, hold_then_fall, source, check, lesson.again, DISTIL_MEMORY
+    )
 
 
 def load_encoders(folder: Path, encoders: nn.ModuleList) -> nn.ModuleList:

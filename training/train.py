@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from training.scenes import Batch
 
 WARM_UP_STEPS = 20
-EMA_DECAY = 0.995
 CHECKPOINT_SECONDS = 150
 REPORT_SECONDS = 30
 CHECK_SECONDS = 120
@@ -44,6 +43,8 @@ class Stage:
     """A figure of the averaged model on held-out scenes, printed beside the counters."""
     again: Callable[[nn.Module], torch.Tensor] | None = None
     """The loss of a batch that `loss` had before. With it, `REPEATS` such steps follow each new batch."""
+    memory: float = 0.995
+    """Share of the averaged weights that a step keeps. The averaged weights are what is exported."""
 
 
 class Feeder(IterableDataset[Batch]):
@@ -126,7 +127,7 @@ class Trainer:
             optimizer.zero_grad()
         self.counters.step += 1
         self.counters.loss += max(1 / self.counters.step, 0.02) * (loss.item() - self.counters.loss)
-        _update_average(self.average, self.stage.model, self.counters.step)
+        _update_average(self.average, self.stage.model, self.counters.step, self.stage.memory)
 
     def _loss(self, batch: Batch | None) -> torch.Tensor:
         if batch is None:
@@ -217,9 +218,9 @@ def _agree(seconds: float) -> float:
 
 
 @torch.no_grad()
-def _update_average(average: nn.Module, model: nn.Module, step: int) -> None:
+def _update_average(average: nn.Module, model: nn.Module, step: int, memory: float) -> None:
     """Exponential moving average, with a short memory at first."""
-    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    decay = min(memory, (1 + step) / (10 + step))
     for kept, current in zip(average.parameters(), model.parameters(), strict=True):
         kept.lerp_(current, 1 - decay)
 
