@@ -198,7 +198,7 @@ def test_sigmas_of_ones_own_run_the_recipe_of_pairs_that_were_not_tuned(emoji_pi
     assert report.recipe.name == "front"
     assert len(report.share_by_step) == 3
     with pytest.raises(InvalidInput, match="sigmas: expected nothing beside a recipe that takes fewer steps"):
-        emoji_pipe("a dog", sigmas=[1.0, 0.5], recipe="hybridstitch-plus")
+        emoji_pipe("a dog", sigmas=[1.0, 0.5], recipe={"name": "large", "step_share": 0.5})
 
 
 def test_a_speed_is_looked_up_at_the_nearest_guidance_scale():

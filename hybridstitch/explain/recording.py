@@ -57,11 +57,15 @@ class Recording:
     @property
     def masked(self) -> list[int]:
         """The steps that made a mask: the first with a share of the tokens after each dense one."""
-        return [
-            step.index
-            for before, step in zip(self.steps, self.steps[1:], strict=False)
-            if before.share >= 1 and step.tokens is not None and step.share < 1
-        ]
+        found: list[int] = []
+        fresh = False
+        for step in self.steps:
+            if step.share >= 1:
+                fresh = True
+            elif step.share > 0 and step.tokens is not None and fresh:
+                found.append(step.index)
+                fresh = False
+        return found
 
     def has_choice(self, step: int, always: Tensor | None) -> bool:
         """Return whether the mask of a step selected some tokens and left others.

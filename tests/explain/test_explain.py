@@ -163,13 +163,20 @@ def test_the_weight_of_adapters_and_the_reading_of_prompts_are_those_of_the_pict
     assert [word.score for word in ask(pipe, "red cat sits", clip_skip=1, **asked).words] != scores[3]
 
 
-def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pipe):
+@pytest.mark.parametrize(
+    ("recipe", "masked"),
+    [
+        (HYBRID, [2]),
+        ({"plan": {"type": "listed", "shares": [1, 1, 0, 0.3, 1, 1, 0, 0.3]}, "mask": "drift", "fill": "last"}, [3, 7]),
+    ],
+)  # fmt: skip
+def test_a_replay_with_the_same_prompt_makes_the_same_mask(tiny_pipe, recipe, masked):
     generation = tiny_pipe.validate(
         "red cat", negative_prompt="dog", num_inference_steps=8, guidance_scale=3.0, width=32, height=32,
-        recipe=HYBRID, generator=[torch.Generator().manual_seed(5)],
+        recipe=recipe, generator=[torch.Generator().manual_seed(5)],
     )  # fmt: skip
     recording = record(tiny_pipe, generation, lambda: None)
-    assert recording.masked
+    assert recording.masked == masked
     with torch.no_grad(), cached_attention(tiny_pipe.large), cached_attention(tiny_pipe.small):
         negative = Texts(*tiny_pipe.prompts.alone(["dog"]))
         choice = Choice(tiny_pipe, recording, ForwardCounter(None), recording.masked, negative)

@@ -38,7 +38,8 @@ EXIT_1_IS_AN_ANSWER = ("compare", "tune", "doctor")
 NOT_RUN = {
     r"git clone": "the test runs in the clone",
     r"source \.venv/bin/activate": "the test runs in the environment",
-    r"(\S*pip (install|download)|hf download|python -m venv)": "it changes the environment, or downloads",
+    r"(\S*pip (install|download|wheel)|hf download|python -m venv)": "it changes the environment, or downloads",
+    r"hybridstitch compare\s+--a \S+/predictions/eager": "tests/server/test_compiled.py serves an archive of each",
     r"hybridstitch bench --scale": "it takes minutes at full width; tests/test_scale.py runs it on narrow models",
     r"PIP_CONF=\S+ bash deploy/image/": "it builds an image, and runs in jobs that have buildah",
     r"docker ": "tests/test_deploy.py checks the Dockerfile",
