@@ -44,7 +44,7 @@ NOT_RUN = {
     r"PIP_CONF=\S+ bash deploy/image/": "it builds an image, and runs in jobs that have buildah",
     r"docker ": "tests/test_deploy.py checks the Dockerfile",
     r"kubectl ": "tests/test_deploy.py checks the manifests",
-    r"(\.venv/bin/)?(python|torchrun .*) -m (-- )?training": "it trains for hours; tests/test_training.py runs the stages",
+    r"(\.venv/bin/)?(python|torchrun .*) -m (-- )?training": "it takes hours; tests/test_training.py runs the stages",
     r"(mkdir|cp|torch-model-archiver|torchserve) ": "tests/server/test_by_hand.py runs these commands",
     r"echo .*\| sudo tee": "it changes the machine",
     r"hybridstitch serve": "the server of this test has registered what the page packed before",
