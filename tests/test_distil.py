@@ -47,6 +47,15 @@ def test_the_small_model_starts_as_blocks_of_the_large_one(parts, monkeypatch, d
         assert torch.equal(distil.velocity(small, *inputs()), distil.velocity(cut, *inputs()))
 
 
+def test_attention_by_plain_products_is_that_of_torch(parts):
+    with torch.no_grad():
+        states, context, pooled, sigma = inputs()
+        own = parts.large(states, context, pooled, 1000 * sigma).sample
+        plain = distil.velocity(parts.large, states, context, pooled, sigma)
+    assert not torch.equal(own, plain), "torch's own attention ran"
+    torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
+
+
 def test_a_second_attention_that_starts_at_nothing_learns(parts, monkeypatch):
     monkeypatch.setitem(models.SHAPES["small"], "dual_attention_layers", (0,))
     small = prune(parts.large)

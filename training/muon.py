@@ -84,5 +84,5 @@ def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
 
 def _fast_type(device: torch.device) -> torch.dtype:
     """What the iterations are done in: they need little precision."""
-    fast = device.type == "cuda" or torch.cpu._is_amx_tile_supported()
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
