@@ -32,9 +32,10 @@ class Front(Plan):
     curve: Annotated[float, Range(1, 3)] = 1.4
 
     def large_share(self, trajectory: Trajectory) -> float:
-        return 1.0 if trajectory.now.index in self._dense_steps(trajectory.steps) else 0.0
+        return 1.0 if trajectory.now.index in self.dense_steps(trajectory.steps) else 0.0
 
-    def _dense_steps(self, steps: int) -> list[int]:
+    def dense_steps(self, steps: int) -> list[int]:
+        """The dense steps of a schedule of this many steps."""
         count = max(int(self.dense * steps + 1e-9), min(steps, FEWEST))
         found = [0]
         for place in range(1, count):

@@ -15,7 +15,7 @@ from hybridstitch.trajectory import Trajectory
 RIDGE = 1e-4
 """Penalty of weights other than those of fill `last`, relative to the energy of each feature."""
 ROUNDS = 4
-"""Regressions that balance the error of the states produced and of the large model's own."""
+"""Regressions that balance the errors of the pictures, from the states produced and from the large model's own."""
 
 
 class Fitting(Fill):
@@ -23,7 +23,9 @@ class Fitting(Fill):
 
     The fit sees two states of every picture: the one that the steps before really produced, so that it corrects the
     error that has accumulated, and the one on the large model's own trajectory, which keeps it from serving a few
-    pictures alone. Both lead to the large model's state at the end of the gap. One run fits a whole schedule.
+    pictures alone. Both lead to the large model's state at the end of the gap. The sum over the pictures is that of the
+    roots of their squared errors, since a plain one would fit the few pictures that are furthest off. One run fits a
+    whole schedule.
 
     Args:
         states, velocities, sigmas: see `Trajectories`.
@@ -80,32 +82,33 @@ class Fitting(Fill):
         goal = rows(self._states[end])
         produced = products([*found, (goal - rows(latents)) / length], trajectory.tokens)
         if self._small:
-            return solved(produced)
+            return balanced([*produced])
         start, before = trajectory.dense[-1][0].index, trajectory.dense[0][0].index
         own = [rows(each) for each in (self._states[start], self._velocities[start], self._velocities[before])]
         ahead = (goal - rows(self._states[step])) / length
-        return balanced([produced, products([*own, ahead], trajectory.tokens)])
+        return balanced([*produced, *products([*own, ahead], trajectory.tokens)])
 
 
 def products(rows: list[Tensor], rendered: Tensor | None = None) -> Tensor:
-    """The inner products of the features and, last, the target, in float64 on the CPU.
+    """The inner products of the features and, last, the target, `(pictures, rows, rows)` float64 on the CPU.
 
     Args:
         rows: each `(pictures, tokens, channels)`.
         rendered: indices `(pictures, k)` of tokens to leave out, because the large model renders them.
     """
-    stacked = torch.stack(rows).double()
+    stacked = torch.stack(rows, dim=1).double()
     if rendered is not None:
         where = torch.arange(len(rendered), device=rendered.device).unsqueeze(1)
-        stacked[:, where, rendered] = 0.0
-    stacked = stacked.flatten(1)
-    return (stacked @ stacked.T).cpu()
+        stacked.transpose(1, 2)[where, rendered] = 0.0
+    stacked = stacked.flatten(2)
+    return (stacked @ stacked.mT).cpu()
 
 
 def balanced(several: list[Tensor]) -> list[float]:
-    """The weights that serve several sets of rows alike: each counts by the inverse of its squared error.
+    """The weights with the smallest sum of the roots of the squared errors, each that of one set of rows.
 
-    Otherwise the states that were really produced decide alone where they are far off, as with few large steps.
+    By the plain sum of squares the sets that are furthest off decide alone: some pictures, and with few large steps the
+    states that were really produced.
 
     Args:
         several: `products` of each set.
@@ -113,7 +116,7 @@ def balanced(several: list[Tensor]) -> list[float]:
     weights = solved(torch.stack(several).sum(0))
     for _ in range(ROUNDS):
         left = torch.tensor([*(-weight for weight in weights), 1.0], dtype=torch.float64)
-        errors = [max(float(left @ each @ left), 1e-9 * float(each[-1, -1])) + 1e-30 for each in several]
+        errors = [(max(float(left @ each @ left), 1e-9 * float(each[-1, -1])) + 1e-30) ** 0.5 for each in several]
         weights = solved(sum((each / error for each, error in zip(several, errors, strict=True)), torch.tensor(0.0)))
     return weights
 

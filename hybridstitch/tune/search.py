@@ -5,7 +5,8 @@ Three stages for each guidance scale, each as far as the allowed work goes:
 1. The large model generates the prompts once. From its recorded trajectories follow the schedules that promise the
    least error, for every number of dense steps and without a forward (`positions.py`).
 2. A trial of each fits the weights of fill `fitted` in a run of the real loop, and measures the finished latents.
-   Beside each runs what its speed selects on an untuned pair, so that tuning makes no speed worse.
+   Beside each runs what its speed selects on an untuned pair, so that tuning makes no speed worse. Then come the
+   steps of plan `front`, and schedules of other sensitivities.
 3. Coordinate descent moves one dense step after another, with weights fitted for every schedule tried.
 
 A search with `stitched` also tries regions and steps of both models between the dense steps (`stitched.py`).
@@ -30,7 +31,7 @@ from hybridstitch.fills import Fitted
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.model.parts import fingerprint
 from hybridstitch.pipeline import HybridStitchPipeline
-from hybridstitch.plans import ExplicitShares, Routed
+from hybridstitch.plans import ExplicitShares, Front, Routed
 from hybridstitch.recipe.recipe import FEWEST_STEPS, Recipe, recipes
 from hybridstitch.recipe.untuned import FASTEST, untuned_recipe
 from hybridstitch.tune.disagreement import disagreement
@@ -141,6 +142,10 @@ class Tuner:
             if (dense := budget(self.steps, speed)) and dense not in best:
                 self._improve(best, dense, jumps.best(dense, SENSITIVITIES[0]), trajectories, limit)
             found += self._untuned(speed, trajectories, limit)
+        for dense in budgets(self.steps):
+            front = Front(dense / self.steps).dense_steps(self.steps)
+            if len(front) == dense:
+                self._improve(best, dense, tuple(front), trajectories, limit)
         for sensitivity in SENSITIVITIES[1:]:
             for dense in budgets(self.steps):
                 self._improve(best, dense, jumps.best(dense, sensitivity), trajectories, limit)
