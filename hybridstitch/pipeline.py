@@ -227,7 +227,7 @@ class HybridStitchPipeline(Parts):
 
         Args:
             recipe: Which model renders what: a name, a description (see `Catalogue.resolve`) or a `Recipe`. The
-                default is "hybridstitch-plus" on a tuned pair, otherwise, and with `sigmas`, "front".
+                default is what speed 1.83 selects on a tuned pair, otherwise, and with `sigmas`, "front".
             speed: Instead of a recipe: the most faithful one that needs at least this many times fewer FLOPs than the
                 large model. On a tuned pair it may take fewer steps than `num_inference_steps`. On others the report
                 warns that the recipe is one that needs no calibration.

@@ -15,10 +15,12 @@ import torch
 from hybridstitch import Catalogue, HybridStitchPipeline, InvalidInput, Recipe, recipes
 from hybridstitch.cli.options import defined
 from hybridstitch.cli.report_lines import report_lines
+from hybridstitch.explain import explain
 from hybridstitch.fills import Last
 from hybridstitch.masks import Disagreement, Random, Refresh
 from hybridstitch.plans import ExplicitShares, Staged
 from hybridstitch.recipe.catalogue import TunedRecipe
+from hybridstitch.wire.question import parse_explanation
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +146,29 @@ def test_a_path_that_leads_nowhere_is_named(own_module, named, field):
 
 def test_what_a_pair_was_tuned_to_is_its_default(tiny_pipe):
     plain = Catalogue.load()
-    assert plain.default == "front"
     report = tiny_pipe("one", num_inference_steps=8, output_type="latent").report
     assert (report.recipe.name, report.share_by_step) == ("front", [1, 1, 0, 1, 0, 1, 0, 0])
-    tuned = replace(plain, recipes={**plain.recipes, "hybridstitch-plus": plain.recipes["small"]})
-    pipe = HybridStitchPipeline(tiny_pipe._pipeline, tiny_pipe.small, tuned)
-    assert pipe("one", num_inference_steps=2, output_type="latent").report.large_token_share == 0
+    costs = ("large", 1.0, 50.0), ("reuse", 0.5, 40.0), ("small", 0.4, 30.0), ("hybridstitch", 0.5, 39.0)
+    points = [TunedRecipe(recipes()[name], {4.5: cost, 7.0: 0.4}, {4.5: db, 7.0: db}, name) for name, cost, db in costs]
+    tuned = HybridStitchPipeline(tiny_pipe._pipeline, tiny_pipe.small, replace(plain, tuned=tuple(points)))
+    report = tuned("one", num_inference_steps=2, output_type="latent").report
+    assert (report.recipe.name, report.warnings) == ("reuse", [])
+    # At another scale another recipe is the most faithful one that is fast enough.
+    assert tuned.catalogue.default(7.0).name == "large"
+    slow = replace(plain, tuned=tuple(points[:1]))
+    assert (slow.fastest, slow.default(4.5).name) == (1.0, "large")
+
+
+def test_an_explanation_of_a_mask_has_a_mask_by_default(catalogue, emoji_pipe):
+    def recipe_of(found, **asked):
+        return parse_explanation({"prompt": "a", **asked}, {}, emoji_pipe.size_limits, found)[0].generation.recipe.name
+
+    tuned = emoji_pipe.catalogue
+    assert (recipe_of(catalogue), recipe_of(tuned)) == ("hybridstitch", "hybridstitch-plus")
+    assert (recipe_of(catalogue, target="image"), recipe_of(tuned, target="image")) == ("front", "tuned")
+    assert recipe_of(catalogue, recipe="large") == "large"
+    assert recipe_of(tuned, speed=1.83, recipe=None) == tuned.at_speed(1.83, 4.5).recipe.name
+    assert explain(emoji_pipe, "a b", steps_explained=1).report["recipe"]["name"] == ("hybridstitch-plus")
 
 
 def test_a_share_of_the_steps_is_spaced_evenly_and_costs_so_much(tiny_pipe):
@@ -193,7 +212,7 @@ def test_a_tuned_recipe_comes_back_from_its_description(catalogue):
 
 
 def test_sigmas_of_ones_own_run_the_recipe_of_pairs_that_were_not_tuned(emoji_pipe):
-    assert emoji_pipe.catalogue.default == "hybridstitch-plus"
+    assert emoji_pipe("a dog", num_inference_steps=4, output_type="latent").report.recipe.name != "front"
     report = emoji_pipe("a dog", sigmas=[1.0, 0.7, 0.4], output_type="latent").report
     assert report.recipe.name == "front"
     assert len(report.share_by_step) == 3

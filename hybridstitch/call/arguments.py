@@ -22,7 +22,7 @@ from hybridstitch.model.lora_files import acting_scales
 from hybridstitch.model.mmdit import subset_problems
 from hybridstitch.model.parts import Parts
 from hybridstitch.model.prompts import EMBEDS
-from hybridstitch.recipe.catalogue import DEFAULTS, Catalogue
+from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.recipe.recipe import Recipe
 from hybridstitch.region import Region, region_problems
 
@@ -149,19 +149,16 @@ def _chosen(catalogue: Catalogue, given: Mapping[str, Any], problems: list[Probl
     asked, speed, sigmas, chosen = given["recipe"], given["speed"], given["sigmas"], None
     if speed is not None and asked is not None:
         problems.append(Problem("speed", "no recipe beside it", speed))
-    if speed is not None:
-        wrong = catalogue.speed_problems(speed)
-        problems += wrong
-        if not wrong and _is_scale(given["guidance_scale"]):
-            chosen = catalogue.at_speed(speed, given["guidance_scale"]).recipe
-    if speed is None or asked is not None:
-        # A schedule of the caller needs a recipe that takes all its steps.
-        default = catalogue.default if sigmas is None else DEFAULTS[-1]
+    wrong = [] if speed is None else catalogue.speed_problems(speed)
+    problems += wrong
+    if asked is not None:
         try:
-            named = catalogue.resolve(default if asked is None else asked)
-            chosen = named if speed is None else chosen
+            chosen = catalogue.resolve(asked)
         except InvalidInput as error:
             problems += error.problems
+    elif not wrong and _is_scale(scale := given["guidance_scale"]):
+        by_default = speed is None
+        chosen = catalogue.default(scale, sigmas is not None) if by_default else catalogue.at_speed(speed, scale).recipe
     if sigmas is not None and chosen is not None and chosen.step_share < 1:
         problems.append(Problem("sigmas", "nothing beside a recipe that takes fewer steps", "a schedule"))
     return chosen

@@ -130,7 +130,7 @@ def main() -> int:
 
     catalogue = Catalogue.load().of_pair(options.pair)
     fields: dict[str, dict[str, Any]] = {PLAIN: {}}
-    fields |= {name: {"recipe": name} for name in (*RECIPES, catalogue.default)}
+    fields |= {name: {"recipe": name} for name in (*RECIPES, catalogue.masked)}
     fields |= {f"speed {speed:g}": {"speed": speed} for speed in SPEEDS if not catalogue.speed_problems(speed)}
     common = {"num_inference_steps": options.steps, "guidance_scale": options.guidance_scale, "kind": "hybridstitch"}
     with served(options.pair, options.out / "model_store", (STITCHED, PLAIN)) as server:

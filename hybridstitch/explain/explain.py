@@ -62,7 +62,8 @@ def explain(
         gradient_steps: Points on the path of integrated gradients; more reduce `convergence_delta` and cost more.
         perturbations_per_eval: Prompts in one forward; more are faster and take more memory.
         check: Called at every step and forward; an exception in it ends the work.
-        call: Other arguments of a call of the pipeline.
+        call: Other arguments of a call of the pipeline. Without `recipe` and `speed`, target "mask" explains
+            "hybridstitch-plus" on a tuned pair, otherwise "hybridstitch", as the default recipe may make no mask.
 
     Raises:
         InvalidInput: Names every wrong argument, or a mask that no prompt can change.
@@ -72,6 +73,8 @@ def explain(
         steps_explained = min(STEPS_EXPLAINED, steps) if type(steps) is int and steps > 0 else STEPS_EXPLAINED
     size = (call.get(side) or default for side, default in zip(SIDES, pipeline.size_limits.default, strict=True))
     problems = _problems(prompt, target, method, region, steps_explained, steps, *size)
+    if target == "mask" and call.get("recipe") is None and call.get("speed") is None:
+        call["recipe"] = pipeline.catalogue.masked
     try:
         seeds = [torch.Generator().manual_seed(seed)]
         bound = None if target == "region" else region

@@ -16,8 +16,12 @@ from hybridstitch.recipe.recipe import Recipe, recipes, resolve
 from hybridstitch.recipe.registry import Registry, load_registry
 from hybridstitch.recipe.untuned import FASTEST, untuned_recipe
 
-DEFAULTS = ("hybridstitch-plus", "front")
-"""Recipe of requests that name none: the first of these that exists. Only a tuned pair has the first one."""
+DEFAULT_SPEED = 1.83
+"""Speed of requests that name neither a recipe nor a speed, on a tuned pair. It is the paper's."""
+UNTUNED_DEFAULT = "front"
+"""Their recipe on other pairs, at the same speed."""
+MASKED = ("hybridstitch-plus", "hybridstitch")
+"""Recipes with a mask, the most faithful first. Only a tuned pair has the first one."""
 COST_DIGITS = 4
 """Digits of the costs that `hybridstitch tune` writes, behind the point."""
 
@@ -59,10 +63,21 @@ class Catalogue:
         """The strategies of `load_registry` with the named recipes. Raises InvalidInput as it does."""
         return cls(load_registry(named))
 
+    def default(self, guidance_scale: float, own_schedule: bool = False) -> Recipe:
+        """The recipe of requests that name neither a recipe nor a speed.
+
+        Args:
+            guidance_scale: of the request.
+            own_schedule: whether the request brings its noise levels, so that the recipe must take all steps.
+        """
+        if not self.tuned or own_schedule:
+            return self.recipes[UNTUNED_DEFAULT]
+        return self.at_speed(min(DEFAULT_SPEED, self.fastest), guidance_scale).recipe
+
     @property
-    def default(self) -> str:
-        """The recipe of requests that name none."""
-        return next(name for name in DEFAULTS if name in self.recipes)
+    def masked(self) -> str:
+        """The recipe of explanations of a mask that name neither a recipe nor a speed."""
+        return next(name for name in MASKED if name in self.recipes)
 
     def of_pair(self, folder: str | Path | None) -> Catalogue:
         """This catalogue with the tuned recipes of the pair in a folder. Raises InvalidInput if there is no pair."""

@@ -121,6 +121,9 @@ def parse_explanation(
         Problem(name, rule, asked[name]) for name, schema in schemas.items() if (rule := mismatch(schema, asked[name]))
     ]
     wrong = {problem.field for problem in problems}
+    fields = {**defaults, **sent}
+    if asked["target"] == "mask" and fields.get("recipe") is fields.get("speed") is None:
+        sent["recipe"] = catalogue.masked
     chosen = {name: None if name in wrong else payload.get(name) for name in schemas}
     draft = draft_request(
         sent | dict(FIXED),

@@ -226,14 +226,14 @@ def _chosen(
 
     What is wrong with them joins the problems.
     """
-    is_named = "recipe" in values
-    asked, speed = values.pop("recipe", catalogue.default), values.pop("speed", None)
-    if speed is not None:
-        found = catalogue.speed_problems(speed)
-        problems.extend(found)
-        if not is_named:
-            known = not found and "guidance_scale" not in wrong
-            return catalogue.at_speed(speed, values["guidance_scale"]).recipe if known else None, speed
+    asked, speed = values.pop("recipe", None), values.pop("speed", None)
+    found = [] if speed is None else catalogue.speed_problems(speed)
+    problems.extend(found)
+    if asked is None:
+        if found or "guidance_scale" in wrong:
+            return None, speed
+        scale = values["guidance_scale"]
+        return catalogue.default(scale) if speed is None else catalogue.at_speed(speed, scale).recipe, speed
     if isinstance(asked, dict):
         asked = {name: each for name, each in asked.items() if each is not None or name not in RECIPE_FIELDS}
     try:

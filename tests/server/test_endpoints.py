@@ -11,6 +11,8 @@ import pytest
 import requests
 from PIL import Image
 
+from hybridstitch.base.paths import EMBEDDED_PAIR
+from hybridstitch.recipe.catalogue import Catalogue
 from hybridstitch.serving.client.client import Client
 from hybridstitch.serving.server.server import Server
 from tests.support.served import QUICK
@@ -89,7 +91,7 @@ def test_a_png_carries_the_request_that_makes_it_again(client: Client) -> None:
     original = client.predict({"prompt": "red apple on blue", "num_inference_steps": 2})
     request = json.loads(Image.open(io.BytesIO(original.content)).text["hybridstitch"])
     assert request["seed"] == int(original.headers["x-hybridstitch-seed"])
-    assert request["recipe"]["name"] == "hybridstitch-plus"
+    assert request["recipe"] == Catalogue.load().of_pair(EMBEDDED_PAIR).default(4.5).to_dict()
     assert client.predict(request).content == original.content
 
 
