@@ -121,7 +121,7 @@ def parse_explanation(
         Problem(name, rule, asked[name]) for name, schema in schemas.items() if (rule := mismatch(schema, asked[name]))
     ]
     wrong = {problem.field for problem in problems}
-    fields = {**defaults, **sent}
+    fields = {**defaults, **{name: value for name, value in sent.items() if value is not None}}
     if asked["target"] == "mask" and fields.get("recipe") is fields.get("speed") is None:
         sent["recipe"] = catalogue.masked
     chosen = {name: None if name in wrong else payload.get(name) for name in schemas}

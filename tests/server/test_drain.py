@@ -43,7 +43,7 @@ def test_a_change_of_versions_answers_every_picture_that_was_accepted(client: Cl
     try:
         for archive in archives:
             client.register(archive, "changing")
-        slow = QUICK | {"num_inference_steps": 12, "recipe": "large", "num_images": 2}
+        slow = QUICK | {"num_inference_steps": 40, "recipe": "large", "num_images": 2}
         with ThreadPoolExecutor(6) as pool:
             answers = [pool.submit(client.generate, **slow, model="changing") for _ in range(6)]
             accepted(client, "changing/1.0", answers, working=1)
@@ -54,6 +54,9 @@ def test_a_change_of_versions_answers_every_picture_that_was_accepted(client: Cl
         (left,) = client.describe("changing/all", customized=False)
         assert left["modelVersion"] == "2.0"
     finally:
+        if len(client.describe("changing/all", customized=False)) > 1:  # a failure leaves nothing to others
+            client.set_default("changing", "2.0")
+            client.unregister("changing", "1.0")
         client.unregister("changing")
     assert "changing" not in client.models()
 

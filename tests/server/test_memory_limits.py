@@ -98,7 +98,7 @@ def test_a_size_beyond_the_memory_is_refused_with_the_limit(emoji: Path, tmp_pat
 
 def test_a_worker_whose_default_picture_does_not_fit_names_the_default(emoji: Path, tmp_path: Path) -> None:
     (tmp_path / "pair").symlink_to(emoji)
-    little = config(max_memory_mib=for_96(emoji))
+    little = config(max_memory_mib=for_96(emoji), defaults={"recipe": "hybridstitch"})
     with pytest.raises(InvalidInput, match=r"handler\.defaults\.width: expected a smaller size, at most about 96x96"):
         make_handler("hybridstitch_handler", tmp_path / "pair", little)
 
