@@ -28,10 +28,13 @@ def run_demo(say: Callable[[str], None], out: Path = Path("demo"), pair: Path = 
     Raises:
         InvalidInput, OSError, RuntimeError: As `served` and `Client.generate` do. The server is stopped in any case.
     """
+    from hybridstitch.recipe.catalogue import Catalogue
+
+    recipe = Catalogue.load().of_pair(pair).masked  # the default recipe may make no mask to show
     with served(pair, out / "model_store", report=say) as server:
         say(f'generating "{PROMPT}"')
         server.client.generate(PROMPT, seed=0, num_inference_steps=2)  # the first picture also warms the worker up
-        result = server.client.generate(PROMPT, seed=0)
+        result = server.client.generate(PROMPT, seed=0, recipe=recipe)
     (out / "apple.png").write_bytes(result.image_bytes)
     (out / "apple.json").write_text(json.dumps(result.report, indent=2))
     (out / "apple-mask.png").write_bytes(encode_image(mask_overlay(result.image, result.report), "png"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hybridstitch.cli.demo import run_demo
 from hybridstitch.cli.main import main
 from hybridstitch.serving.server.server import Server
 
@@ -28,6 +29,17 @@ def test_generate_writes_picture_report_and_mask(tiny: Path, tmp_path: Path, cap
     assert any(blue > red + 60 for red, _, blue in colours)
     assert json.loads(report.read_text())["seed"] == 3
     assert json.loads(Image.open(picture).text["hybridstitch"])["prompt"] == "red apple"
+
+
+def test_the_demo_shows_a_mask(emoji: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    run_demo(lines.append, tmp_path, emoji)
+    assert any(line.startswith("hybrid ") for line in lines)
+    report = json.loads((tmp_path / "apple.json").read_text())
+    assert report["recipe"]["name"] == "hybridstitch-plus"
+    assert Image.open(tmp_path / "apple.png").size == (128, 128)
+    assert any(0 < share < 1 for share in report["mask"]["share_by_step"])
+    assert Image.open(tmp_path / "apple-mask.png").width == 256
 
 
 def test_the_report_can_be_read_by_a_program(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
