@@ -22,9 +22,10 @@ class PlainAttention(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Replace that one function."""
-        if func is functional.scaled_dot_product_attention:
-            return attend(*args[:3])
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func is functional.scaled_dot_product_attention and len(args) == 3 and kwargs.get("attn_mask") is None:
+            return attend(*args)
+        return func(*args, **kwargs)
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

@@ -23,9 +23,8 @@ class Fitting(Fill):
 
     The fit sees two states of every picture: the one that the steps before really produced, so that it corrects the
     error that has accumulated, and the one on the large model's own trajectory, which keeps it from serving a few
-    pictures alone. Both lead to the large model's state at the end of the gap. The sum over the pictures is that of the
-    roots of their squared errors, since a plain one would fit the few pictures that are furthest off. One run fits a
-    whole schedule.
+    pictures alone. Both lead to the large model's state at the end of the gap. Each picture counts by the root of its
+    squared error, so that the few that are furthest off do not decide alone. One run fits a whole schedule.
 
     Args:
         states, velocities, sigmas: see `Trajectories`.
