@@ -120,31 +120,32 @@ def test_the_student_so_far_is_much_nearer_to_the_large_model_than_its_start(par
 def quick(monkeypatch):
     """Batches and checks of a few scenes."""
     monkeypatch.setitem(stages.BATCHES, "distil", 4)
+    monkeypatch.setitem(stages.BATCHES, "guided", 4)
     kept_back = [Scene(("disc",), "flat", ("blue", "blue")), Scene(("disc", "wedge"), "3d", ("red", "red"))]
     monkeypatch.setattr("training.distil.held_out", lambda: kept_back)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("progress", [0.0, 0.99])
-def test_a_lesson_brings_the_small_model_nearer(parts, library, quick, progress):
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_lesson_brings_the_small_model_nearer(parts, library, quick, guided):
     torch.manual_seed(0)
     random.seed(0)
     small = prune(parts.large)
-    lesson = Lesson(parts, 3.0, 0.1)
+    lesson = Lesson(parts, 3.0, 0.1, guided)
     optimizer = torch.optim.AdamW(small.parameters(), 1e-3)
     batch = next(batches(library, 128, 4, seed=0))
     losses = []
     for _ in range(3):
         torch.manual_seed(0)
         random.seed(0)
-        loss = lesson(small, batch, progress)
+        loss = lesson(small, batch, 0.0)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert all(parameter.grad is None for parameter in parts.large.parameters())
-    assert bool(lesson.drawings.prompts) == (progress > distil.GUIDED_FROM)
+    assert bool(lesson.drawings.prompts) == guided
 
     known = lesson.memory[-1]
     lesson.memory.clear()
@@ -181,12 +182,18 @@ def test_the_stage_goes_on_where_it_stopped_and_is_exported_alone(library, quick
     assert (output / written[-1]).stat().st_mode & 0o777 == 0o644
 
     average, _ = stages.newest_transformer("small", tmp_path / "runs")
-    stage = stages.make(
+    guided = stages.make("small-guided", 0.001, library, tmp_path / "runs", CPU, EMBEDDED_PAIR)
+    again = stages.make(
         "small-distil", 1, library, tmp_path / "again", CPU, EMBEDDED_PAIR, output / "transformer_small"
     )
     with torch.no_grad():
-        found, wanted = (distil.velocity(each, *inputs()) for each in (stage.model, average))
-    assert (found - wanted).abs().max() < 0.05  # half precision
+        from_folder, exported, wanted = (
+            distil.velocity(each, *inputs()) for each in (guided.model, again.model, average)
+        )
+    assert torch.equal(from_folder, wanted)
+    assert (exported - wanted).abs().max() < 0.05  # half precision
+    run(guided, tmp_path / "runs", CPU)
+    assert stages.newest_transformer("small", tmp_path / "runs")[1] == "small-guided"
 
 
 def test_a_second_attention_may_come_later(parts, monkeypatch, tmp_path):

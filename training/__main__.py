@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads to use")
     parser.add_argument("--runs", type=Path, help="folder of the checkpoints (runs, with --all runs-all)")
     parser.add_argument("--output", type=Path, default=PAIR, help="folder of the exported pair")
-    parser.add_argument("--start", type=Path, help="folder of a small transformer that small-distil goes on from")
-    parser.add_argument("--compile", action="store_true", help="small-distil: compile, for minutes, for faster steps")
+    parser.add_argument("--start", type=Path, help="folder of a small transformer that its stages go on from")
+    parser.add_argument("--compile", action="store_true", help="small model: compile, for minutes, for faster steps")
     parser.add_argument("--count", type=int, help="evaluate: number of held-out scenes, for a quick look")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -42,7 +42,7 @@ def main() -> None:
     if arguments.stage == "fetch":
         return
     library = data.load_library(HERE / "data", arguments.all)
-    if arguments.stage not in ("small-distil", "export", "evaluate"):
+    if arguments.stage not in (*stages.STAGES_OF["small"], "export", "evaluate"):
         _once(lambda: stages.prepare(library, runs))
     for name in [arguments.stage] if arguments.stage else [*stages.MINUTES, "export", "evaluate"]:
         random.seed(0)

@@ -147,8 +147,6 @@ class Check:
         return functional.mse_loss(self._answer(transformer), self.wanted).item()
 
 
-GUIDED_FROM = 0.4
-"""Share of the time after which half of a batch consists of unfinished pictures, see `Drawings`."""
 GUIDANCE = 4.5
 GUIDED_WEIGHT = 0.05
 """Weight of the squared distance of guided velocities; guidance makes it many times that of the velocities."""
@@ -227,17 +225,20 @@ class Task:
 
 
 class Lesson:
-    """The loss: squared distance to the large model's velocity at noised training scenes, then under guidance too.
+    """The loss: squared distance to the large model's velocity at noised training scenes.
 
     Args:
         parts: the models that give the targets.
         shift: of the noise levels.
         drop_prompt: share of the scenes that are learned without their prompt.
+        guided: whether half of a batch is unfinished pictures under guidance, with and without their prompts.
         compiled: whether to compile the transformers. It takes minutes and shortens a step by a seventh.
     """
 
-    def __init__(self, parts: Parts, shift: float, drop_prompt: float, compiled: bool = False) -> None:
-        self.parts, self.shift, self.drop_prompt = parts, shift, drop_prompt
+    def __init__(
+        self, parts: Parts, shift: float, drop_prompt: float, guided: bool = False, compiled: bool = False
+    ) -> None:
+        self.parts, self.shift, self.drop_prompt, self.guided = parts, shift, drop_prompt, guided
         self.velocity = torch.compile(velocity, dynamic=False) if compiled else velocity
         self.drawings = Drawings(shift)
         self.memory: deque[Task] = deque(maxlen=MEMORY)
@@ -250,9 +251,9 @@ class Lesson:
         return noised(clean, sigma, torch.randn_like(clean)), sigma, prompts
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
-        """The loss of one batch. After `GUIDED_FROM`, half of it is unfinished pictures, with and without prompts."""
+        """The loss of one batch."""
         pixels, captions = batch
-        drawn = len(captions) // 4 if progress >= GUIDED_FROM else 0
+        drawn = len(captions) // 4 if self.guided else 0
         scenes = len(captions) - 2 * drawn
         clean = self.parts.space.encode(pixels) * self.parts.space.scale
         states, sigma, prompts = self._scenes(clean[:scenes], captions[:scenes])

@@ -16,26 +16,27 @@ from training.muon import Muon
 from training.noise import noise_levels
 from training.scenes import Batch, Library, batches
 from training.text import Reader, text_stage
-from training.train import Stage, fall, hold, hold_then_fall, load_average
+from training.train import Stage, fall, fall_from_half, hold, hold_then_fall, load_average
 
 MINUTES = {
     "autoencoder": 19.0,
     "text": 16.0,
     "large-coarse": 124.0,
     "large-fine": 485.0,
-    "small-distil": 120.0,
+    "small-distil": 240.0,
+    "small-guided": 60.0,
 }
 """Time budget of each stage on two CPU cores, in the order they run."""
 GPU_SHARE = 1 / 15
-"""Of that time on a GPU: three quarters of an hour for all, an estimate."""
+"""Of that time on a GPU: an hour for all, an estimate."""
 SIDES = {"coarse": 64, "fine": 128}
 """Pixels a side: 64 tokens, then 256. What a word looks like is learned where a step costs less."""
-BATCHES = {"autoencoder": 8, "text": 48, "coarse": 32, "fine": 12, "distil": 16}
+BATCHES = {"autoencoder": 8, "text": 48, "coarse": 32, "fine": 12, "distil": 16, "guided": 16}
 """Scenes a step, in each process on a CPU."""
 GPU_BATCH = 8
 """On a GPU this many times as many, or it would wait for its own launches."""
 PHASE_BEFORE = {"large-fine": "large-coarse"}
-STAGES_OF = {"large": ("large-fine", "large-coarse"), "small": ("small-distil",)}
+STAGES_OF = {"large": ("large-fine", "large-coarse"), "small": ("small-guided", "small-distil")}
 """The stages of a transformer, the last one first."""
 DISTIL_MEMORY = 0.999
 """An average over this many steps at the full rate is worth about as much as a rate that falls."""
@@ -75,15 +76,17 @@ def make(
     """Build a stage by its name, from the results of the stages before it.
 
     Args:
-        pair: an exported pair, for `small-distil`, where `folder` holds no large transformer.
-        start: a small transformer that `small-distil` goes on from, instead of the large one's blocks.
-        compiled: whether `small-distil` compiles its transformers.
+        pair: an exported pair, for the stages of the small model, where `folder` holds no large transformer.
+        start: a small transformer that such a stage goes on from, instead of the large one's blocks or the stage
+            before it.
+        compiled: whether such a stage compiles its transformers.
     """
     size = BATCHES[name.split("-")[-1]] * (GPU_BATCH if device.type == "cuda" else 1)
     if name == "text":
         return text_stage(minutes, library, folder, size)
-    if name == "small-distil":
-        return _distil_stage(minutes, library, frozen_parts(folder, library, pair).to(device), size, start, compiled)
+    if name in STAGES_OF["small"]:
+        parts = frozen_parts(folder, library, pair).to(device)
+        return _small_stage(name, minutes, library, parts, size, _small_start(name, parts, folder, start), compiled)
     space = projection(folder, library).to(device)
     if name == "autoencoder":
         return _autoencoder_stage(minutes, library, space, size, device)
@@ -155,17 +158,25 @@ def frozen_parts(folder: Path, library: Library, pair: Path | None) -> Parts:
     )
 
 
-def _distil_stage(
-    minutes: float, library: Library, parts: Parts, size: int, start: Path | None, compiled: bool
+def _small_stage(
+    name: str, minutes: float, library: Library, parts: Parts, size: int, small: SD3Transformer2DModel, compiled: bool
 ) -> Stage:
-    small = read_start(start) if start else prune(parts.large)
-    lesson = Lesson(parts, SHIFTS["fine"], DROP_PROMPT, compiled)
+    guided = name == "small-guided"
+    lesson = Lesson(parts, SHIFTS["fine"], DROP_PROMPT, guided, compiled)
     source = partial(batches, library, SIDES["fine"], size)
     check = Check(parts, library, SHIFTS["fine"])
-    optimizers = _optimizers(small)
-    return Stage(
-        "small-distil", minutes, small, optimizers, lesson, hold_then_fall, source, check, lesson.again, DISTIL_MEMORY
-    )
+    rate = fall_from_half if guided else hold_then_fall
+    return Stage(name, minutes, small, _optimizers(small), lesson, rate, source, check, lesson.again, DISTIL_MEMORY)
+
+
+def _small_start(name: str, parts: Parts, folder: Path, start: Path | None) -> SD3Transformer2DModel:
+    """What a stage of the small transformer starts from."""
+    if start:
+        return read_start(start)
+    small = prune(parts.large)
+    if name == "small-guided":
+        load_average(folder, "small-distil", small)
+    return small
 
 
 def load_encoders(folder: Path, encoders: nn.ModuleList) -> nn.ModuleList:

@@ -78,6 +78,11 @@ def fall(progress: float) -> float:
     return 1.0 - progress
 
 
+def fall_from_half(progress: float) -> float:
+    """Linear from half the rate to zero, for weights that were trained before."""
+    return (1.0 - progress) / 2
+
+
 def hold_then_fall(progress: float) -> float:
     """Constant for the first 65 %, then linear to zero."""
     return min(1.0, (1.0 - progress) / 0.35)
