@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 
-from hybridstitch.base.paths import EMBEDDED_PAIR, ROOT
+from hybridstitch.base.paths import EMBEDDED_PAIR
 from hybridstitch.model.flops import forward_flops
 from training import distil, models, stages
 from training.distil import BLOCKS, Drawings, Lesson, exported_parts, prune, read_start, velocity
@@ -103,7 +103,7 @@ def test_drawings_end_at_the_picture_and_give_way_to_new_ones():
     assert not torch.equal(drawings.states, noise)
 
 
-def test_the_student_so_far_is_much_nearer_to_the_large_model_than_its_start(parts):
+def test_the_pairs_small_model_is_much_nearer_to_the_large_one_than_its_start(parts):
     context, pooled = parts.encode(["red apple on blue", "rocket on black", "fox on pink", "house on grey"])
     noise, sigma = torch.randn(4, 16, 32, 32, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.98)
 
@@ -112,8 +112,8 @@ def test_the_student_so_far_is_much_nearer_to_the_large_model_than_its_start(par
         return velocity(transformer, noise, context, pooled, sigma)
 
     wanted = answer(parts.large)
-    start, student = prune(parts.large), read_start(ROOT / "training" / "student")
-    assert (answer(student) - wanted).square().mean() < 0.05 * (answer(start) - wanted).square().mean()
+    start, small = prune(parts.large), read_start(EMBEDDED_PAIR / "transformer_small")
+    assert (answer(small) - wanted).square().mean() < 0.05 * (answer(start) - wanted).square().mean()
 
 
 @pytest.fixture

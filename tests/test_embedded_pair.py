@@ -11,6 +11,9 @@ import torch
 from hybridstitch import HybridStitchPipeline
 from hybridstitch.base.prompt_files import read_prompts
 from hybridstitch.measure.pixels import psnr
+from training.evaluate import open_pair
+from training.speed import forward_gflops
+from training.velocities import velocity_errors
 from training.vocabulary import COLOURS
 
 MEGABYTE = 1_000_000
@@ -54,9 +57,23 @@ def test_the_background_has_the_colour_asked_for(pictures):
             assert np.abs(edge - np.array(COLOURS[colour]) / 255).max() < 0.15, f"{prompt}: an edge looks {nearest}"
 
 
+def fidelity(pictures: dict[str, dict[str, np.ndarray]], recipe: str) -> float:
+    """Mean PSNR in dB to the large model's pictures."""
+    return float(np.mean([psnr(drawn[recipe], drawn["large"]) for drawn in pictures.values()]))
+
+
 @pytest.mark.slow
 def test_stitching_stays_closer_to_the_large_model_than_the_small_one_is(pictures):
-    def fidelity(recipe: str) -> float:
-        return float(np.mean([psnr(drawn[recipe], drawn["large"]) for drawn in pictures.values()]))
+    assert fidelity(pictures, "hybridstitch") > fidelity(pictures, "small") + 1
 
-    assert fidelity("hybridstitch") > fidelity("small") + 1
+
+@pytest.mark.slow
+def test_the_small_model_is_nearly_as_good_as_the_large_one(emoji, pictures):
+    assert fidelity(pictures, "small") > 19
+    drawn = np.stack([each["large"] for each in pictures.values()])
+    found = velocity_errors(open_pair(emoji), 2 * torch.from_numpy(drawn).permute(0, 3, 1, 2) - 1, [*pictures])
+    assert found["small"]["training"] < 1.2 * found["large"]["training"]
+
+
+def test_the_large_model_costs_as_much_more_as_that_of_sd35(emoji_pipe):
+    assert 2.6 < forward_gflops(emoji_pipe.large) / forward_gflops(emoji_pipe.small) < 3.0
