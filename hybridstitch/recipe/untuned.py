@@ -9,7 +9,7 @@ from hybridstitch.recipe.recipe import Recipe
 
 NOT_TUNED = (
     "speed: this pair was not tuned, so the schedule is one that needs no calibration; `hybridstitch tune` finds "
-    "closer ones, by 1 to 2 dB on the embedded pair; docs/own-pair.md has what it costs"
+    "closer ones, by 1 to 3 dB on the embedded pair; docs/own-pair.md has what it costs"
 )
 FASTEST = 4.0
 """The highest speed that was measured (docs/benchmarks.md)."""
