@@ -35,7 +35,7 @@ def test_a_pair_that_fits(emoji: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert code == 0
     assert list(findings) == ["files", "weights", "pictures", "sizes", "loading", "disk"]
     assert all(finding["ok"] and not finding["advice"] for finding in findings.values())
-    assert findings["weights"]["detail"].startswith("63 MiB in float32 (as set): transformer 40 MiB, vae")
+    assert findings["weights"]["detail"].startswith("67 MiB in float32 (as set): transformer 40 MiB, vae")
     assert "K/V cache 7 MiB" in findings["pictures"]["detail"]
     assert "8 of 8 pictures_per_forward" in findings["pictures"]["detail"]
     assert "squares of 32 to 128 pixels by the models, up to 128 by the memory" in findings["sizes"]["detail"]
@@ -110,7 +110,7 @@ def test_devices_of_the_settings(emoji: Path, capsys: pytest.CaptureFixture[str]
     config.write_text("handler: {devices: [cpu, 'cpu:0']}")
     code, findings = examined(capsys, "--pair", str(emoji), "--config", str(config))
     assert code == 0
-    assert "transformer_small 11 MiB; " in findings["weights"]["detail"], "both names are one memory"
+    assert "transformer_small 15 MiB; " in findings["weights"]["detail"], "both names are one memory"
     config.write_text("handler: {devices: [cpu, 'cuda:7']}")
     assert main(["doctor", "--pair", str(emoji), "--config", str(config)]) == 2
     assert "handler.devices: expected a device that torch finds here" in capsys.readouterr().err
