@@ -53,7 +53,7 @@ def test_the_dial_of_a_tuned_pair_is_never_below_that_of_an_untuned_one(tiny_pip
     """Also where fitted steps are worth nothing."""
     steps, scales = 12, [4.5, 7.0]
     search = {"steps": steps, "scales": scales, "journal": tmp_path / "it.jsonl", "work": 60}
-    monkeypatch.setattr(Fitting, "_fit", lambda *_: [0.0, 0.0, 0.0])
+    monkeypatch.setattr(Fitting, "_fit", lambda _, trajectory, found, end: [0.0] * len(found))
     tuner = Tuner(tiny_pipe, PROMPTS, **search)
     found = tuner.search()
     assert tuner.work <= 60

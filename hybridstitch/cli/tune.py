@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 QUICK, THOROUGH = 60.0, 500.0
 """Work of a search in plain pictures: those of the large model at all steps."""
+ACROSS = 0.2
+"""Share of a thorough search's work for weights of each guidance scale's schedules at the other scales."""
 PLUS = "hybridstitch-plus"
-"""Name of the best stitched recipe. A search that tries none keeps the pair's."""
+"""Name of the best stitched recipe. A search that finds none keeps the pair's."""
 QUICK_PROMPTS, PROMPTS = 6, 16
 """Prompts of a search. More of them fit weights that serve other prompts better (docs/benchmarks.md)."""
 
@@ -77,12 +79,12 @@ def _search(options: argparse.Namespace, out: Path) -> list[Trial]:
         _trials(out),
         QUICK if options.quick else THOROUGH,
         (options.width, options.height),
-        stitched=not options.quick,
+        across=0.0 if options.quick else ACROSS,
         others=[*defined(pipe.catalogue, options.define).values()],
         bar=not options.json,
     )
     found = [trial for trial in tuner.search() if trial.speed >= options.speed]
-    best = plus(found, options.guidance_scales[0]) or pipe.catalogue.recipes.get(PLUS)
+    best = plus(found) or pipe.catalogue.recipes.get(PLUS)
     named = {"track": tuner.routed(), **({PLUS: best} if best else {})}
     write(found, tuner.pair, options.steps, named, out)
     say(f"{tuner.work:.1f} plain pictures' work in all")

@@ -6,8 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import log
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from hybridstitch.fills import Fitted
 from hybridstitch.plans import ExplicitShares
@@ -15,7 +19,7 @@ from hybridstitch.recipe.catalogue import COST_DIGITS
 from hybridstitch.recipe.recipe import Recipe
 
 PLUS_SPEED = 1.83
-"""Speed-up that the paper claims. `hybridstitch-plus` is the best stitched recipe that reaches it."""
+"""Speed-up that the paper claims. `hybridstitch-plus` is the best stitched recipe that reaches it; see `plus`."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,34 @@ def front(found: Sequence[Trial]) -> list[Trial]:
     return kept
 
 
-def plus(found: Sequence[Trial], guidance_scale: float) -> Recipe | None:
-    """Return the stitched recipe of highest fidelity that reaches `PLUS_SPEED`, at the nearest guidance scale."""
-    fast = [trial for trial in found if trial.stitched and trial.speed >= PLUS_SPEED]
-    best = max(fast, key=lambda each: (-abs(each.guidance_scale - guidance_scale), each.psnr_db), default=None)
-    return None if best is None else joined([trial for trial in found if trial.schedule == best.schedule])
+def plus(found: Sequence[Trial]) -> Recipe | None:
+    """Return the stitched recipe that gains most over fitted steps of equal cost; see `gain`.
+
+    The mean over the guidance scales counts, of the recipes that reach `PLUS_SPEED` and were measured at the most
+    scales. None if there is no such recipe.
+    """
+    groups: dict[str, list[Trial]] = defaultdict(list)
+    for trial in found:
+        if trial.stitched and trial.speed >= PLUS_SPEED:
+            groups[trial.schedule].append(trial)
+    best = max(
+        groups.values(), key=lambda trials: (len(trials), fmean(gain(each, found) for each in trials)), default=None
+    )
+    return None if best is None else joined(best)
+
+
+def gain(trial: Trial, found: Sequence[Trial]) -> float:
+    """Return the PSNR in dB that a trial has above recipes without regions at equal cost and guidance scale.
+
+    Between two of these the PSNR is interpolated over the logarithm of the speed. Outside of them the nearest one
+    counts.
+    """
+    others = [each for each in found if each.guidance_scale == trial.guidance_scale and not each.stitched]
+    steps = sorted((log(each.speed), each.psnr_db) for each in front(others))
+    if not steps:
+        return 0.0
+    speeds, decibels = zip(*steps, strict=True)
+    return trial.psnr_db - float(np.interp(log(trial.speed), speeds, decibels))
 
 
 def points(found: Sequence[Trial]) -> list[dict[str, Any]]:

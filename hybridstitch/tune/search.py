@@ -1,6 +1,6 @@
 """Searches the schedules of a pair with the highest fidelity at each cost, on a few calibration prompts.
 
-Three stages for each guidance scale, each as far as the allowed work goes:
+Four stages for each guidance scale, each as far as the allowed work goes:
 
 1. The large model generates the prompts once. From its recorded trajectories follow the schedules that promise the
    least error, for every number of dense steps and without a forward (`positions.py`).
@@ -9,7 +9,7 @@ Three stages for each guidance scale, each as far as the allowed work goes:
    steps of plan `front`, and schedules of other sensitivities.
 3. Coordinate descent moves one dense step after another, with weights fitted for every schedule tried.
 
-A search with `stitched` also tries regions and steps of both models between the dense steps (`stitched.py`).
+4. Every second step of these schedules renders only a share of the tokens (`stitched.py`).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from hybridstitch.recipe.recipe import FEWEST_STEPS, Recipe, recipes
 from hybridstitch.recipe.untuned import FASTEST, untuned_recipe
 from hybridstitch.tune.disagreement import disagreement
 from hybridstitch.tune.fit import Fitting
-from hybridstitch.tune.points import PLUS_SPEED, Trial
+from hybridstitch.tune.points import Trial, gain
 from hybridstitch.tune.positions import SENSITIVITIES, Jumps, Schedule, neighbours
-from hybridstitch.tune.stitched import PURE, Stitching, stitchings
+from hybridstitch.tune.stitched import DENSE_START, PURE, SHARE, Stitching, stitchings
 from hybridstitch.tune.trajectories import Run, Trajectories
 
 SPEEDS = (2.5, 3.0, 4.0, 1.83, 1.5, 5.0, 2.0, 3.5, 2.2, 1.25)
 """Speed-ups that get a schedule, the most important first: a search whose work is spent leaves out the last ones."""
-STITCHED_SHARE = 0.75
-"""Share of the work for pure fitted steps, in a search that also stitches."""
-ACROSS_SHARE = 0.2
-"""Share of the work for weights at the other guidance scales, in a search that also stitches."""
+PURE_SHARE = 0.75
+"""Share of a scale's work for pure fitted steps. The rest is for stitched ones."""
+STITCHED_SPEED = 2.4
+"""Speed-up of the schedule, all its steps dense, whose stitched recipe is tried first. Then come those around it."""
 
 
 class Tuner:
@@ -60,7 +60,8 @@ class Tuner:
         journal: File of all trials. A search that is continued does not repeat them.
         work: Allowed work, in plain pictures.
         size: Width and height in pixels; None for the default of the pair.
-        stitched: Whether it also tries recipes that stitch both models, with a quarter of the work.
+        across: Share of the work that is kept for weights of each scale's schedules at the other scales, 0 to 1.
+            Without it they get what is left.
         others: Recipes that take part as they are.
         bar: Whether a progress bar is shown.
 
@@ -77,7 +78,7 @@ class Tuner:
         journal: Path,
         work: float = 500.0,
         size: Size = (None, None),
-        stitched: bool = False,
+        across: float = 0.0,
         others: Sequence[Recipe] = (),
         bar: bool = True,
     ):
@@ -86,7 +87,7 @@ class Tuner:
         raise_problems([Problem(f"define.{each.name}.plan", expected, each.plan.type) for each in adaptive])
         self.pipe, self.prompts, self.steps, self.scales = pipe, prompts, steps, [*scales]
         self.pair, self.allowed, self.size = fingerprint(pipe), work, size
-        self._journal, self._stitched, self._others, self._bar = journal, stitched, others, bar
+        self._journal, self._across_share, self._others, self._bar = journal, across, others, bar
         self._prefix = json.dumps([self.pair, steps, size, prompts])
         self._known: dict[str, Any] = dict(read_entries(journal))
         self.work = sum(entry["work"] for key, entry in self._known.items() if key.startswith(self._prefix))
@@ -102,20 +103,22 @@ class Tuner:
         with Progress(what, left, round(self.work), bar=self._bar) as self._progress:
             for number, scale in enumerate(self.scales):
                 found += self._at(scale, len(self.scales) - number)
-            for scale in self.scales if self._stitched else []:
+            for scale in self.scales:
                 found += self._across(scale, found)
         return sorted(found, key=lambda trial: (trial.guidance_scale, -trial.cost))
 
     def _across(self, scale: float, found: Sequence[Trial]) -> list[Trial]:
-        """Return trials of the other scales' schedules at a guidance scale, as far as the allowed work goes."""
+        """Return trials of the other scales' schedules at a guidance scale, as far as the allowed work goes.
+
+        Those come first that gain most over fitted steps where they were tried.
+        """
         trajectories, fitted = self._trajectories(scale), []
         tried = {trial.schedule for trial in found if trial.guidance_scale == scale}
-        for schedule, trial in {trial.schedule: trial for trial in found}.items():
+        others = {trial.schedule: trial for trial in found if trial.schedule not in tried}
+        for trial in sorted(others.values(), key=lambda trial: -gain(trial, found)):
             plan, fill = trial.recipe.plan, trial.recipe.fill
-            if schedule in tried:
-                continue
             if isinstance(plan, ExplicitShares) and isinstance(fill, Fitted):
-                stitching = Stitching(0.0, trial.recipe.mask, fill.small)
+                stitching = Stitching(SHARE, trial.recipe.mask, fill.small)
                 work = trial.cost * len(self.prompts)
                 if self.work + work <= self.allowed or self._knows(trajectories, plan.shares, stitching):
                     fitted.append(self.trial(trajectories, plan.shares, stitching.mask, stitching.small))
@@ -132,9 +135,9 @@ class Tuner:
             self.disagreement = tuple(
                 self._remembered(f"{self._prefix} disagreement", lambda: disagreement(trajectories))
             )
-        later = (scales_left - 1) * len(self.prompts) + self._stitched * ACROSS_SHARE * self.allowed
+        later = (scales_left - 1) * len(self.prompts) + self._across_share * self.allowed
         last = self.work + (self.allowed - self.work - later) / scales_left
-        limit = self.work + (STITCHED_SHARE if self._stitched else 1) * (last - self.work)
+        limit = self.work + PURE_SHARE * (last - self.work)
         jumps = Jumps(trajectories.states, trajectories.velocities, trajectories.sigmas)
         best: dict[int, tuple[Schedule, Trial]] = {}
         found: list[Trial] = []
@@ -155,7 +158,8 @@ class Tuner:
                 if not self._improve(best, dense, schedule, trajectories, share):
                     break
         found += [trial for _, trial in best.values()]
-        schedules = [best[dense][0] for dense in best if dense < self.steps / PLUS_SPEED] if self._stitched else []
+        nearest = sorted(best, key=lambda dense: abs(self.steps / dense - STITCHED_SPEED))
+        schedules = [best[dense][0] for dense in nearest if dense > DENSE_START]
         for stitching, schedule in product(stitchings(), schedules):
             shares = stitching.shares(schedule, self.steps)
             work = (sum(shares) + stitching.small * self.steps) * len(self.prompts) / self.steps
@@ -218,10 +222,11 @@ class Tuner:
             small: Whether the small model's change takes part.
         """
         plan, scale = ExplicitShares(shares), trajectories.guidance_scale
+        text = "kept" if plan.masked else "fresh"
 
         def measure() -> dict[str, Any]:
             fill = Fitting(trajectories.states, trajectories.velocities, trajectories.sigmas, shares, small)
-            run = trajectories.run(Recipe(plan, mask, fill, "tuned"))
+            run = trajectories.run(Recipe(plan, mask, fill, "tuned", text=text))
             weights = [weight for step in fill.weights for weight in step]
             return {"weights": weights, **_figures(trajectories, run)}
 
@@ -229,10 +234,12 @@ class Tuner:
         fill = Fitted((scale,), tuple(found["weights"]), small)
         figures = {name: found[name] for name in ("cost", "error", "psnr_db")}
         origin = "fitted steps and regions" if plan.masked else "fitted steps"
-        return Trial(Recipe(plan, mask, fill, "tuned"), scale, **figures, origin=origin)
+        return Trial(Recipe(plan, mask, fill, "tuned", text=text), scale, **figures, origin=origin)
 
     def _key(self, trajectories: Trajectories, shares: tuple[float, ...], mask: MaskStrategy, small: bool) -> str:
         described = [trajectories.guidance_scale, shares, mask.to_dict(), small]
+        if ExplicitShares(shares).masked:
+            described.append("text kept")  # older journals hold trials that computed it
         return f"{self._prefix} {json.dumps(described)}"
 
     def _knows(self, trajectories: Trajectories, shares: tuple[float, ...], stitching: Stitching = PURE) -> bool:

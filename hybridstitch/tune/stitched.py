@@ -1,26 +1,30 @@
-"""Recipes that stitch regions and steps of both models, for `tune` to try beside pure fitted steps."""
+"""Recipes that stitch regions and steps of both models, for `tune` to try beside pure fitted steps.
+
+Each is a schedule of fitted steps of which every second one, from the fourth on, renders only a share of the tokens.
+Such steps keep the text rows: with a quarter of the tokens they cost 22 % of a dense one on the embedded pair.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 from hybridstitch import masks
 from hybridstitch.masks import MaskStrategy
 from hybridstitch.tune.positions import Schedule
 
-MASKS: tuple[MaskStrategy, ...] = (masks.Drift(), masks.VelocityChange())
-SHARES = (0.3, 0.15)
-"""Shares of the tokens that the large model renders at a hybrid step."""
+SHARE = 0.25
+"""Share of the tokens that the large model renders at a hybrid step. A half costs more and gains nothing."""
+DENSE_START = 3
+"""Steps of the schedule that stay dense: early errors grow, and the mask compares two of them."""
 
 
 @dataclass(frozen=True)
 class Stitching:
-    """What happens between the dense steps of a schedule.
+    """What happens at the steps of a schedule.
 
     Attributes:
-        share: Share of the tokens that the large model renders at the hybrid step of each gap.
+        share: Share of the tokens that the large model renders at every second step of the schedule; 1 for all.
         mask: Selects these tokens.
         small: Whether the small model's change is a feature of the fit.
     """
@@ -30,19 +34,19 @@ class Stitching:
     small: bool
 
     def shares(self, schedule: Schedule, steps: int) -> tuple[float, ...]:
-        """Return the shares of a plan `listed`: dense steps, and a hybrid step in the middle of every longer gap."""
-        found = [float(step in schedule) for step in range(steps)]
-        for start, end in zip(schedule, (*schedule[1:], steps), strict=True):
-            if end - start > 2:
-                found[(start + end + 1) // 2] = self.share
+        """Return the shares of a plan `listed`."""
+        found = [0.0] * steps
+        for place, step in enumerate(schedule):
+            hybrid = place >= DENSE_START and (place - DENSE_START) % 2 == 0
+            found[step] = self.share if hybrid else 1.0
         return tuple(found)
 
 
-PURE = Stitching(0.0, masks.All(), False)
+PURE = Stitching(1.0, masks.All(), False)
 """Fitted steps alone."""
 
 
 def stitchings() -> Iterator[Stitching]:
-    """Yield all of them, those with the small model first."""
-    for small, share, mask in product((True, False), SHARES, MASKS):
-        yield Stitching(share, mask, small)
+    """Yield all of them, the one with the small model last: its forwards cost more than its change is worth."""
+    for small in (False, True):
+        yield Stitching(SHARE, masks.Drift(), small)
