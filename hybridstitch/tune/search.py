@@ -36,7 +36,7 @@ from hybridstitch.recipe.recipe import FEWEST_STEPS, Recipe, recipes
 from hybridstitch.recipe.untuned import FASTEST, untuned_recipe
 from hybridstitch.tune.disagreement import disagreement
 from hybridstitch.tune.fit import Fitting
-from hybridstitch.tune.points import Trial, gain
+from hybridstitch.tune.points import Trial, candidates, gain
 from hybridstitch.tune.positions import SENSITIVITIES, Jumps, Schedule, neighbours
 from hybridstitch.tune.stitched import DENSE_START, PURE, SHARE, Stitching, stitchings
 from hybridstitch.tune.trajectories import Run, Trajectories
@@ -103,24 +103,34 @@ class Tuner:
         with Progress(what, left, round(self.work), bar=self._bar) as self._progress:
             for number, scale in enumerate(self.scales):
                 found += self._at(scale, len(self.scales) - number)
-            for scale in self.scales:
-                found += self._across(scale, found)
+            own = [*found]
+            for number, scale in enumerate(self.scales):
+                found += self._across(scale, len(self.scales) - number, own)
         return sorted(found, key=lambda trial: (trial.guidance_scale, -trial.cost))
 
-    def _across(self, scale: float, found: Sequence[Trial]) -> list[Trial]:
-        """Return trials of the other scales' schedules at a guidance scale, as far as the allowed work goes.
+    def _across(self, scale: float, scales_left: int, found: Sequence[Trial]) -> list[Trial]:
+        """Return trials of the other scales' schedules at a guidance scale, as far as its part of the work goes.
 
-        Those come first that gain most over fitted steps where they were tried.
+        The stitched schedule of each scale that gains most comes first, then fitted steps, then other stitched ones.
         """
         trajectories, fitted = self._trajectories(scale), []
+        limit = self.work + (self.allowed - self.work) / scales_left
         tried = {trial.schedule for trial in found if trial.guidance_scale == scale}
-        others = {trial.schedule: trial for trial in found if trial.schedule not in tried}
-        for trial in sorted(others.values(), key=lambda trial: -gain(trial, found)):
+        best = {
+            each: max(candidates(own), key=lambda one: gain(one, found), default=None) for each, own in _by_scale(found)
+        }
+        order = [
+            ((trial.stitched and trial is not best[each]) - (trial is best[each]), place, trial)
+            for each, own in _by_scale(found)
+            for place, trial in enumerate(own)
+        ]
+        for *_, trial in sorted(order, key=lambda one: one[:2]):
             plan, fill = trial.recipe.plan, trial.recipe.fill
-            if isinstance(plan, ExplicitShares) and isinstance(fill, Fitted):
+            if trial.schedule not in tried and isinstance(plan, ExplicitShares) and isinstance(fill, Fitted):
+                tried.add(trial.schedule)
                 stitching = Stitching(SHARE, trial.recipe.mask, fill.small)
                 work = trial.cost * len(self.prompts)
-                if self.work + work <= self.allowed or self._knows(trajectories, plan.shares, stitching):
+                if self.work + work <= limit or self._knows(trajectories, plan.shares, stitching):
                     fitted.append(self.trial(trajectories, plan.shares, stitching.mask, stitching.small))
         return fitted
 
@@ -275,6 +285,12 @@ class Tuner:
 
 def _figures(trajectories: Trajectories, run: Run) -> dict[str, float]:
     return {"cost": run.cost, "error": trajectories.error(run), "psnr_db": trajectories.fidelity(run)}
+
+
+def _by_scale(found: Sequence[Trial]) -> list[tuple[float, list[Trial]]]:
+    """Return the trials of each guidance scale."""
+    scales = dict.fromkeys(trial.guidance_scale for trial in found)
+    return [(scale, [trial for trial in found if trial.guidance_scale == scale]) for scale in scales]
 
 
 def budgets(steps: int) -> list[int]:
