@@ -264,7 +264,7 @@ def test_moving_dense_steps_finds_no_worse_schedules(tiny_pipe, tmp_path):
 
 @pytest.mark.slow
 def test_a_thorough_search_stitches_regions_and_both_models(tiny_pipe, tmp_path):
-    tuner = Tuner(tiny_pipe, PROMPTS, 8, [4.5], tmp_path / "trials.jsonl", work=80)
+    tuner = Tuner(tiny_pipe, PROMPTS, 8, [4.5], tmp_path / "trials.jsonl", work=80, stitched=True)
     found = tuner.search()
     stitched = [trial for trial in found if trial.stitched]
     assert stitched
@@ -274,11 +274,12 @@ def test_a_thorough_search_stitches_regions_and_both_models(tiny_pipe, tmp_path)
     assert best is not None
     assert best in [trial.recipe for trial in stitched if trial.speed >= 1.83]
     assert plus([trial for trial in found if not trial.stitched]) is None
+    assert points(found) == points([trial for trial in found if not trial.stitched])
 
 
 @pytest.mark.slow
 def test_a_thorough_search_has_one_trial_for_each_schedule_and_scale(tiny_pipe, tmp_path):
-    found = Tuner(tiny_pipe, PROMPTS, 8, [3.5, 4.5, 7.0], tmp_path / "trials.jsonl", work=70).search()
+    found = Tuner(tiny_pipe, PROMPTS, 8, [3.5, 4.5, 7.0], tmp_path / "trials.jsonl", work=70, stitched=True).search()
     tried = [(trial.schedule, trial.guidance_scale) for trial in found if isinstance(trial.recipe.fill, fills.Fitted)]
     assert len(set(tried)) == len(tried)
     assert len({schedule for schedule, _ in tried}) < len(tried)

@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 QUICK, THOROUGH = 60.0, 500.0
 """Work of a search in plain pictures: those of the large model at all steps."""
-ACROSS = 0.2
-"""Share of a thorough search's work for weights of each guidance scale's schedules at the other scales."""
 PLUS = "hybridstitch-plus"
-"""Name of the best stitched recipe. A search that finds none keeps the pair's."""
+"""Name of the best stitched recipe. A search that tries none keeps the pair's."""
 QUICK_PROMPTS, PROMPTS = 6, 16
 """Prompts of a search. More of them fit weights that serve other prompts better (docs/benchmarks.md)."""
 
@@ -79,7 +77,7 @@ def _search(options: argparse.Namespace, out: Path) -> list[Trial]:
         _trials(out),
         QUICK if options.quick else THOROUGH,
         (options.width, options.height),
-        across=0.0 if options.quick else ACROSS,
+        stitched=not options.quick,
         others=[*defined(pipe.catalogue, options.define).values()],
         bar=not options.json,
     )

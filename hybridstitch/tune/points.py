@@ -115,11 +115,16 @@ def gain(trial: Trial, found: Sequence[Trial]) -> float:
 
 
 def points(found: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Return the recipes of the speed dial, as JSON: those with a trial in the front, each with all its scales."""
+    """Return the recipes of the speed dial, as JSON: those with a trial in the front, each with all its scales.
+
+    Stitched ones with fitted weights are not among them. What they gain over fitted steps on the calibration prompts
+    did not last on others (docs/benchmarks.md).
+    """
     groups: dict[str, list[Trial]] = defaultdict(list)
     for trial in sorted(found, key=lambda each: each.guidance_scale):
         groups[trial.schedule].append(trial)
-    kept = [groups[schedule] for schedule in dict.fromkeys(trial.schedule for trial in front(found))]
+    lasting = [trial for trial in front(found) if not (trial.stitched and isinstance(trial.recipe.fill, Fitted))]
+    kept = [groups[schedule] for schedule in dict.fromkeys(trial.schedule for trial in lasting)]
     return [
         {
             "recipe": joined(trials).to_dict(),

@@ -9,7 +9,7 @@ Four stages for each guidance scale, each as far as the allowed work goes:
    steps of plan `front`, and schedules of other sensitivities.
 3. Coordinate descent moves one dense step after another, with weights fitted for every schedule tried.
 
-4. Every second step of these schedules renders only a share of the tokens (`stitched.py`).
+4. In a search with `stitched`, every second step of these schedules renders only a share of the tokens (`stitched.py`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ from hybridstitch.tune.trajectories import Run, Trajectories
 SPEEDS = (2.5, 3.0, 4.0, 1.83, 1.5, 5.0, 2.0, 3.5, 2.2, 1.25)
 """Speed-ups that get a schedule, the most important first: a search whose work is spent leaves out the last ones."""
 PURE_SHARE = 0.75
-"""Share of a scale's work for pure fitted steps. The rest is for stitched ones."""
+"""Share of a scale's work for pure fitted steps, in a search that also stitches."""
+ACROSS_SHARE = 0.2
+"""Share of the work for weights at the other guidance scales, in a search that also stitches."""
 STITCHED_SPEED = 2.4
 """Speed-up of the schedule, all its steps dense, whose stitched recipe is tried first. Then come those around it."""
 
@@ -60,8 +62,8 @@ class Tuner:
         journal: File of all trials. A search that is continued does not repeat them.
         work: Allowed work, in plain pictures.
         size: Width and height in pixels; None for the default of the pair.
-        across: Share of the work that is kept for weights of each scale's schedules at the other scales, 0 to 1.
-            Without it they get what is left.
+        stitched: Whether it also tries stitched recipes, with a quarter of the work, and keeps a fifth of it for
+            weights of each scale's schedules at the other scales. Otherwise these get what is left.
         others: Recipes that take part as they are.
         bar: Whether a progress bar is shown.
 
@@ -78,7 +80,7 @@ class Tuner:
         journal: Path,
         work: float = 500.0,
         size: Size = (None, None),
-        across: float = 0.0,
+        stitched: bool = False,
         others: Sequence[Recipe] = (),
         bar: bool = True,
     ):
@@ -87,7 +89,7 @@ class Tuner:
         raise_problems([Problem(f"define.{each.name}.plan", expected, each.plan.type) for each in adaptive])
         self.pipe, self.prompts, self.steps, self.scales = pipe, prompts, steps, [*scales]
         self.pair, self.allowed, self.size = fingerprint(pipe), work, size
-        self._journal, self._across_share, self._others, self._bar = journal, across, others, bar
+        self._journal, self._stitched, self._others, self._bar = journal, stitched, others, bar
         self._prefix = json.dumps([self.pair, steps, size, prompts])
         self._known: dict[str, Any] = dict(read_entries(journal))
         self.work = sum(entry["work"] for key, entry in self._known.items() if key.startswith(self._prefix))
@@ -145,9 +147,9 @@ class Tuner:
             self.disagreement = tuple(
                 self._remembered(f"{self._prefix} disagreement", lambda: disagreement(trajectories))
             )
-        later = (scales_left - 1) * len(self.prompts) + self._across_share * self.allowed
+        later = (scales_left - 1) * len(self.prompts) + self._stitched * ACROSS_SHARE * self.allowed
         last = self.work + (self.allowed - self.work - later) / scales_left
-        limit = self.work + PURE_SHARE * (last - self.work)
+        limit = self.work + (PURE_SHARE if self._stitched else 1) * (last - self.work)
         jumps = Jumps(trajectories.states, trajectories.velocities, trajectories.sigmas)
         best: dict[int, tuple[Schedule, Trial]] = {}
         found: list[Trial] = []
@@ -168,7 +170,7 @@ class Tuner:
                 if not self._improve(best, dense, schedule, trajectories, share):
                     break
         found += [trial for _, trial in best.values()]
-        nearest = sorted(best, key=lambda dense: abs(self.steps / dense - STITCHED_SPEED))
+        nearest = sorted(best, key=lambda dense: abs(self.steps / dense - STITCHED_SPEED)) if self._stitched else []
         schedules = [best[dense][0] for dense in nearest if dense > DENSE_START]
         for stitching, schedule in product(stitchings(), schedules):
             shares = stitching.shares(schedule, self.steps)
