@@ -286,6 +286,16 @@ def test_a_thorough_search_has_one_trial_for_each_schedule_and_scale(tiny_pipe, 
     assert points(found)
 
 
+@pytest.mark.slow
+def test_a_finished_search_finds_the_same_once_more(tiny_pipe, tmp_path):
+    search = {"steps": 8, "scales": [3.5, 4.5, 7.0], "journal": tmp_path / "trials.jsonl", "work": 70, "stitched": True}
+    first = Tuner(tiny_pipe, PROMPTS, **search)
+    found = first.search()
+    again = Tuner(tiny_pipe, PROMPTS, **search)
+    assert again.search() == found
+    assert again.work == pytest.approx(first.work, abs=0.01)
+
+
 def test_every_second_step_of_a_stitched_schedule_renders_a_share_of_the_tokens():
     stitching = Stitching(0.3, masks.Drift(), small=True)
     assert stitching.shares((0, 1, 3, 5, 7, 8), 10) == (1, 1, 0, 1, 0, 0.3, 0, 1, 0.3, 0)

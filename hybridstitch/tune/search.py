@@ -132,8 +132,8 @@ class Tuner:
                 tried.add(trial.schedule)
                 stitching = Stitching(SHARE, trial.recipe.mask, fill.small)
                 work = trial.cost * len(self.prompts)
-                if self.work + work <= limit or self._knows(trajectories, plan.shares, stitching):
-                    fitted.append(self.trial(trajectories, plan.shares, stitching.mask, stitching.small))
+                if self.work + work <= limit or self._knows(trajectories, plan.shares, stitching, across=True):
+                    fitted.append(self.trial(trajectories, plan.shares, stitching.mask, stitching.small, across=True))
         return fitted
 
     def routed(self) -> Recipe:
@@ -224,6 +224,7 @@ class Tuner:
         shares: tuple[float, ...],
         mask: MaskStrategy = PURE.mask,
         small: bool = PURE.small,
+        across: bool = False,
     ) -> Trial:
         """Fit the weights of a plan's fill and measure it, unless the journal knows it.
 
@@ -232,6 +233,8 @@ class Tuner:
             shares: Share of the tokens that the large model renders at each step.
             mask: Selects these tokens.
             small: Whether the small model's change takes part.
+            across: Whether the schedule is another scale's. The journal keeps these trials apart, so that a search that
+                is continued does not meet them earlier than the first time, and finds the same.
         """
         plan, scale = ExplicitShares(shares), trajectories.guidance_scale
         text = "kept" if plan.masked else "fresh"
@@ -242,20 +245,28 @@ class Tuner:
             weights = [weight for step in fill.weights for weight in step]
             return {"weights": weights, **_figures(trajectories, run)}
 
-        found = self._remembered(self._key(trajectories, shares, mask, small), measure)
+        found = self._remembered(self._key(trajectories, shares, mask, small, across), measure)
         fill = Fitted((scale,), tuple(found["weights"]), small)
         figures = {name: found[name] for name in ("cost", "error", "psnr_db")}
         origin = "fitted steps and regions" if plan.masked else "fitted steps"
         return Trial(Recipe(plan, mask, fill, "tuned", text=text), scale, **figures, origin=origin)
 
-    def _key(self, trajectories: Trajectories, shares: tuple[float, ...], mask: MaskStrategy, small: bool) -> str:
+    def _key(
+        self, trajectories: Trajectories, shares: tuple[float, ...], mask: MaskStrategy, small: bool, across: bool
+    ) -> str:
         described = [trajectories.guidance_scale, shares, mask.to_dict(), small]
         if ExplicitShares(shares).masked:
             described.append("text kept")  # older journals hold trials that computed it
-        return f"{self._prefix} {json.dumps(described)}"
+        return f"{self._prefix} {json.dumps(described)}{' across' * across}"
 
-    def _knows(self, trajectories: Trajectories, shares: tuple[float, ...], stitching: Stitching = PURE) -> bool:
-        return self._key(trajectories, shares, stitching.mask, stitching.small) in self._known
+    def _knows(
+        self,
+        trajectories: Trajectories,
+        shares: tuple[float, ...],
+        stitching: Stitching = PURE,
+        across: bool = False,
+    ) -> bool:
+        return self._key(trajectories, shares, stitching.mask, stitching.small, across) in self._known
 
     def _trajectories(self, scale: float) -> Trajectories:
         own = hashlib.sha256(self._prefix.encode()).hexdigest()[:12]
