@@ -239,6 +239,9 @@ def test_the_recipes_of_the_benchmarks_fit_the_tuned_pair(emoji):
     )
     assert more["plus-random"] == replace(plus, mask=Refresh(Random(), 1), name="plus-random")
     assert more["plus-last"] == replace(plus, fill=Last(), name="plus-last")
+    regions = defined(catalogue, emoji.parents[1] / "docs" / "region-recipes.json")
+    assert regions["regions-4"] == replace(plus, name="regions-4")
+    assert all(each.plan.masked for each in regions.values())
 
 
 @pytest.mark.parametrize("fill", Catalogue.load().strategies["fill"])

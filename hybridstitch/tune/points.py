@@ -18,6 +18,8 @@ from hybridstitch.plans import ExplicitShares
 from hybridstitch.recipe.catalogue import COST_DIGITS
 from hybridstitch.recipe.recipe import Recipe
 
+FITTED, STITCHED = "fitted steps", "fitted steps and regions"
+"""Origins of what a search finds. Recipes that take part as they are have their name."""
 PLUS_SPEEDS = 1.83, 4.0
 """Speed-ups of `hybridstitch-plus`, from the paper's to the fastest that a pair has without tuning."""
 
@@ -40,7 +42,7 @@ class Trial:
     cost: float
     error: float
     psnr_db: float
-    origin: str = "fitted steps"
+    origin: str = FITTED
 
     @property
     def speed(self) -> float:
@@ -117,13 +119,13 @@ def gain(trial: Trial, found: Sequence[Trial]) -> float:
 def points(found: Sequence[Trial]) -> list[dict[str, Any]]:
     """Return the recipes of the speed dial, as JSON: those with a trial in the front, each with all its scales.
 
-    Stitched ones with fitted weights are not among them. What they gain over fitted steps on the calibration prompts
+    Stitched ones that the search made are not among them. What they gain over fitted steps on the calibration prompts
     did not last on others (docs/benchmarks.md).
     """
     groups: dict[str, list[Trial]] = defaultdict(list)
     for trial in sorted(found, key=lambda each: each.guidance_scale):
         groups[trial.schedule].append(trial)
-    lasting = [trial for trial in front(found) if not (trial.stitched and isinstance(trial.recipe.fill, Fitted))]
+    lasting = [trial for trial in front(found) if trial.origin != STITCHED]
     kept = [groups[schedule] for schedule in dict.fromkeys(trial.schedule for trial in lasting)]
     return [
         {

@@ -8,7 +8,6 @@ Four stages for each guidance scale, each as far as the allowed work goes:
    Beside each runs what its speed selects on an untuned pair, so that tuning makes no speed worse. Then come the
    steps of plan `front`, and schedules of other sensitivities.
 3. Coordinate descent moves one dense step after another, with weights fitted for every schedule tried.
-
 4. In a search with `stitched`, every second step of these schedules renders only a share of the tokens (`stitched.py`).
 """
 
@@ -18,7 +17,7 @@ import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from hybridstitch.base.progress import Progress, counted
 from hybridstitch.bench.calibration import Size
 from hybridstitch.errors import Problem, raise_problems
 from hybridstitch.fills import Fitted
-from hybridstitch.masks import MaskStrategy
 from hybridstitch.model.parts import fingerprint
 from hybridstitch.pipeline import HybridStitchPipeline
 from hybridstitch.plans import ExplicitShares, Front, Routed
@@ -36,9 +34,9 @@ from hybridstitch.recipe.recipe import FEWEST_STEPS, Recipe, recipes
 from hybridstitch.recipe.untuned import FASTEST, untuned_recipe
 from hybridstitch.tune.disagreement import disagreement
 from hybridstitch.tune.fit import Fitting
-from hybridstitch.tune.points import Trial, candidates, gain
+from hybridstitch.tune.points import FITTED, STITCHED, Trial, candidates, gain
 from hybridstitch.tune.positions import SENSITIVITIES, Jumps, Schedule, neighbours
-from hybridstitch.tune.stitched import DENSE_START, PURE, SHARE, Stitching, stitchings
+from hybridstitch.tune.stitched import DENSE_START, PURE, STITCHINGS, Stitching, stitched_shares
 from hybridstitch.tune.trajectories import Run, Trajectories
 
 SPEEDS = (2.5, 3.0, 4.0, 1.83, 1.5, 5.0, 2.0, 3.5, 2.2, 1.25)
@@ -93,7 +91,6 @@ class Tuner:
         self._prefix = json.dumps([self.pair, steps, size, prompts])
         self._known: dict[str, Any] = dict(read_entries(journal))
         self.work = sum(entry["work"] for key, entry in self._known.items() if key.startswith(self._prefix))
-        self._counted = 0.0
         self._progress: Progress | None = None
         self.disagreement: tuple[float, ...] = ()
 
@@ -117,23 +114,19 @@ class Tuner:
         """
         trajectories, fitted = self._trajectories(scale), []
         limit = self.work + (self.allowed - self.work) / scales_left
+        by_scale = [[trial for trial in found if trial.guidance_scale == each] for each in self.scales]
+        firsts = [max(own, key=lambda one: gain(one, found)) for own in map(candidates, by_scale) if own]
+        in_turn = [trial for several in zip_longest(*by_scale) for trial in several if trial]
         tried = {trial.schedule for trial in found if trial.guidance_scale == scale}
-        best = {
-            each: max(candidates(own), key=lambda one: gain(one, found), default=None) for each, own in _by_scale(found)
-        }
-        order = [
-            ((trial.stitched and trial is not best[each]) - (trial is best[each]), place, trial)
-            for each, own in _by_scale(found)
-            for place, trial in enumerate(own)
-        ]
-        for *_, trial in sorted(order, key=lambda one: one[:2]):
+        for trial in [*firsts, *sorted(in_turn, key=lambda one: one.stitched)]:
             plan, fill = trial.recipe.plan, trial.recipe.fill
-            if trial.schedule not in tried and isinstance(plan, ExplicitShares) and isinstance(fill, Fitted):
-                tried.add(trial.schedule)
-                stitching = Stitching(SHARE, trial.recipe.mask, fill.small)
-                work = trial.cost * len(self.prompts)
-                if self.work + work <= limit or self._knows(trajectories, plan.shares, stitching, across=True):
-                    fitted.append(self.trial(trajectories, plan.shares, stitching.mask, stitching.small, across=True))
+            if trial.schedule in tried or not (isinstance(plan, ExplicitShares) and isinstance(fill, Fitted)):
+                continue
+            tried.add(trial.schedule)
+            stitching, work = Stitching(trial.recipe.mask, fill.small), trial.cost * len(self.prompts)
+            known = self._key(trajectories, plan.shares, stitching, across=True) in self._known
+            if known or self.work + work <= limit:
+                fitted.append(self.trial(trajectories, plan.shares, stitching, across=True))
         return fitted
 
     def routed(self) -> Recipe:
@@ -172,11 +165,11 @@ class Tuner:
         found += [trial for _, trial in best.values()]
         nearest = sorted(best, key=lambda dense: abs(self.steps / dense - STITCHED_SPEED)) if self._stitched else []
         schedules = [best[dense][0] for dense in nearest if dense > DENSE_START]
-        for stitching, schedule in product(stitchings(), schedules):
-            shares = stitching.shares(schedule, self.steps)
+        for stitching, schedule in product(STITCHINGS, schedules):
+            shares = stitched_shares(schedule, self.steps)
             work = (sum(shares) + stitching.small * self.steps) * len(self.prompts) / self.steps
-            if self.work + work <= last or self._knows(trajectories, shares, stitching):
-                found.append(self.trial(trajectories, shares, stitching.mask, stitching.small))
+            if self.work + work <= last or self._key(trajectories, shares, stitching) in self._known:
+                found.append(self.trial(trajectories, shares, stitching))
         return found + [self._as_it_is(recipe, trajectories) for recipe in self._others]
 
     def _untuned(self, speed: float, trajectories: Trajectories, limit: float) -> list[Trial]:
@@ -211,7 +204,7 @@ class Tuner:
         shared = next((place for place, step in enumerate(schedule) if place != step), len(schedule))
         work = (len(schedule) - shared) * len(self.prompts) / self.steps
         shares = shares_of(schedule, self.steps)
-        if self.work + work > limit and not self._knows(trajectories, shares):
+        if self.work + work > limit and self._key(trajectories, shares) not in self._known:
             return False
         trial = self.trial(trajectories, shares)
         if dense not in best or trial.error < best[dense][1].error:
@@ -222,8 +215,7 @@ class Tuner:
         self,
         trajectories: Trajectories,
         shares: tuple[float, ...],
-        mask: MaskStrategy = PURE.mask,
-        small: bool = PURE.small,
+        stitching: Stitching = PURE,
         across: bool = False,
     ) -> Trial:
         """Fit the weights of a plan's fill and measure it, unless the journal knows it.
@@ -231,13 +223,11 @@ class Tuner:
         Args:
             trajectories: Those of the guidance scale.
             shares: Share of the tokens that the large model renders at each step.
-            mask: Selects these tokens.
-            small: Whether the small model's change takes part.
-            across: Whether the schedule is another scale's. The journal keeps these trials apart, so that a search that
-                is continued does not meet them earlier than the first time, and finds the same.
+            stitching: The mask that selects these tokens, and whether the small model's change takes part.
+            across: Whether the schedule is another scale's; see `_key`.
         """
         plan, scale = ExplicitShares(shares), trajectories.guidance_scale
-        text = "kept" if plan.masked else "fresh"
+        mask, small, text = stitching.mask, stitching.small, "kept" if plan.masked else "fresh"
 
         def measure() -> dict[str, Any]:
             fill = Fitting(trajectories.states, trajectories.velocities, trajectories.sigmas, shares, small)
@@ -245,28 +235,29 @@ class Tuner:
             weights = [weight for step in fill.weights for weight in step]
             return {"weights": weights, **_figures(trajectories, run)}
 
-        found = self._remembered(self._key(trajectories, shares, mask, small, across), measure)
+        found = self._remembered(self._key(trajectories, shares, stitching, across), measure)
         fill = Fitted((scale,), tuple(found["weights"]), small)
         figures = {name: found[name] for name in ("cost", "error", "psnr_db")}
-        origin = "fitted steps and regions" if plan.masked else "fitted steps"
+        origin = STITCHED if plan.masked else FITTED
         return Trial(Recipe(plan, mask, fill, "tuned", text=text), scale, **figures, origin=origin)
 
     def _key(
-        self, trajectories: Trajectories, shares: tuple[float, ...], mask: MaskStrategy, small: bool, across: bool
-    ) -> str:
-        described = [trajectories.guidance_scale, shares, mask.to_dict(), small]
-        if ExplicitShares(shares).masked:
-            described.append("text kept")  # older journals hold trials that computed it
-        return f"{self._prefix} {json.dumps(described)}{' across' * across}"
-
-    def _knows(
         self,
         trajectories: Trajectories,
         shares: tuple[float, ...],
         stitching: Stitching = PURE,
         across: bool = False,
-    ) -> bool:
-        return self._key(trajectories, shares, stitching.mask, stitching.small, across) in self._known
+    ) -> str:
+        """Return the journal's key of a trial.
+
+        A schedule of another scale has a separate one, unless this scale tried it, too. So a search that is continued
+        does not meet it earlier than the first time, and finds the same.
+        """
+        described = [trajectories.guidance_scale, shares, stitching.mask.to_dict(), stitching.small]
+        if ExplicitShares(shares).masked:
+            described.append("text kept")  # older journals hold trials that computed it
+        key = f"{self._prefix} {json.dumps(described)}"
+        return f"{key} across" if across and key not in self._known else key
 
     def _trajectories(self, scale: float) -> Trajectories:
         own = hashlib.sha256(self._prefix.encode()).hexdigest()[:12]
@@ -298,12 +289,6 @@ class Tuner:
 
 def _figures(trajectories: Trajectories, run: Run) -> dict[str, float]:
     return {"cost": run.cost, "error": trajectories.error(run), "psnr_db": trajectories.fidelity(run)}
-
-
-def _by_scale(found: Sequence[Trial]) -> list[tuple[float, list[Trial]]]:
-    """Return the trials of each guidance scale."""
-    scales = dict.fromkeys(trial.guidance_scale for trial in found)
-    return [(scale, [trial for trial in found if trial.guidance_scale == scale]) for scale in scales]
 
 
 def budgets(steps: int) -> list[int]:

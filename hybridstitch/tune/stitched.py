@@ -6,7 +6,6 @@ Such steps keep the text rows: with a quarter of the tokens they cost 22 % of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hybridstitch import masks
@@ -21,32 +20,27 @@ DENSE_START = 3
 
 @dataclass(frozen=True)
 class Stitching:
-    """What happens at the steps of a schedule.
+    """What continues a schedule between its dense steps, beside fitted weights.
 
     Attributes:
-        share: Share of the tokens that the large model renders at every second step of the schedule; 1 for all.
-        mask: Selects these tokens.
+        mask: Selects the tokens of hybrid steps.
         small: Whether the small model's change is a feature of the fit.
     """
 
-    share: float
     mask: MaskStrategy
     small: bool
 
-    def shares(self, schedule: Schedule, steps: int) -> tuple[float, ...]:
-        """Return the shares of a plan `listed`."""
-        found = [0.0] * steps
-        for place, step in enumerate(schedule):
-            hybrid = place >= DENSE_START and (place - DENSE_START) % 2 == 0
-            found[step] = self.share if hybrid else 1.0
-        return tuple(found)
 
-
-PURE = Stitching(1.0, masks.All(), False)
+PURE = Stitching(masks.All(), small=False)
 """Fitted steps alone."""
+STITCHINGS = Stitching(masks.Drift(), small=False), Stitching(masks.Drift(), small=True)
+"""What a search tries, the small model last: its forwards cost more than its change is worth."""
 
 
-def stitchings() -> Iterator[Stitching]:
-    """Yield all of them, the one with the small model last: its forwards cost more than its change is worth."""
-    for small in (False, True):
-        yield Stitching(SHARE, masks.Drift(), small)
+def stitched_shares(schedule: Schedule, steps: int) -> tuple[float, ...]:
+    """Return the shares of a plan `listed` of which every second step of the schedule is a hybrid one."""
+    found = [0.0] * steps
+    for place, step in enumerate(schedule):
+        hybrid = place >= DENSE_START and (place - DENSE_START) % 2 == 0
+        found[step] = SHARE if hybrid else 1.0
+    return tuple(found)
